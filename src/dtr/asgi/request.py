@@ -1,0 +1,174 @@
+"""One request, read no further than a handler asks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from dtr.model.access import ANONYMOUS, Principal, Repository
+from dtr.model.errors import (
+    NameUnknownError,
+    ParameterInvalidError,
+    RequestTimeoutError,
+    SizeInvalidError,
+    TooLargeError,
+)
+from dtr.model.names import RepositoryName
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_MAX_PARAMETERS = 100
+
+
+class ClientDisconnectError(Exception):
+    """The client went away before its request was read; nobody is there to be answered."""
+
+
+class Request:
+    """What the client asked, and what the gate found out about it.
+
+    `parameters` are the parts of the path that the route names. `principal` and `repository` are
+    the gate's; `repository` is None where the named one does not exist.
+    """
+
+    __slots__ = (
+        "_headers",
+        "_query",
+        "_receive",
+        "body_bytes",
+        "id",
+        "idle_seconds",
+        "method",
+        "parameters",
+        "path",
+        "principal",
+        "repository",
+        "scope",
+    )
+
+    def __init__(
+        self, scope: Scope, receive: Receive, *, request_id: str = "", idle_seconds: float = 60
+    ) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.id = request_id
+        self.idle_seconds = idle_seconds
+        self.parameters: Mapping[str, str] = {}
+        self.principal: Principal = ANONYMOUS
+        self.repository: Repository | None = None
+        self.body_bytes = 0
+        self._receive = receive
+        self._headers: dict[bytes, bytes] | None = None
+        self._query: dict[str, list[str]] | None = None
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        """The headers by lower-case name; of one that stands twice, the last."""
+        if self._headers is None:
+            self._headers = dict(self.scope["headers"])
+        return self._headers
+
+    def header(self, name: bytes) -> str:
+        """Return a header's text, or nothing."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+    def query_all(self, name: str) -> list[str]:
+        """Return every value of a query parameter, in order.
+
+        Raises:
+            ParameterInvalidError: the query is not UTF-8 or has more than 100 parameters.
+
+        """
+        if self._query is None:
+            self._query = _parse_query(self.scope["query_string"])
+        return self._query.get(name, [])
+
+    def query(self, name: str) -> str | None:
+        """Return the first value of a query parameter, or None where there is none."""
+        values = self.query_all(name)
+        return values[0] if values else None
+
+    @property
+    def name(self) -> RepositoryName:
+        """The repository name in the path, which the gate has checked."""
+        return RepositoryName(self.parameters["name"])
+
+    def existing_repository(self) -> Repository:
+        """Return the repository that the path names.
+
+        Raises:
+            NameUnknownError: there is none.
+
+        """
+        if self.repository is None:
+            raise NameUnknownError(name=str(self.name))
+        return self.repository
+
+    @property
+    def content_length(self) -> int | None:
+        """The announced length of the body, or None where it is chunked."""
+        text = self.headers.get(b"content-length")
+        if text is None:
+            return None
+        if not text.isdigit():
+            raise SizeInvalidError("Content-Length must be a number of bytes")
+        return int(text)
+
+    async def stream(self, *, limit: int) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives.
+
+        Raises:
+            TooLargeError: more than `limit` bytes.
+            RequestTimeoutError: nothing came for `idle_seconds`.
+            ClientDisconnectError: the client went away.
+
+        """
+        if (self.content_length or 0) > limit:
+            raise TooLargeError(f"body is larger than {limit} bytes", limit=limit)
+        has_more = True
+        while has_more:
+            message = await self._next()
+            if message["type"] != "http.request":
+                raise ClientDisconnectError
+            chunk = message.get("body", b"")
+            has_more = message.get("more_body", False)
+            self.body_bytes += len(chunk)
+            if self.body_bytes > limit:
+                raise TooLargeError(f"body is larger than {limit} bytes", limit=limit)
+            if chunk:
+                yield chunk
+
+    async def content(self, *, limit: int) -> bytes:
+        """Return the whole body, which must be small."""
+        return b"".join([chunk async for chunk in self.stream(limit=limit)])
+
+    async def _next(self) -> Message:
+        try:
+            async with asyncio.timeout(self.idle_seconds):
+                return await self._receive()
+        except TimeoutError:
+            message = f"no more of the body arrived for {self.idle_seconds:g} seconds"
+            raise RequestTimeoutError(message) from None
+
+
+def _parse_query(query: bytes) -> dict[str, list[str]]:
+    if not query:
+        return {}
+    try:
+        pairs = parse_qsl(
+            query.decode("ascii"),
+            keep_blank_values=True,
+            max_num_fields=_MAX_PARAMETERS,
+            errors="strict",
+        )
+    except ValueError:
+        message = f"query must be URL-encoded UTF-8 with at most {_MAX_PARAMETERS} parameters"
+        raise ParameterInvalidError(message) from None
+    found: dict[str, list[str]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found

@@ -1,0 +1,238 @@
+"""The metadata: the source of truth for what exists (design 6).
+
+Times are seconds since the epoch as doubles: one form on every engine, comparable in SQL, and free
+of conversion on the hot paths. Names, tags and digests compare by byte ("ASCIIbetical" order).
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite gives 64-bit row ids to INTEGER PRIMARY KEY only; PostgreSQL needs BIGINT to get them.
+Id = BigInteger().with_variant(Integer, "sqlite")
+Name = String(255, collation="C").with_variant(String(255), "sqlite")
+DigestText = String(135, collation="C").with_variant(String(135), "sqlite")
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Name, nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("password_hash", Text),
+    Column("is_admin", Boolean, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+    # Counts changes of password and state: a token of an earlier epoch is void.
+    Column("epoch", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    CheckConstraint("kind IN ('user', 'organization')", name="kind"),
+    sqlite_autoincrement=True,
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("account_id", Id, ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("secret_hash", String(64), nullable=False, unique=True),
+    Column("label", String(255), nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("last_used_at", Double),
+    # A refresh token dies with the access token that it came from.
+    Column("parent_id", Id, ForeignKey("tokens.id", ondelete="CASCADE")),
+    CheckConstraint("kind IN ('access', 'refresh')", name="kind"),
+    Index(None, "account_id"),
+    sqlite_autoincrement=True,
+)
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("private_key", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+
+failed_logins = Table(
+    "failed_logins",
+    metadata,
+    # What is throttled: an account name from one address, an address, or an account name.
+    Column("subject", String(255), primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("last_at", Double, nullable=False),
+)
+
+repositories = Table(
+    "repositories",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("namespace_id", Id, ForeignKey("accounts.id"), nullable=False),
+    Column("name", Name, nullable=False, unique=True),
+    Column("visibility", String(16), nullable=False),
+    Column("created_at", Double, nullable=False),
+    CheckConstraint("visibility IN ('public', 'private')", name="visibility"),
+    Index(None, "namespace_id"),
+    sqlite_autoincrement=True,
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("account_id", Id, ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
+    # One of the two: a whole namespace, or one repository.
+    Column("namespace_id", Id, ForeignKey("accounts.id", ondelete="CASCADE")),
+    Column("repository_id", Id, ForeignKey("repositories.id", ondelete="CASCADE")),
+    Column("level", Integer, nullable=False),
+    CheckConstraint("(namespace_id IS NULL) <> (repository_id IS NULL)", name="target"),
+    UniqueConstraint("account_id", "namespace_id"),
+    UniqueConstraint("account_id", "repository_id"),
+    sqlite_autoincrement=True,
+)
+
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("digest", DigestText, nullable=False, unique=True),
+    Column("size", BigInteger, nullable=False),
+    # Where the bytes are. Every upload gets a key of its own, so that bytes which are being
+    # deleted and bytes which are being pushed again never share a name.
+    Column("storage_key", String(255), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("created_at", Double, nullable=False),
+    CheckConstraint("state IN ('live', 'condemned')", name="state"),
+    Index(
+        "ix_blobs_condemned",
+        "id",
+        sqlite_where=text("state = 'condemned'"),
+        postgresql_where=text("state = 'condemned'"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+repository_blobs = Table(
+    "repository_blobs",
+    metadata,
+    Column("repository_id", Id, ForeignKey("repositories.id"), primary_key=True),
+    Column("digest", DigestText, ForeignKey("blobs.digest"), primary_key=True),
+    # When collection looks at this link next, and not before. Null: a manifest referred to the
+    # blob when it last looked; whoever removes a reference sets it again.
+    Column("review_at", Double),
+    Index("ix_repository_blobs_digest", "digest"),
+    Index(
+        "ix_repository_blobs_review",
+        "review_at",
+        sqlite_where=text("review_at IS NOT NULL"),
+        postgresql_where=text("review_at IS NOT NULL"),
+    ),
+    sqlite_with_rowid=False,
+)
+
+manifests = Table(
+    "manifests",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("repository_id", Id, ForeignKey("repositories.id"), nullable=False),
+    Column("digest", DigestText, nullable=False),
+    Column("media_type", String(255), nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("subject", DigestText),
+    Column("artifact_type", String(255), nullable=False),
+    Column("annotations", Text, nullable=False),
+    Column("pushed_at", Double, nullable=False),
+    # As for repository_blobs: when collection asks whether anything reaches this manifest.
+    Column("review_at", Double),
+    UniqueConstraint("repository_id", "digest"),
+    Index(
+        "ix_manifests_subject",
+        "repository_id",
+        "subject",
+        "digest",
+        sqlite_where=text("subject IS NOT NULL"),
+        postgresql_where=text("subject IS NOT NULL"),
+    ),
+    Index(
+        "ix_manifests_review",
+        "review_at",
+        sqlite_where=text("review_at IS NOT NULL"),
+        postgresql_where=text("review_at IS NOT NULL"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+manifest_references = Table(
+    "manifest_references",
+    metadata,
+    Column("manifest_id", Id, ForeignKey("manifests.id", ondelete="CASCADE"), primary_key=True),
+    Column("digest", DigestText, primary_key=True),
+    Column("repository_id", Id, nullable=False),
+    Column("kind", String(8), nullable=False),
+    CheckConstraint("kind IN ('blob', 'manifest')", name="kind"),
+    Index("ix_manifest_references_digest", "repository_id", "digest", "kind"),
+    sqlite_with_rowid=False,
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("repository_id", Id, ForeignKey("repositories.id"), primary_key=True),
+    Column("name", Name, primary_key=True),
+    Column("manifest_id", Id, ForeignKey("manifests.id"), nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("account_id", Id),
+    Index("ix_tags_manifest_id", "manifest_id"),
+    sqlite_with_rowid=False,
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("repository_id", Id, ForeignKey("repositories.id"), nullable=False),
+    Column("account_id", Id, nullable=False),
+    Column("algorithm", String(16), nullable=False),
+    # Bytes that are durable, and their digest where one process saw all of them.
+    Column("offset", BigInteger, nullable=False),
+    Column("digest", DigestText),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Index(None, "expires_at"),
+    Index(None, "account_id"),
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("key", String(255), primary_key=True),
+    Column("value", Text, nullable=False),
+)

@@ -1,0 +1,224 @@
+"""Manifests and indexes: parsed strictly, kept as the very bytes that were pushed (image-spec)."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dtr.model.digest import Digest
+from dtr.model.errors import DigestInvalidError, ManifestInvalidError
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_MANIFEST_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_MANIFEST_LIST})
+_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
+_GENERIC = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
+
+_NONDISTRIBUTABLE = re.compile(
+    r"application/vnd\.(?:oci\.image\.layer\.nondistributable\.|docker\.image\.rootfs\.foreign\.)"
+)
+_MEDIA_TYPE = re.compile(
+    r"[A-Za-z0-9][\w!#$&^.+-]{0,126}/[A-Za-z0-9][\w!#$&^.+-]{0,126}\Z", re.ASCII
+)
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_MAX_SIZE = 2**63 - 1
+_KNOWN_KEYS = frozenset(
+    {"schemaVersion", "mediaType", "config", "layers", "manifests", "subject", "artifactType"}
+    | {"annotations", "digest", "size", "urls", "fsLayers", "history", "signatures"}
+)
+_FOLDED = {key.casefold(): key for key in _KNOWN_KEYS}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a manifest may be in ways other than bytes."""
+
+    references: int = 2000
+    json_nesting: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the registry needs to know of a manifest or index.
+
+    `blobs` are the config and the layers that must be here for a pull to succeed, without those
+    that are nondistributable; `children` are an index's manifests.
+    """
+
+    media_type: str
+    blobs: tuple[Digest, ...] = ()
+    children: tuple[Digest, ...] = ()
+    subject: Digest | None = None
+    artifact_type: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_index(self) -> bool:
+        """An OCI index or a Docker manifest list."""
+        return self.media_type in INDEX_TYPES
+
+
+def parse_manifest(payload: bytes, content_type: str, limits: Limits | None = None) -> Manifest:
+    """Return what `payload`, pushed as `content_type`, says.
+
+    Strict where clients could otherwise read one document in two ways (CVE-2021-41190): the media
+    type must agree with the header and with the shape, a document has `layers` or `manifests` but
+    never both, no key stands twice or in another case than the specification's.
+
+    Raises:
+        ManifestInvalidError: whatever is wrong, in one sentence.
+
+    """
+    limits = limits or Limits()
+    document = _load(payload, limits)
+    media_type = _media_type(document, content_type)
+    if document.get("schemaVersion") != 2:  # noqa: PLR2004
+        raise ManifestInvalidError("schemaVersion must be 2")
+    if "fsLayers" in document:
+        raise ManifestInvalidError("a manifest of schema version 2 has no fsLayers")
+    blobs, children = _references(document, media_type)
+    if len(blobs) + len(children) > limits.references:
+        message = f"manifest has more than {limits.references} references"
+        raise ManifestInvalidError(message, limit=limits.references)
+    subject = _optional_descriptor(document, "subject")
+    return Manifest(
+        media_type=media_type,
+        blobs=tuple(dict.fromkeys(blobs)),
+        children=tuple(dict.fromkeys(children)),
+        subject=subject[0] if subject else None,
+        artifact_type=_artifact_type(document, media_type),
+        annotations=_annotations(document),
+    )
+
+
+def _load(payload: bytes, limits: Limits) -> dict[str, Any]:
+    _check_nesting(payload, limits.json_nesting)
+    try:
+        document = json.loads(payload.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ManifestInvalidError(f"manifest is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ManifestInvalidError("manifest must be a JSON object")
+    _check_case(document)
+    return document
+
+
+def _check_nesting(payload: bytes, limit: int) -> None:
+    """Bound the depth before anything recursive reads the document.
+
+    Strings are skipped whole, also one that never ends, so that the scan stays linear.
+    """
+    depth = 0
+    for token in _BRACKETS.finditer(payload):
+        first = token.group()[:1]
+        if first in b"[{":
+            depth += 1
+            if depth > limit:
+                raise ManifestInvalidError(f"manifest is nested deeper than {limit}", limit=limit)
+        elif first in b"]}":
+            depth -= 1
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ManifestInvalidError(f"manifest has the key {key!r} twice")
+        result[key] = value
+    return result
+
+
+def _check_case(entry: Mapping[str, Any]) -> None:
+    """Refuse keys that some JSON readers take for the specification's and others do not."""
+    for key in entry:
+        if _FOLDED.get(key.casefold(), key) != key:
+            raise ManifestInvalidError(f"key {key!r} differs from the specification's only in case")
+
+
+def _media_type(document: dict[str, Any], content_type: str) -> str:
+    header = content_type.partition(";")[0].strip()
+    body = document.get("mediaType")
+    if body is not None and not isinstance(body, str):
+        raise ManifestInvalidError("mediaType must be a string")
+    if header.startswith(_SCHEMA_1) or document.get("schemaVersion") == 1:
+        message = "Docker schema 1 manifests are not accepted: push with Docker 1.10 or newer"
+        raise ManifestInvalidError(message)
+    declared = "" if header in _GENERIC else header
+    if body and declared and body != declared:
+        message = "Content-Type differs from the manifest's mediaType"
+        raise ManifestInvalidError(message, content_type=declared, media_type=body)
+    media_type = declared or body or _type_by_shape(document)
+    if media_type not in MANIFEST_TYPES | INDEX_TYPES:
+        raise ManifestInvalidError("media type is not one of a manifest", media_type=media_type)
+    return media_type
+
+
+def _type_by_shape(document: dict[str, Any]) -> str:
+    return OCI_INDEX if "manifests" in document else OCI_MANIFEST
+
+
+def _references(document: dict[str, Any], media_type: str) -> tuple[list[Digest], list[Digest]]:
+    if "manifests" in document and ("layers" in document or "config" in document):
+        raise ManifestInvalidError("a document must not have both layers and manifests")
+    if media_type in INDEX_TYPES:
+        return [], [digest for digest, _ in _descriptors(document, "manifests")]
+    if "manifests" in document:
+        raise ManifestInvalidError("a manifest has no manifests; an index has")
+    config = _optional_descriptor(document, "config")
+    if config is None:
+        raise ManifestInvalidError("a manifest must have a config")
+    layers = _descriptors(document, "layers")
+    wanted = [digest for digest, kind in layers if not _NONDISTRIBUTABLE.match(kind)]
+    return [config[0], *wanted], []
+
+
+def _descriptors(document: dict[str, Any], key: str) -> list[tuple[Digest, str]]:
+    entries = document.get(key)
+    if not isinstance(entries, list):
+        raise ManifestInvalidError(f"{key} must be a list")
+    return [_descriptor(entry, f"{key}[{position}]") for position, entry in enumerate(entries)]
+
+
+def _optional_descriptor(document: dict[str, Any], key: str) -> tuple[Digest, str] | None:
+    entry = document.get(key)
+    return None if entry is None else _descriptor(entry, key)
+
+
+def _descriptor(entry: object, where: str) -> tuple[Digest, str]:
+    """Return digest and media type of a content descriptor (image-spec descriptor.md)."""
+    if not isinstance(entry, dict):
+        raise ManifestInvalidError(f"{where} must be a descriptor")
+    _check_case(entry)
+    media_type, digest, size = entry.get("mediaType"), entry.get("digest"), entry.get("size")
+    if not isinstance(media_type, str) or _MEDIA_TYPE.match(media_type) is None:
+        raise ManifestInvalidError(f"{where}.mediaType must be a media type")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_SIZE:
+        raise ManifestInvalidError(f"{where}.size must be a number of bytes")
+    try:
+        return Digest.parse(digest if isinstance(digest, str) else ""), media_type
+    except DigestInvalidError as error:
+        raise ManifestInvalidError(f"{where}.digest: {error}") from None
+
+
+def _artifact_type(document: dict[str, Any], media_type: str) -> str:
+    """Return what the referrers API shows: the config's media type stands in for a manifest's."""
+    value = document.get("artifactType")
+    if value is not None and not isinstance(value, str):
+        raise ManifestInvalidError("artifactType must be a string")
+    if value or media_type in INDEX_TYPES:
+        return value or ""
+    return str(document["config"]["mediaType"])
+
+
+def _annotations(document: dict[str, Any]) -> dict[str, str]:
+    value = document.get("annotations")
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise ManifestInvalidError("annotations must map strings to strings")
+    return value

@@ -1,0 +1,15 @@
+"""Blob storage: the `BlobStore` port and its drivers. Bytes only; what exists is metadata."""
+
+from dtr.storage.filesystem import FilesystemBlobStore
+from dtr.storage.memory import MemoryBlobStore
+from dtr.storage.port import BlobStore, BlobWriter, Capability, Progress, StoredBlob
+
+__all__ = [
+    "BlobStore",
+    "BlobWriter",
+    "Capability",
+    "FilesystemBlobStore",
+    "MemoryBlobStore",
+    "Progress",
+    "StoredBlob",
+]

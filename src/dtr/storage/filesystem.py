@@ -1,0 +1,213 @@
+"""Blobs in a directory: local disk, later also an NFS mount.
+
+    ROOT/uploads/UPLOAD_ID                          staged, private
+    ROOT/blobs/sha256/ab/abcd….UPLOAD_ID            committed
+
+A commit is: verify, fsync the file, rename it, fsync the directory. The name in `blobs` begins with
+the digest, so that a directory without its metadata can still be read by people, and ends with the
+upload's id, so that no name is used twice.
+"""
+
+import asyncio
+import errno
+import os
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from dtr.model.digest import Algorithm
+from dtr.model.errors import (
+    ContentDamagedError,
+    RegistryError,
+    StorageFullError,
+    UnavailableError,
+    UploadUnknownError,
+)
+from dtr.storage.filesystem_writer import FilesystemWriter, Hasher, sync_directory
+from dtr.storage.port import CHUNK_BYTES, BlobStore, BlobWriter, Capability, Progress, StoredBlob
+
+T = TypeVar("T")
+
+_KEPT_HASHERS = 256
+
+
+class FilesystemBlobStore:
+    """Blobs under `root`, which is made when missing.
+
+    `sync_every_bytes` is how much an upload may run ahead of the disk.
+    """
+
+    capabilities = frozenset({Capability.LOCAL_PATH})
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        sync_every_bytes: int = 32 << 20,
+        threads: int = 8,
+        observe: Callable[[str, float], None] | None = None,
+    ) -> None:
+        self._blobs = root / "blobs"
+        self._uploads = root / "uploads"
+        self._sync_every_bytes = sync_every_bytes
+        self._observe = observe or (lambda _operation, _seconds: None)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="storage")
+        # Hash states cannot leave the process; those of uploads that continue here are kept.
+        self._hashers: OrderedDict[str, tuple[int, Hasher]] = OrderedDict()
+        for algorithm in Algorithm:
+            (self._blobs / algorithm).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    async def resume(self, upload_id: str, algorithm: Algorithm, progress: Progress) -> BlobWriter:
+        """Open an upload; small ones touch the disk only when they commit."""
+        hasher = self._take_hasher(upload_id, algorithm, progress.offset)
+        writer = FilesystemWriter(self, upload_id, progress, hasher, algorithm)
+        if progress.offset:
+            await writer.open()
+        return writer
+
+    async def discard(self, upload_id: str) -> None:
+        """Delete a staged file."""
+        self._hashers.pop(upload_id, None)
+        await self.run("discard", lambda: self.upload_path(upload_id).unlink(missing_ok=True))
+
+    async def read(
+        self, key: str, *, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Stream from the file in pieces of a mebibyte."""
+        path = self.path(key)
+        descriptor = await self.run("open", lambda: _open(path, key))
+        try:
+            position = start
+            while stop is None or position < stop:
+                length = CHUNK_BYTES if stop is None else min(CHUNK_BYTES, stop - position)
+                chunk = await self.run(
+                    "read", lambda length=length, at=position: os.pread(descriptor, length, at)
+                )
+                if not chunk:
+                    break
+                position += len(chunk)
+                yield chunk
+        finally:
+            os.close(descriptor)
+        if stop is not None and position < stop:
+            raise ContentDamagedError("stored content is shorter than it was", key=key)
+
+    async def size(self, key: str) -> int | None:
+        """Return the file's size."""
+        path = self.path(key)
+
+        def stat() -> int | None:
+            try:
+                return path.stat().st_size
+            except FileNotFoundError:
+                return None
+
+        return await self.run("stat", stat)
+
+    async def delete(self, key: str) -> None:
+        """Unlink the file; who has it open reads on."""
+        await self.run("delete", lambda: self.path(key).unlink(missing_ok=True))
+
+    async def walk(self) -> AsyncIterator[StoredBlob]:
+        """List one directory at a time."""
+        for algorithm in Algorithm:
+            for directory in await self.run("list", lambda a=algorithm: _names(self._blobs / a)):
+                place = self._blobs / algorithm / directory
+                for found in await self.run("list", lambda place=place: list(_files(place))):
+                    name, size, modified_at = found
+                    yield StoredBlob(f"{algorithm}/{directory}/{name}", size, modified_at)
+
+    async def walk_uploads(self) -> AsyncIterator[StoredBlob]:
+        """List the staged files."""
+        for found in await self.run("list", lambda: list(_files(self._uploads))):
+            yield StoredBlob(*found)
+
+    def path(self, key: str) -> Path:
+        """Return the committed file's place; keys are this driver's own, so no traversal."""
+        return self._blobs / key
+
+    async def check(self) -> None:
+        """Touch the staging directory."""
+        await self.run("check", lambda: os.utime(self._uploads))
+
+    async def close(self) -> None:
+        """Finish what threads are doing."""
+        self._threads.shutdown()
+
+    async def run(self, operation: str, call: Callable[[], T]) -> T:
+        """Run `call` on a storage thread; operating system errors end here."""
+        started = time.perf_counter()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except OSError as error:
+            raise translated(error) from error
+        finally:
+            self._observe(operation, time.perf_counter() - started)
+
+    def upload_path(self, upload_id: str) -> Path:
+        """Return where an upload is staged."""
+        return self._uploads / upload_id
+
+    @property
+    def sync_every_bytes(self) -> int:
+        """How many bytes an upload writes before the disk is asked to keep up."""
+        return self._sync_every_bytes
+
+    def place(self, staged: Path, key: str) -> None:
+        """Rename a durable staged file to `key`, durably."""
+        target = self._blobs / key
+        try:
+            staged.rename(target)
+        except FileNotFoundError:
+            if not staged.exists():
+                raise UploadUnknownError from None
+            target.parent.mkdir(exist_ok=True, mode=0o700)
+            sync_directory(target.parent.parent)
+            staged.rename(target)
+        sync_directory(target.parent)
+
+    def keep_hasher(self, upload_id: str, offset: int, hasher: Hasher) -> None:
+        """Remember a hash state for whoever resumes the upload in this process."""
+        self._hashers[upload_id] = (offset, hasher)
+        while len(self._hashers) > _KEPT_HASHERS:
+            self._hashers.popitem(last=False)
+
+    def _take_hasher(self, upload_id: str, algorithm: Algorithm, offset: int) -> Hasher | None:
+        kept_offset, hasher = self._hashers.pop(upload_id, (0, algorithm.hasher()))
+        return hasher if kept_offset == offset and hasher.name == algorithm else None
+
+
+def translated(error: OSError) -> RegistryError:
+    """Return what an operating system's error means to the registry."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StorageFullError()
+    return UnavailableError(f"blob storage cannot be read or written: {error.strerror}")
+
+
+def _open(path: Path, key: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise ContentDamagedError("stored content is missing", key=key) from None
+
+
+def _names(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir())
+
+
+def _files(directory: Path) -> Iterator[tuple[str, int, float]]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            try:
+                stat = entry.stat()
+            except FileNotFoundError:
+                continue
+            yield entry.name, stat.st_size, stat.st_mtime
+
+
+if TYPE_CHECKING:
+    _: type[BlobStore] = FilesystemBlobStore

@@ -1,0 +1,246 @@
+"""One upload on its way to the disk: receiving, hashing and writing overlap."""
+
+import asyncio
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from dtr.model.digest import Algorithm, Digest
+from dtr.model.errors import DigestInvalidError, UploadBusyError, UploadUnknownError
+from dtr.storage.port import CHUNK_BYTES, BlobWriter, Progress
+
+if TYPE_CHECKING:
+    from dtr.storage.filesystem import FilesystemBlobStore
+
+
+class Hasher(Protocol):
+    """The part of a hashlib object that is used."""
+
+    @property
+    def name(self) -> str:
+        """The algorithm."""
+        ...
+
+    def update(self, content: bytes | memoryview, /) -> None:
+        """Take more content."""
+        ...
+
+    def hexdigest(self) -> str:
+        """Return the digest of all content so far."""
+        ...
+
+
+class FilesystemWriter:
+    """Gathers a mebibyte, hands it to a thread, and gathers the next while that one is written.
+
+    The staged file is held with an exclusive `flock`, which the kernel drops with the process.
+    """
+
+    def __init__(
+        self,
+        store: "FilesystemBlobStore",
+        upload_id: str,
+        progress: Progress,
+        hasher: Hasher | None,
+        algorithm: Algorithm,
+    ) -> None:
+        self._store = store
+        self._upload_id = upload_id
+        self._path = store.upload_path(upload_id)
+        self._algorithm = algorithm
+        self._hasher = hasher
+        self._known = progress
+        self._offset = self._written = self._sync_asked = progress.offset
+        self._descriptor: int | None = None
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+        self._writing: asyncio.Task[None] | None = None
+        self._syncing: asyncio.Task[None] | None = None
+        self._is_open = True
+        self._is_durable = True
+
+    @property
+    def offset(self) -> int:
+        """Bytes taken so far."""
+        return self._offset
+
+    async def open(self) -> None:
+        """Take hold of the staged file now, instead of with the first bytes."""
+        await self._store.run("open", self._ensure_file)
+
+    async def append(self, chunk: bytes) -> None:
+        """Gather; wait only for the mebibyte before the one that is gathered."""
+        self._gathered.append(chunk)
+        self._gathered_bytes += len(chunk)
+        self._offset += len(chunk)
+        self._is_durable = False
+        if self._gathered_bytes >= CHUNK_BYTES:
+            await self._settle()
+            self._writing = asyncio.create_task(self._store.run("write", self._next_write()))
+            await self._sync_behind()
+
+    async def flush(self) -> Progress:
+        """Write and fsync everything."""
+        await self._settle(everything=True)
+        write = self._next_write()
+
+        def flush() -> None:
+            write()
+            self._ensure_file()
+            os.fsync(self._file)
+
+        await self._store.run("flush", flush)
+        self._is_durable = True
+        return Progress(self._offset, self._digest())
+
+    async def commit(self, digest: Digest) -> str:
+        """Verify, fsync, rename, fsync the directory."""
+        await self._settle(everything=True)
+        write = self._next_write()
+        key = f"{digest.algorithm}/{digest.encoded[:2]}/{digest.encoded}.{self._upload_id}"
+
+        def commit() -> None:
+            write()
+            self._ensure_file()
+            self._verify(digest)
+            os.fsync(self._file)
+            self._store.place(self._path, key)
+
+        await self._store.run("commit", commit)
+        self._hasher = None
+        await self.close()
+        return key
+
+    async def close(self) -> None:
+        """Drop the lock; keep the hash state where it covers what is durable."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        under_way = [task for task in (self._writing, self._syncing) if task is not None]
+        await asyncio.gather(*under_way, return_exceptions=True)
+        if self._hasher is not None and self._is_durable:
+            self._store.keep_hasher(self._upload_id, self._offset, self._hasher)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    async def cancel(self) -> None:
+        """Delete the staged file."""
+        if self._is_open:
+            self._hasher = None
+            await self.close()
+            await self._store.discard(self._upload_id)
+
+    async def _settle(self, *, everything: bool = False) -> None:
+        """Wait for the write under way, and for the disk if `everything`; raise what they met."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+        if everything and self._syncing is not None:
+            syncing, self._syncing = self._syncing, None
+            await syncing
+
+    async def _sync_behind(self) -> None:
+        """Keep the disk busy while bytes arrive, so that the last fsync has little left to do."""
+        if self._written - self._sync_asked < self._store.sync_every_bytes:
+            return
+        if self._syncing is not None:
+            if not self._syncing.done():
+                return
+            await self._syncing
+        self._sync_asked = self._written
+        self._syncing = asyncio.create_task(
+            self._store.run("sync", lambda: os.fdatasync(self._file))
+        )
+
+    def _next_write(self) -> Callable[[], None]:
+        """Return the call that writes what is gathered; it runs on a storage thread."""
+        pieces, self._gathered, self._gathered_bytes = self._gathered, [], 0
+
+        def write() -> None:
+            if not pieces:
+                return
+            self._ensure_file()
+            content = memoryview(b"".join(pieces))
+            if self._hasher is not None:
+                self._hasher.update(content)
+            while content:
+                count = os.write(self._file, content)
+                content = content[count:]
+                self._written += count
+
+        return write
+
+    @property
+    def _file(self) -> int:
+        if self._descriptor is None:
+            raise UploadUnknownError("the upload is not open")
+        return self._descriptor
+
+    def _ensure_file(self) -> None:
+        """Open and lock the staged file, cut to what is known of it."""
+        if self._descriptor is not None:
+            return
+        start = self._known.offset
+        flags = os.O_RDWR | os.O_CLOEXEC | (0 if start else os.O_CREAT)
+        try:
+            descriptor = os.open(self._path, flags, 0o600)
+        except FileNotFoundError:
+            raise UploadUnknownError from None
+        try:
+            self._take_lock(descriptor)
+            if os.fstat(descriptor).st_size < start:
+                raise UploadUnknownError
+            os.ftruncate(descriptor, start)
+            os.lseek(descriptor, start, os.SEEK_SET)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def _take_lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UploadBusyError from None
+        # Whoever held the lock may have committed: the file is then a blob and not ours to touch.
+        try:
+            is_staged = self._path.stat().st_ino == os.fstat(descriptor).st_ino
+        except FileNotFoundError:
+            is_staged = False
+        if not is_staged:
+            raise UploadUnknownError
+
+    def _digest(self) -> Digest | None:
+        if self._hasher is not None:
+            return Digest(f"{self._hasher.name}:{self._hasher.hexdigest()}")
+        return self._known.digest if self._known.offset == self._offset else None
+
+    def _verify(self, digest: Digest) -> None:
+        """Compare with the bytes' digest, read again only where nobody saw all of them pass."""
+        found = self._digest()
+        if found is None or found.algorithm is not digest.algorithm:
+            found = _digest_of_file(self._path, digest.algorithm)
+        if found != digest:
+            raise DigestInvalidError(digest=str(digest), found=str(found))
+
+
+def _digest_of_file(path: Path, algorithm: Algorithm) -> Digest:
+    with path.open("rb") as file:
+        return Digest(f"{algorithm}:{hashlib.file_digest(file, algorithm.hasher).hexdigest()}")
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+if TYPE_CHECKING:
+    _: type[BlobWriter] = FilesystemWriter

@@ -1,0 +1,132 @@
+"""Blobs in memory: the twin of the real drivers for tests."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dtr.model.digest import Algorithm, Digest
+from dtr.model.errors import (
+    ContentDamagedError,
+    DigestInvalidError,
+    UnsupportedError,
+    UploadBusyError,
+    UploadUnknownError,
+)
+from dtr.storage.port import CHUNK_BYTES, BlobStore, BlobWriter, Capability, Progress, StoredBlob
+
+
+class MemoryBlobStore:
+    """Keeps everything in dictionaries; gone with the process."""
+
+    capabilities: frozenset[Capability] = frozenset()
+
+    def __init__(self) -> None:
+        self.staged: dict[str, bytearray] = {}
+        self.committed: dict[str, tuple[bytes, float]] = {}
+        self.open_uploads: set[str] = set()
+        self._next_key = 0
+
+    async def resume(self, upload_id: str, algorithm: Algorithm, progress: Progress) -> BlobWriter:
+        """Open an upload."""
+        if upload_id in self.open_uploads:
+            raise UploadBusyError
+        staged = self.staged.setdefault(upload_id, bytearray())
+        if len(staged) < progress.offset:
+            raise UploadUnknownError
+        del staged[progress.offset :]
+        self.open_uploads.add(upload_id)
+        return _MemoryWriter(self, upload_id, algorithm)
+
+    async def discard(self, upload_id: str) -> None:
+        """Delete an upload."""
+        self.staged.pop(upload_id, None)
+
+    async def read(
+        self, key: str, *, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Stream committed bytes."""
+        if key not in self.committed:
+            raise ContentDamagedError(key=key)
+        content = self.committed[key][0]
+        stop = len(content) if stop is None else stop
+        if stop > len(content):
+            raise ContentDamagedError(key=key)
+        for position in range(start, stop, CHUNK_BYTES):
+            yield content[position : min(position + CHUNK_BYTES, stop)]
+
+    async def size(self, key: str) -> int | None:
+        """Return the size under `key`."""
+        return len(self.committed[key][0]) if key in self.committed else None
+
+    async def delete(self, key: str) -> None:
+        """Delete committed bytes."""
+        self.committed.pop(key, None)
+
+    async def walk(self) -> AsyncIterator[StoredBlob]:
+        """Find committed objects."""
+        for key, (content, modified_at) in list(self.committed.items()):
+            yield StoredBlob(key, len(content), modified_at)
+
+    async def walk_uploads(self) -> AsyncIterator[StoredBlob]:
+        """Find staged uploads."""
+        for upload_id, staged in list(self.staged.items()):
+            yield StoredBlob(upload_id, len(staged), time.time())
+
+    def path(self, key: str) -> Path:
+        """Refuse: memory has no files."""
+        raise UnsupportedError(key=key)
+
+    async def check(self) -> None:
+        """Memory always answers."""
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    def put(self, content: bytes) -> str:
+        """Keep `content` under a new key."""
+        self._next_key += 1
+        key = f"memory/{self._next_key}"
+        self.committed[key] = (content, time.time())
+        return key
+
+
+class _MemoryWriter:
+    def __init__(self, store: MemoryBlobStore, upload_id: str, algorithm: Algorithm) -> None:
+        self._store = store
+        self._upload_id = upload_id
+        self._algorithm = algorithm
+        self._content = store.staged[upload_id]
+        self._is_open = True
+
+    @property
+    def offset(self) -> int:
+        return len(self._content)
+
+    async def append(self, chunk: bytes) -> None:
+        self._content.extend(chunk)
+
+    async def flush(self) -> Progress:
+        return Progress(self.offset, Digest.of(bytes(self._content), self._algorithm))
+
+    async def commit(self, digest: Digest) -> str:
+        content = bytes(self._content)
+        if Digest.of(content, digest.algorithm) != digest:
+            raise DigestInvalidError(digest=str(digest))
+        await self.close()
+        await self._store.discard(self._upload_id)
+        return self._store.put(content)
+
+    async def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._store.open_uploads.discard(self._upload_id)
+
+    async def cancel(self) -> None:
+        if self._is_open:
+            await self.close()
+            await self._store.discard(self._upload_id)
+
+
+if TYPE_CHECKING:
+    _: type[BlobStore] = MemoryBlobStore

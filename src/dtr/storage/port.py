@@ -1,0 +1,158 @@
+"""The port that every storage driver implements; `testing/blobs.py` is its conformance suite.
+
+A key names committed bytes. A driver makes a key when an upload commits, the metadata keeps it, and
+no key is ever given twice: bytes that are being deleted and the same content that is being pushed
+again never meet.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import Protocol
+
+from dtr.model.digest import Algorithm, Digest
+
+CHUNK_BYTES = 1 << 20
+"""How many bytes streams move at a time."""
+
+
+class Capability(Enum):
+    """What a driver can do beyond the port's promises."""
+
+    LOCAL_PATH = auto()
+    """`path` names a file that the server may send whole without reading it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an upload is: `offset` bytes are durable.
+
+    `digest` is theirs where one process saw all of them, else None; it lets whoever commits skip
+    reading them again.
+    """
+
+    offset: int = 0
+    digest: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """One committed object that storage holds, as `walk` finds it."""
+
+    key: str
+    size: int
+    modified_at: float
+
+
+class BlobWriter(Protocol):
+    """The bytes of one upload, being received.
+
+    At most one writer of an upload is open at a time, also across processes.
+    """
+
+    @property
+    def offset(self) -> int:
+        """Bytes taken so far, durable or not."""
+        ...
+
+    async def append(self, chunk: bytes) -> None:
+        """Take the next bytes; may return before they are written."""
+        ...
+
+    async def flush(self) -> Progress:
+        """Make all bytes durable, so that any process can resume from here."""
+        ...
+
+    async def commit(self, digest: Digest) -> str:
+        """Verify the bytes, make them durable and readable, and return their key.
+
+        Raises:
+            DigestInvalidError: the bytes have another digest; nothing became readable.
+
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of the upload without deciding about it; idempotent, also after commit."""
+        ...
+
+    async def cancel(self) -> None:
+        """Delete the upload's bytes; idempotent, and without effect after commit."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Where bytes are.
+
+    Atomic: `commit` of a writer. May be retried: `delete`, `discard`. Best effort: `walk` may miss
+    or repeat what changes under it.
+
+    Raises (all methods):
+        StorageFullError: there is no room.
+        UnavailableError: storage does not answer.
+
+    """
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this driver can do beyond the port."""
+        ...
+
+    async def resume(self, upload_id: str, algorithm: Algorithm, progress: Progress) -> BlobWriter:
+        """Open the upload for writing at `progress`; a new upload begins with `Progress()`.
+
+        Bytes after `progress.offset` that a dead process left behind are dropped.
+
+        Raises:
+            UploadBusyError: another writer has it open.
+            UploadUnknownError: fewer than `progress.offset` bytes are here.
+
+        """
+        ...
+
+    async def discard(self, upload_id: str) -> None:
+        """Delete what an upload left; idempotent."""
+        ...
+
+    def read(self, key: str, *, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """Stream the bytes from `start` up to, not including, `stop`.
+
+        Raises:
+            ContentDamagedError: there are none under this key, or fewer than asked for.
+
+        """
+        ...
+
+    async def size(self, key: str) -> int | None:
+        """Return how many bytes are under `key`, or None when there are none."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Delete the bytes under `key`; idempotent."""
+        ...
+
+    def walk(self) -> AsyncIterator[StoredBlob]:
+        """Find every committed object, in no order."""
+        ...
+
+    def walk_uploads(self) -> AsyncIterator[StoredBlob]:
+        """Find what uploads have staged; `key` is the upload's id."""
+        ...
+
+    def path(self, key: str) -> Path:
+        """Return the file that holds the bytes.
+
+        Raises:
+            UnsupportedError: the driver lacks `Capability.LOCAL_PATH`.
+
+        """
+        ...
+
+    async def check(self) -> None:
+        """Prove that storage answers; raises `UnavailableError` when it does not."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of threads and connections."""
+        ...
