@@ -1,0 +1,557 @@
+"""All settings: what can be configured, within which bounds, and where the values come from.
+
+Nothing else in DTR reads the environment. The models below are the only description of a setting:
+the sample file and docs/configuration.md are generated from them
+(`python -m dtr.server.settings --markdown > docs/configuration.md`).
+"""
+
+import argparse
+import difflib
+import functools
+import ipaddress
+import itertools
+import json
+import os
+import sys
+import textwrap
+import tomllib
+import typing
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+
+_DAY: Final = 86_400
+_MIB: Final = 2**20
+_UNITS: Final = (
+    ("_bytes", ((2**30, "GiB"), (_MIB, "MiB"), (2**10, "KiB"))),
+    ("_seconds", ((_DAY, "d"), (3_600, "h"), (60, "min"))),
+)
+_MAX_PORT: Final = 65_535
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Given = tuple[str, object, str]  # the key, "section.name"; the value; its source
+_ENVIRONMENT: Final = "environment "
+
+
+class Secret(SecretStr):
+    """A text that no log, traceback or error message can show: its `repr` and `str` are `***`."""
+
+    def _display(self) -> str:
+        return "***" if self.get_secret_value() else ""
+
+    def __repr__(self) -> str:
+        return "***"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """An IP address and a TCP port to listen on.
+
+    >>> ListenAddress.parse("[::1]:5000")
+    ListenAddress(host='::1', port=5000)
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `ADDRESS:PORT`; IPv6 addresses stand in brackets, `localhost` means 127.0.0.1.
+
+        Raises:
+            ValueError: it is not of that form, and the message says what is wrong.
+        """
+        host, _, port = text.rpartition(":")
+        host = "127.0.0.1" if host == "localhost" else host
+        bracketed = host.startswith("[") and host.endswith("]")
+        if not host or host == "*":
+            raise ValueError(f"{text!r} names no address: write 0.0.0.0:PORT for every interface")
+        if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= _MAX_PORT):
+            raise ValueError(f"{text!r} must end in :PORT, a number from 1 to {_MAX_PORT}")
+        try:
+            address = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        except ValueError:
+            raise ValueError(f"{text!r} does not start with an IP address") from None
+        if bracketed != (address.version == 6):  # noqa: PLR2004 (IPv6)
+            raise ValueError(f"{text!r} must have brackets around an IPv6 address, and only there")
+        return cls(str(address), int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return ipaddress.ip_address(self.host).is_loopback
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _listen(value: object) -> ListenAddress:
+    if isinstance(value, ListenAddress):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be text of the form ADDRESS:PORT")  # noqa: TRY004 (pydantic's way)
+    return ListenAddress.parse(value)
+
+
+def _expanded(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not value or "\0" in value:
+        raise ValueError("must be a path")
+    return os.path.expanduser(value)  # noqa: PTH111 (Path.expanduser fails for an unknown user)
+
+
+def _optional_path(value: object) -> object:
+    return None if value in ("", None) else _expanded(value)
+
+
+def _networks(value: object) -> object:
+    items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise ValueError("must be a list of networks such as 10.0.0.0/8")  # noqa: TRY004
+    # str() because the module would take a bare integer for an address.
+    return tuple(ipaddress.ip_network(str(item)) for item in items if item != "")
+
+
+def _public_url(value: str) -> str:
+    url = urllib.parse.urlsplit(value.rstrip("/"))
+    plain = url.scheme in ("http", "https") and url.hostname and "@" not in url.netloc
+    if value and not (plain and not url.path and not url.query and not url.fragment):
+        raise ValueError("must be http:// or https://, a host and perhaps a port, and no path")
+    _ = url.port  # raises ValueError where it is not a port
+    return url.geturl()
+
+
+_Listen = Annotated[ListenAddress, PlainValidator(_listen)]
+_Path = Annotated[Path, BeforeValidator(_expanded)]
+_OptionalPath = Annotated[Path | None, BeforeValidator(_optional_path)]
+_Networks = Annotated[tuple[_Network, ...], BeforeValidator(_networks)]
+_PublicUrl = Annotated[str, AfterValidator(_public_url)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+
+class ServerSettings(_Section):
+    """Where and how the registry is reached."""
+
+    listen: _Listen = ListenAddress("127.0.0.1", 5000)
+    """Address and port to listen on."""
+    workers: int = Field(0, ge=0, le=1024)
+    """Web worker processes; 0 is one per processor core."""
+    tls_cert: _OptionalPath = None
+    """PEM file with the certificate and its chain; without it DTR makes its own."""
+    tls_key: _OptionalPath = Field(None, validate_default=True)
+    """PEM file with the private key of `tls_cert`."""
+    insecure_http: bool = False
+    """Serve plain HTTP: passwords and tokens cross the network in the clear."""
+    drain_seconds: float = Field(30, ge=0, le=3600)
+    """How long requests in flight may go on at shutdown."""
+    public_url: _PublicUrl = ""
+    """How clients reach the registry, for the token realm; empty: as the Host header says."""
+    trusted_proxies: _Networks = ()
+    """Networks (CIDR) whose X-Forwarded-* headers are believed."""
+    header_read_seconds: float = Field(10, ge=0.1, le=600)
+    """How long a client may take to send its headers."""
+    body_idle_seconds: float = Field(60, ge=0.1, le=3600)
+    """How long a client may pause within a body."""
+    metrics_public: bool = False
+    """Whether /metrics answers without authentication."""
+
+    @field_validator("tls_key")
+    @classmethod
+    def _come_in_pairs(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if "tls_cert" in info.data and (value is None) != (info.data["tls_cert"] is None):
+            missing = "tls_key" if value is None else "tls_cert"
+            raise ValueError(f"tls_cert and tls_key go together, and {missing} is not set")
+        return value
+
+    @field_validator("insecure_http")
+    @classmethod
+    def _exclude_tls(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001
+        if value and info.data.get("tls_cert") is not None:
+            raise ValueError("cannot be combined with tls_cert: remove one of the two")
+        return value
+
+
+class DataSettings(_Section):
+    """Where metadata and blobs are kept."""
+
+    directory: _Path = Path("data")
+    """The data directory; made when it is missing."""
+    admin_password_file: _OptionalPath = None
+    """File with the first administrator's password; without it one is generated."""
+
+
+class LogSettings(_Section):
+    """What is written to standard error."""
+
+    format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object a line."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important level that is written."""
+    access: bool = True
+    """Whether each request is written as a line."""
+
+
+class LimitSettings(_Section):
+    """The largest of everything that a client may send or ask for."""
+
+    manifest_bytes: int = Field(4 * _MIB, ge=1024, le=64 * _MIB)
+    """Largest manifest."""
+    blob_bytes: int = Field(0, ge=0, le=2**63 - 1)
+    """Largest blob; 0 is unlimited (up to 2^63-1)."""
+    manifest_references: int = Field(2000, ge=1, le=100_000)
+    """Most descriptors in one manifest or index."""
+    json_nesting: int = Field(32, ge=8, le=512)
+    """Deepest nesting of a manifest's JSON."""
+    page_entries: int = Field(1000, ge=1, le=100_000)
+    """Largest page of tags, catalog and referrers."""
+    name_length: int = Field(255, ge=1, le=255)
+    """Longest name of a repository, in characters."""
+    header_bytes: int = Field(16_384, ge=1024, le=_MIB)
+    """Largest single header, Authorization included."""
+    url_bytes: int = Field(8192, ge=512, le=65_536)
+    """Longest path and query."""
+    upload_sessions_per_account: int = Field(1000, ge=1, le=1_000_000)
+    """Most upload sessions that an account may have open."""
+
+
+class RegistrySettings(_Section):
+    """How pushes behave."""
+
+    missing_references: Literal["accept", "refuse"] = "accept"
+    """Whether a manifest may refer to what the repository lacks (OCI: sparse content)."""
+    create_on_push: bool = True
+    """Whether a push may create its repository."""
+    upload_ttl_seconds: int = Field(_DAY, ge=60, le=365 * _DAY)
+    """How long an idle upload session is kept."""
+
+
+class AuthSettings(_Section):
+    """Sign-in and tokens."""
+
+    service: str = Field("dtr", pattern=r"^[A-Za-z0-9._:/-]+$", max_length=255)
+    """The service that tokens are made for (their audience)."""
+    token_seconds: int = Field(300, ge=60, le=_DAY)
+    """How long a bearer token is accepted."""
+    refresh_token_seconds: int = Field(30 * _DAY, ge=60, le=3650 * _DAY)
+    """How long a refresh token is accepted."""
+    key_rotation_seconds: int = Field(30 * _DAY, ge=3600, le=3650 * _DAY)
+    """Age at which the key that signs tokens is replaced."""
+    credential_cache_seconds: int = Field(60, ge=0, le=3600)
+    """How long a verified password is remembered; 0 is not at all."""
+    failed_logins_before_delay: int = Field(5, ge=1, le=1000)
+    """Failed sign-ins of an account before the next one must wait."""
+    failed_login_delay_seconds: float = Field(1, ge=0, le=3600)
+    """The first wait; it doubles with each further failure."""
+    failed_login_delay_max_seconds: float = Field(300, ge=0, le=_DAY, validate_default=True)
+    """The longest such wait."""
+
+    @field_validator("failed_login_delay_max_seconds")
+    @classmethod
+    def _not_below_the_first(cls, value: float, info: ValidationInfo) -> float:
+        if value < info.data.get("failed_login_delay_seconds", 0):
+            raise ValueError("must not be less than failed_login_delay_seconds")
+        return value
+
+
+class CollectSettings(_Section):
+    """Garbage collection, which runs beside pushes and pulls."""
+
+    enabled: bool = True
+    """Whether anything is collected."""
+    interval_seconds: float = Field(300, ge=0.1, le=30 * _DAY)
+    """Pause between two collections."""
+    grace_seconds: int = Field(_DAY, ge=0, le=3650 * _DAY)
+    """How long a blob that a client may still come to rely on is kept."""
+    untagged: Literal["keep", "collect"] = "keep"
+    """What happens to manifests that no tag leads to."""
+    untagged_grace_seconds: int = Field(7 * _DAY, ge=0, le=3650 * _DAY)
+    """How long such a manifest is kept at least."""
+    batch: int = Field(200, ge=1, le=10_000)
+    """Rows that one transaction handles."""
+
+
+class StorageSettings(_Section):
+    """The files that hold blobs."""
+
+    sweep_interval_seconds: float = Field(_DAY, ge=1, le=365 * _DAY)
+    """Pause between two searches for orphan files."""
+    sync_every_bytes: int = Field(32 * _MIB, ge=_MIB, le=2**40)
+    """Bytes of an upload between two syncs to disk."""
+
+
+class Settings(_Section):
+    """Every setting of one server, valid and immutable."""
+
+    server: ServerSettings = ServerSettings()
+    data: DataSettings = DataSettings()
+    log: LogSettings = LogSettings()
+    limits: LimitSettings = LimitSettings()
+    registry: RegistrySettings = RegistrySettings()
+    auth: AuthSettings = AuthSettings()
+    collect: CollectSettings = CollectSettings()
+    storage: StorageSettings = StorageSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class SettingProblem:
+    """One thing that is wrong: with which setting, and where its value came from."""
+
+    key: str
+    message: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message} (from {self.source})"
+
+
+class SettingsError(Exception):
+    """Everything that is wrong with the settings, a line each."""
+
+    def __init__(self, problems: Sequence[SettingProblem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+def load_settings(
+    config_file: Path | None,
+    overrides: Mapping[str, Mapping[str, object]],
+    environment: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Read defaults, the file, the environment and the overrides; the later wins.
+
+    The file is `config_file`, else the one that DTR_CONFIG names, else none. An override that is
+    None was not given.
+
+    Raises:
+        SettingsError: it holds every problem that there is, not only the first.
+    """
+    problems: list[SettingProblem] = []
+    sections: dict[str, dict[str, object]] = {}
+    sources: dict[str, str] = {}
+    path = config_file or (Path(name) if (name := environment.get("DTR_CONFIG")) else None)
+    for key, value, source in itertools.chain(
+        _from_file(path, problems) if path else (),
+        _from_environment(environment),
+        _from_overrides(overrides),
+    ):
+        if key in _fields():
+            section, _, name = key.partition(".")
+            sections.setdefault(section, {})[name] = value
+            sources[key] = source
+        else:
+            problems.append(SettingProblem(key, _unknown(key, source), source))
+    try:
+        settings = Settings.model_validate(sections)
+    except ValidationError as error:
+        problems += _explained(error, sources)
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _from_file(path: Path, problems: list[SettingProblem]) -> Iterator[_Given]:
+    source = f"file {path}"
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        problems.append(SettingProblem("config", f"cannot be read: {reason}", source))
+        return
+    except ValueError as error:
+        problems.append(SettingProblem("config", f"is not TOML: {error}", source))
+        return
+    for section, table in document.items():
+        if not isinstance(table, dict) or (not table and section not in Settings.model_fields):
+            yield section, table, source
+        else:
+            yield from ((f"{section}.{name}", value, source) for name, value in table.items())
+
+
+def _from_environment(environment: Mapping[str, str]) -> Iterator[_Given]:
+    for variable, value in sorted(environment.items()):
+        if variable.startswith("DTR_") and "__" in variable:
+            key = variable.removeprefix("DTR_").lower().replace("__", ".", 1)
+            yield (key if _variable(key) == variable else variable), value, _ENVIRONMENT + variable
+
+
+def _from_overrides(overrides: Mapping[str, Mapping[str, object]]) -> Iterator[_Given]:
+    for section, values in overrides.items():
+        for name, value in values.items():
+            if value is not None:
+                yield f"{section}.{name}", value, "the command line"
+
+
+def _explained(error: ValidationError, sources: Mapping[str, str]) -> Iterator[SettingProblem]:
+    for detail in error.errors(include_url=False, include_input=False):
+        key = ".".join(str(part) for part in detail["loc"][:2])
+        reason = detail.get("ctx", {}).get("error", detail["msg"])
+        message = str(reason).replace("Input should", "must")
+        yield SettingProblem(key, message, sources.get(key, "defaults"))
+
+
+def _unknown(key: str, source: str) -> str:
+    """Say why this key is refused, with the setting that was probably meant."""
+    if key in Settings.model_fields:
+        return f"is a section: write [{key}] above its settings"
+    dotted = key.removeprefix("DTR_").lower().replace("__", ".", 1)
+    name = dotted.rpartition(".")[2]
+    misplaced = [known for known in _fields() if known.endswith(f".{name}")]
+    near = misplaced or difflib.get_close_matches(dotted, _fields(), n=1, cutoff=0.75)
+    if not near:
+        return "is not a setting"
+    meant = _variable(near[0]) if source.startswith(_ENVIRONMENT) else near[0]
+    return f"is not a setting; did you mean {meant}?"
+
+
+@functools.cache
+def _fields() -> dict[str, FieldInfo]:
+    """Every setting by its key, `section.name`, in the order of the models."""
+    return {
+        f"{section}.{name}": field
+        for section, model in _sections()
+        for name, field in model.model_fields.items()
+    }
+
+
+def _sections() -> Iterator[tuple[str, type[_Section]]]:
+    for section, field in Settings.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type) and issubclass(model, _Section)  # noqa: S101, PT018
+        yield section, model
+
+
+def _variable(key: str) -> str:
+    return "DTR_" + key.replace(".", "__").upper()
+
+
+def _toml(value: object) -> str:
+    """Write the value as in the configuration file; None is the empty text."""
+    if isinstance(value, bool | int):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:f}".rstrip("0").rstrip(".")
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps("" if value is None else str(value))
+
+
+def _readable(key: str, value: object) -> str:
+    """Write `4 MiB` or `30 d` where the bare number would have to be counted, else nothing."""
+    for suffix, units in _UNITS:
+        for size, unit in units:
+            if key.endswith(suffix) and isinstance(value, int) and value and value % size == 0:
+                return f"{value // size} {unit}"
+    return ""
+
+
+def _allowed(field: FieldInfo) -> str:
+    """Say what a setting may be."""
+    if typing.get_origin(field.annotation) is Literal:
+        return " or ".join(map(_toml, typing.get_args(field.annotation)))
+    bounds = {name: bound for item in field.metadata for name, bound in _bounds(item)}
+    if bounds:
+        noun = "whole number" if field.annotation is int else "number"
+        return f"{noun} from {_toml(bounds['ge'])} to {_toml(bounds['le'])}"
+    return _KINDS.get(field.annotation, "text")
+
+
+def _bounds(item: object) -> Iterator[tuple[str, object]]:
+    for name in ("ge", "le"):
+        if (bound := getattr(item, name, None)) is not None:
+            yield name, bound
+
+
+_KINDS: Final[dict[object, str]] = {
+    bool: "true or false",
+    ListenAddress: "ADDRESS:PORT",
+    Path: "path",
+    Path | None: "path, or empty for none",
+    tuple[_Network, ...]: "list of networks",
+}
+
+
+def _rows() -> Iterator[tuple[str, str, FieldInfo, str]]:
+    """Yield of each setting its key, default in TOML, field, and default for readers."""
+    for key, field in _fields().items():
+        value = field.get_default(call_default_factory=False)
+        readable = _readable(key, value)
+        yield key, _toml(value), field, f" ({readable})" if readable else ""
+
+
+def sample_config() -> str:
+    """Write a TOML file with every setting at its default, commented out and explained."""
+    lines = [
+        "# DTR reads this file from --config or DTR_CONFIG. What is commented out is the default.",
+        "# Command line flags win over the environment, which wins over this file.",
+    ]
+    section = ""
+    for key, default, field, readable in _rows():
+        if not key.startswith(f"{section}."):
+            section = key.partition(".")[0]
+            model = dict(_sections())[section]
+            lines += ["", "", f"# {model.__doc__}", f"[{section}]"]
+        note = f"{field.description} Allowed: {_allowed(field)}. Environment: {_variable(key)}."
+        lines += ["", *textwrap.wrap(note, 98, initial_indent="# ", subsequent_indent="# ")]
+        lines.append(f"#{key.partition('.')[2]} = {default}{readable and '  #' + readable}")
+    return "\n".join(lines) + "\n"
+
+
+_PAGE: Final = """\
+# Configuration
+
+<!-- Generated by `python -m dtr.server.settings --markdown`; edit src/dtr/server/settings.py. -->
+
+A setting has its value from the command line, else from its environment variable, else from the
+configuration file (TOML; `--config`, or the environment variable `DTR_CONFIG`), else by default.
+A setting that does not exist is refused wherever it is written, and all problems are reported at
+once. Lists in the environment are separated by commas. Relative paths start at the directory in
+which the server was started. `python -m dtr.server.settings --sample` writes a sample file.
+"""
+
+
+def reference_markdown() -> str:
+    """Write the configuration reference, docs/configuration.md."""
+    tables: dict[str, list[str]] = {}
+    for key, default, field, readable in _rows():
+        row = f"| `{key}`<br>`{_variable(key)}` | `{default}`{readable} | {_allowed(field)} |"
+        tables.setdefault(key.partition(".")[0], []).append(f"{row} {field.description} |")
+    parts = [_PAGE]
+    for section, model in _sections():
+        head = "| Setting, environment variable | Default | Allowed | Meaning |\n|---|---|---|---|"
+        parts.append("\n".join([f"## {section}\n\n{model.__doc__}\n", head, *tables[section], ""]))
+    return "\n".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the configuration reference or the sample file to standard output."""
+    parser = argparse.ArgumentParser(prog="python -m dtr.server.settings")
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--markdown", action="store_true", help="docs/configuration.md")
+    choice.add_argument("--sample", action="store_true", help="a commented configuration file")
+    chosen = parser.parse_args(arguments)
+    sys.stdout.write(reference_markdown() if chosen.markdown else sample_config())
+
+
+if __name__ == "__main__":
+    main()
