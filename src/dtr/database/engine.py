@@ -68,9 +68,10 @@ class Database:
     def lookup(self, lookup: Lookup, parameters: Mapping[str, Any]) -> Row | None:
         """Return the first row of a point query, now."""
         try:
-            return self._hot_connection().execute(lookup.sql, parameters).fetchone()
+            row: Row | None = self._hot_connection().execute(lookup.sql, parameters).fetchone()
         except sqlite3.Error as error:
             raise _translated(error) from error
+        return row
 
     def lookup_all(self, lookup: Lookup, parameters: Mapping[str, Any]) -> list[Row]:
         """Return all rows of a short, indexed query, now."""

@@ -13,8 +13,10 @@ import errno
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -84,9 +86,7 @@ class FilesystemBlobStore:
             position = start
             while stop is None or position < stop:
                 length = CHUNK_BYTES if stop is None else min(CHUNK_BYTES, stop - position)
-                chunk = await self.run(
-                    "read", lambda length=length, at=position: os.pread(descriptor, length, at)
-                )
+                chunk = await self.run("read", partial(os.pread, descriptor, length, position))
                 if not chunk:
                     break
                 position += len(chunk)
@@ -115,15 +115,15 @@ class FilesystemBlobStore:
     async def walk(self) -> AsyncIterator[StoredBlob]:
         """List one directory at a time."""
         for algorithm in Algorithm:
-            for directory in await self.run("list", lambda a=algorithm: _names(self._blobs / a)):
+            for directory in await self.run("list", partial(_names, self._blobs / algorithm)):
                 place = self._blobs / algorithm / directory
-                for found in await self.run("list", lambda place=place: list(_files(place))):
+                for found in await self.run("list", partial(_files, place)):
                     name, size, modified_at = found
                     yield StoredBlob(f"{algorithm}/{directory}/{name}", size, modified_at)
 
     async def walk_uploads(self) -> AsyncIterator[StoredBlob]:
         """List the staged files."""
-        for found in await self.run("list", lambda: list(_files(self._uploads))):
+        for found in await self.run("list", partial(_files, self._uploads)):
             yield StoredBlob(*found)
 
     def path(self, key: str) -> Path:
@@ -199,14 +199,14 @@ def _names(directory: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir())
 
 
-def _files(directory: Path) -> Iterator[tuple[str, int, float]]:
+def _files(directory: Path) -> list[tuple[str, int, float]]:
+    found = []
     with os.scandir(directory) as entries:
         for entry in entries:
-            try:
+            with suppress(FileNotFoundError):
                 stat = entry.stat()
-            except FileNotFoundError:
-                continue
-            yield entry.name, stat.st_size, stat.st_mtime
+                found.append((entry.name, stat.st_size, stat.st_mtime))
+    return found
 
 
 if TYPE_CHECKING:

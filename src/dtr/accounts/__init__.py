@@ -1,0 +1,1 @@
+"""Accounts, credentials, grants, and the gate that every request passes."""

@@ -1,0 +1,169 @@
+"""The one gate in front of every route: deny by default (CVE-2026-27771 is why there is one)."""
+
+from dtr.accounts import records
+from dtr.accounts.identity import Identity
+from dtr.asgi import Request
+from dtr.asgi.forwarded import Proxies
+from dtr.database import Database
+from dtr.model.access import (
+    NEEDED,
+    Access,
+    Action,
+    Door,
+    Level,
+    Principal,
+    Repository,
+    level_of,
+)
+from dtr.model.errors import DeniedError, NameUnknownError, UnauthorizedError
+from dtr.model.names import RepositoryName
+
+
+class Gate:
+    """Checks what each route declares, once, before its handler runs.
+
+    Who may not see a repository is told the same about one that exists and one that does not.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        identity: Identity,
+        *,
+        service: str,
+        proxies: Proxies,
+        public_url: str = "",
+        metrics_public: bool = False,
+    ) -> None:
+        self._database = database
+        self._identity = identity
+        self._service = service
+        self._proxies = proxies
+        self._public_url = public_url.rstrip("/")
+        self._metrics_public = metrics_public
+
+    async def admit(self, request: Request, access: Access) -> None:
+        """Let the request pass and put principal and repository on it.
+
+        Raises:
+            UnauthorizedError: with the challenge that tells the client where to get a token.
+            DeniedError: the principal is known and may not.
+            NameUnknownError: the principal may not know whether the repository exists.
+
+        """
+        if access.door is Door.OPEN or (access.door is Door.OPERATOR and self._metrics_public):
+            return
+        try:
+            request.principal = await self._identity.identify(
+                request.header(b"authorization"), self._proxies.client(request)
+            )
+        except UnauthorizedError as error:
+            error.challenge = self._challenge(request, access, "invalid_token")
+            raise
+        if access.door is Door.REPOSITORY:
+            self._admit_to_repository(request, access)
+        elif not self._may_enter(request.principal, access.door):
+            raise self._refusal(request, access)
+
+    def level(self, principal: Principal, name: RepositoryName) -> tuple[Level, Repository | None]:
+        """Return what `principal` may do with the repository called `name`, and the repository.
+
+        The scope of a bearer token is left out: it is about the token, not the account.
+        """
+        row = self._database.lookup(records.FIND_REPOSITORY, {"name": name})
+        repository = records.repository_of(name, row) if row else None
+        if repository is None:
+            owns = principal.name == name.namespace and not principal.is_anonymous
+        else:
+            owns = repository.namespace_id == principal.account_id
+        needs_grant = not (principal.is_anonymous or principal.is_admin or owns)
+        return level_of(
+            principal,
+            owns_namespace=owns,
+            visibility=repository.visibility if repository else None,
+            granted=self._granted(principal, name, repository) if needs_grant else Level.NONE,
+        ), repository
+
+    def _granted(
+        self, principal: Principal, name: RepositoryName, repository: Repository | None
+    ) -> Level:
+        if repository is None:
+            parameters = {"account_id": principal.account_id, "namespace": name.namespace}
+            row = self._database.lookup(records.FIND_NAMESPACE_GRANT, parameters)
+        else:
+            row = self._database.lookup(
+                records.FIND_GRANT,
+                {
+                    "account_id": principal.account_id,
+                    "repository_id": repository.id,
+                    "namespace_id": repository.namespace_id,
+                },
+            )
+        return Level(row[0]) if row and row[0] is not None else Level.NONE
+
+    def _admit_to_repository(self, request: Request, access: Access) -> None:
+        name = RepositoryName.parse(request.parameters["name"])
+        action = access.action
+        if action is None:
+            raise DeniedError("the route does not say what it does with the repository")
+        principal = request.principal
+        if principal.scope is not None and not principal.scope.allows(name, action):
+            raise self._refusal(request, access)
+        level, request.repository = self.level(principal, name)
+        # What does not exist can only be created, and creating is the namespace's owner's to do.
+        needed = Level.ADMIN if self._creates(request.repository, action) else NEEDED[action]
+        if level >= needed:
+            return
+        if principal.is_anonymous:
+            raise self._refusal(request, access)
+        if level is Level.NONE and action is Action.PULL:
+            raise NameUnknownError(name=str(name))
+        raise DeniedError(name=str(name), action=str(action))
+
+    def _creates(self, repository: Repository | None, action: Action) -> bool:
+        return repository is None and action is Action.PUSH
+
+    def _may_enter(self, principal: Principal, door: Door) -> bool:
+        match door:
+            case Door.ACCOUNT:
+                return not principal.is_anonymous
+            case Door.CATALOG:
+                has_scope = principal.scope is None or principal.scope.catalog
+                return has_scope and not principal.is_anonymous
+            case Door.OPERATOR:
+                return principal.acts_as_admin and principal.scope is None
+            case _:
+                return False
+
+    def _refusal(self, request: Request, access: Access) -> UnauthorizedError | DeniedError:
+        """Ask for better credentials where those could help."""
+        principal = request.principal
+        if access.door is Door.OPERATOR and not principal.is_anonymous:
+            return DeniedError("this is for administrators")
+        problem = "" if principal.is_anonymous else "insufficient_scope"
+        return UnauthorizedError(challenge=self._challenge(request, access, problem))
+
+    def _challenge(self, request: Request, access: Access, problem: str) -> str:
+        """Return the challenge of the Docker token specification."""
+        if access.door is Door.OPERATOR:
+            return f'Basic realm="{self._service}"'
+        origin = self._public_url or self._proxies.origin(request)
+        parts = [f'realm="{origin}/auth/token"', f'service="{self._service}"']
+        scope = _scope_text(request, access)
+        if scope:
+            parts.append(f'scope="{scope}"')
+        if problem and request.header(b"authorization"):
+            parts.append(f'error="{problem}"')
+        return "Bearer " + ",".join(parts)
+
+
+def _scope_text(request: Request, access: Access) -> str:
+    match access:
+        case Access(Door.CATALOG):
+            return "registry:catalog:*"
+        case Access(Door.REPOSITORY, Action.PUSH):
+            return f"repository:{request.parameters['name']}:pull,push"
+        case Access(Door.REPOSITORY, action):
+            return f"repository:{request.parameters['name']}:{action}"
+        case _:
+            return ""

@@ -1,0 +1,290 @@
+"""From an Authorization header to a principal: passwords, access tokens, bearer tokens."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dtr.accounts import records
+from dtr.accounts.passwords import TOKEN_PREFIX, PasswordVerifier, hash_token
+from dtr.accounts.records import Account
+from dtr.accounts.signing import KeyRing
+from dtr.accounts.throttle import LoginThrottle
+from dtr.database import Database
+from dtr.model.access import ANONYMOUS, Action, Level, Principal, Scope
+from dtr.model.errors import HeaderTooLargeError, UnauthorizedError
+
+_ACCOUNT_SECONDS = 1.0
+_CACHED_BEARERS = 4096
+_CACHED_ACCOUNTS = 4096
+_CACHED_CREDENTIALS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class AuthSettings:
+    """What the settings say about authentication; sizes in bytes."""
+
+    service: str = "dtr"
+    token_seconds: int = 300
+    refresh_token_seconds: int = 30 * 86400
+    credential_cache_seconds: float = 60
+    header_bytes: int = 16384
+    failed_logins_before_delay: int = 5
+    failed_login_delay_seconds: float = 1
+    failed_login_delay_max_seconds: float = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What stands behind a login: a principal, and the access token that was used, if any."""
+
+    principal: Principal
+    epoch: int
+    token_id: int | None = None
+
+
+class Identity:
+    """Finds out who asks.
+
+    What an account may do is asked of the metadata, at most a second late: disabling a user,
+    changing a password or revoking a token takes effect on every process within that second, also
+    for bearer tokens that are still valid by their own dates.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keys: KeyRing,
+        settings: AuthSettings,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._keys = keys
+        self._settings = settings
+        self._clock = clock
+        self._passwords = PasswordVerifier()
+        self._throttle = LoginThrottle(database, settings, clock)
+        self._accounts: OrderedDict[int, tuple[float, Account | None]] = OrderedDict()
+        self._tokens: OrderedDict[int, tuple[float, bool]] = OrderedDict()
+        self._bearers: OrderedDict[str, tuple[float, Credential]] = OrderedDict()
+        self._credentials: OrderedDict[bytes, tuple[float, Credential]] = OrderedDict()
+        self._cache_secret = secrets.token_bytes(32)
+        self._used: dict[int, float] = {}
+
+    async def identify(self, authorization: str, client: str) -> Principal:
+        """Return who sent this Authorization header from the address `client`.
+
+        Raises:
+            UnauthorizedError: the credentials are wrong, expired or revoked.
+            TooManyRequestsError: too many logins failed.
+            HeaderTooLargeError: the header is larger than any that this registry gives out.
+
+        """
+        if not authorization:
+            return ANONYMOUS
+        if len(authorization) > self._settings.header_bytes:
+            raise HeaderTooLargeError(limit=self._settings.header_bytes)
+        scheme, _, value = authorization.partition(" ")
+        match scheme.lower():
+            case "bearer":
+                return self._bearer(value.strip()).principal
+            case "basic":
+                name, password = parse_basic(value)
+                return (await self.login(name, password, client)).principal
+            case _:
+                raise UnauthorizedError("Authorization must be Basic or Bearer")
+
+    async def login(self, name: str, password: str, client: str) -> Credential:
+        """Verify a name with a password or access token; see `identify` for what it raises."""
+        if not name and not password:
+            return Credential(ANONYMOUS, 0)
+        key = hmac.digest(self._cache_secret, f"{name}\0{password}".encode(), hashlib.sha256)
+        cached = self._remembered(key)
+        if cached is not None:
+            return cached
+        self._throttle.check(name, client)
+        if password.startswith(TOKEN_PREFIX):
+            credential = self._access_token(name, password)
+        else:
+            credential = await self._password(name, password)
+        if credential is None:
+            await self._throttle.failed(name, client)
+            raise UnauthorizedError("user name or password is not correct")
+        await self._throttle.succeeded(name, client)
+        until = self._clock() + self._settings.credential_cache_seconds
+        _remember(self._credentials, key, (until, credential), _CACHED_CREDENTIALS)
+        return credential
+
+    def refresh(self, token: str) -> Credential:
+        """Return the credential that a refresh token stands for.
+
+        Raises:
+            UnauthorizedError: it is not a live one.
+
+        """
+        row = self._database.lookup(records.FIND_TOKEN, {"secret_hash": hash_token(token)})
+        found = records.token_of(row) if row else None
+        if found is None or found.kind != "refresh" or not found.is_live(self._clock()):
+            raise UnauthorizedError("refresh token is not valid")
+        account = self._account(found.account_id)
+        if account is None or not self._is_token_live(found.parent_id):
+            raise UnauthorizedError("refresh token is not valid")
+        return _credential(account, found.level, found.parent_id)
+
+    def take_used_tokens(self) -> dict[int, float]:
+        """Return when access tokens were used since the last call, for a batched write."""
+        used, self._used = self._used, {}
+        return used
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._passwords.close()
+
+    def _bearer(self, token: str) -> Credential:
+        now = self._clock()
+        cached = self._bearers.get(token)
+        if cached is None or cached[0] <= now:
+            cached = self._verified_bearer(token)
+            _remember(self._bearers, token, cached, _CACHED_BEARERS)
+        return self._current(cached[1])
+
+    def _verified_bearer(self, token: str) -> tuple[float, Credential]:
+        claims = self._keys.verify(token)
+        try:
+            account_id, epoch = claims.get("account"), int(claims.get("epoch", 0))
+            principal = Principal(
+                account_id=None if account_id is None else int(account_id),
+                name=str(claims["sub"]),
+                ceiling=Level(claims.get("ceiling", Level.ADMIN)),
+                scope=scope_of(claims.get("access", [])),
+            )
+            credential = Credential(principal, epoch, claims.get("token"))
+        except (KeyError, TypeError, ValueError):
+            raise UnauthorizedError("bearer token does not say what ours say") from None
+        return float(claims["exp"]), credential
+
+    def _current(self, credential: Credential) -> Credential:
+        """Return the credential as its account stands now."""
+        principal = credential.principal
+        if principal.account_id is None:
+            return credential
+        account = self._account(principal.account_id)
+        if (
+            account is None
+            or account.epoch != credential.epoch
+            or not self._is_token_live(credential.token_id)
+        ):
+            raise UnauthorizedError("the account or token behind this credential has changed")
+        if account.is_admin == principal.is_admin:
+            return credential
+        return _credential(account, principal.ceiling, credential.token_id, principal.scope)
+
+    async def _password(self, name: str, password: str) -> Credential | None:
+        row = self._database.lookup(records.FIND_CREDENTIAL, {"name": name})
+        account = records.account_of(row) if row else None
+        is_known = account is not None and account.is_active and account.kind == "user"
+        password_hash = row[6] if row and is_known else None
+        if not await self._passwords.verify(password, password_hash) or account is None:
+            return None
+        return _credential(account)
+
+    def _access_token(self, name: str, secret: str) -> Credential | None:
+        row = self._database.lookup(records.FIND_TOKEN, {"secret_hash": hash_token(secret)})
+        token = records.token_of(row) if row else None
+        if token is None or token.kind != "access" or not token.is_live(self._clock()):
+            return None
+        account = self._account(token.account_id)
+        if account is None or account.name != name:
+            return None
+        self._used[token.id] = self._clock()
+        return _credential(account, token.level, token.id)
+
+    def _remembered(self, key: bytes) -> Credential | None:
+        cached = self._credentials.get(key)
+        if cached is None or cached[0] <= self._clock():
+            return None
+        try:
+            credential = self._current(cached[1])
+        except UnauthorizedError:
+            del self._credentials[key]
+            return None
+        if credential.token_id is not None:
+            self._used[credential.token_id] = self._clock()
+        return credential
+
+    def _account(self, account_id: int) -> Account | None:
+        """Return an active account as it was at most a second ago."""
+        now = self._clock()
+        cached = self._accounts.get(account_id)
+        if cached is None or not 0 <= now - cached[0] < _ACCOUNT_SECONDS:
+            row = self._database.lookup(records.FIND_ACCOUNT, {"id": account_id})
+            account = records.account_of(row) if row else None
+            cached = (now, account if account is not None and account.is_active else None)
+            _remember(self._accounts, account_id, cached, _CACHED_ACCOUNTS)
+        return cached[1]
+
+    def _is_token_live(self, token_id: int | None) -> bool:
+        if token_id is None:
+            return True
+        now = self._clock()
+        cached = self._tokens.get(token_id)
+        if cached is None or not 0 <= now - cached[0] < _ACCOUNT_SECONDS:
+            row = self._database.lookup(records.TOKEN_EXISTS, {"id": token_id, "now": now})
+            cached = (now, row is not None)
+            _remember(self._tokens, token_id, cached, _CACHED_ACCOUNTS)
+        return cached[1]
+
+
+def parse_basic(value: str) -> tuple[str, str]:
+    """Return name and password of a Basic credential.
+
+    Raises:
+        UnauthorizedError: it is not base64 of `name:password` in UTF-8.
+
+    """
+    try:
+        name, colon, password = (
+            base64.b64decode(value.strip(), validate=True).decode().partition(":")
+        )
+    except (binascii.Error, UnicodeDecodeError):
+        colon = ""
+    if not colon:
+        raise UnauthorizedError("Basic credentials must be base64 of name:password")
+    return name, password
+
+
+def scope_of(entries: Any) -> Scope:
+    """Return the scope in the `access` claim of a bearer token (Docker token specification)."""
+    repositories: dict[str, frozenset[Action]] = {}
+    catalog = False
+    for entry in entries:
+        kind, name, actions = entry["type"], entry["name"], entry["actions"]
+        if kind == "repository":
+            repositories[name] = frozenset(Action(action) for action in actions)
+        elif kind == "registry" and name == "catalog":
+            catalog = "*" in actions
+    return Scope(repositories, catalog)
+
+
+def _credential(
+    account: Account,
+    ceiling: Level = Level.ADMIN,
+    token_id: int | None = None,
+    scope: Scope | None = None,
+) -> Credential:
+    principal = Principal(account.id, account.name, account.is_admin, ceiling, scope)
+    return Credential(principal, account.epoch, token_id)
+
+
+def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any, size: int) -> None:
+    cache[key] = value
+    cache.move_to_end(key)
+    while len(cache) > size:
+        cache.popitem(last=False)

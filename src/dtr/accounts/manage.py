@@ -1,0 +1,126 @@
+"""What administrators do with accounts, tokens and grants: units of work for the command line."""
+
+import time
+
+from dtr.accounts import records
+from dtr.accounts.passwords import hash_token, new_token
+from dtr.accounts.records import AccessToken, Account
+from dtr.database import Reader, Writer
+from dtr.model.access import Level
+from dtr.model.errors import InvalidError, UnknownError
+from dtr.model.names import parse_account_name
+
+
+class AccountUnknownError(UnknownError):
+    """Account unknown to registry."""
+
+
+class AccountConflictError(InvalidError):
+    """The account is not in a state in which this can be done."""
+
+
+def require_account(reader: Reader, name: str) -> Account:
+    """Return the account called `name`.
+
+    Raises:
+        AccountUnknownError: there is none.
+
+    """
+    account = records.find_account(reader, name)
+    if account is None:
+        raise AccountUnknownError(f"there is no account called {name}")
+    return account
+
+
+def add_user(writer: Writer, name: str, password_hash: str, *, is_admin: bool = False) -> Account:
+    """Create a user.
+
+    Raises:
+        AccountConflictError: the name is taken.
+
+    """
+    parse_account_name(name)
+    taken = records.find_account(writer, name)
+    if taken is not None:
+        kind = "an account" if taken.kind == "user" else "a namespace with repositories of others"
+        raise AccountConflictError(f"{name} is already {kind}; choose another name")
+    return records.add_account(
+        writer, name, kind="user", password_hash=password_hash, is_admin=is_admin
+    )
+
+
+def set_password(writer: Writer, name: str, password_hash: str) -> None:
+    """Change a user's password; its bearer and refresh tokens are void at once."""
+    account = require_account(writer, name)
+    if account.kind != "user":
+        raise AccountConflictError(f"{name} is an organization and has no password")
+    records.change_account(writer, account.id, password_hash=password_hash)
+
+
+def set_active(writer: Writer, name: str, *, is_active: bool) -> None:
+    """Let a user log in, or not any more.
+
+    Raises:
+        AccountConflictError: it is the last administrator.
+
+    """
+    account = require_account(writer, name)
+    if not is_active:
+        _keep_an_administrator(writer, account)
+    records.change_account(writer, account.id, is_active=is_active)
+
+
+def remove_user(writer: Writer, name: str) -> None:
+    """Delete an account with its tokens and grants.
+
+    Raises:
+        AccountConflictError: it owns repositories, or is the last administrator.
+
+    """
+    account = require_account(writer, name)
+    _keep_an_administrator(writer, account)
+    owned = records.count_repositories(writer, account.id)
+    if owned:
+        message = f"{name} owns {owned} repositories; remove them first, or disable the user"
+        raise AccountConflictError(message)
+    records.remove_account(writer, account.id)
+
+
+def create_token(
+    writer: Writer, name: str, *, label: str, level: Level, lifetime_seconds: float | None
+) -> tuple[AccessToken, str]:
+    """Create an access token; its secret is returned once and kept nowhere."""
+    account = require_account(writer, name)
+    if account.kind != "user":
+        raise AccountConflictError(f"{name} is an organization; tokens belong to users")
+    secret = new_token()
+    expires_at = None if lifetime_seconds is None else time.time() + lifetime_seconds
+    token = records.add_token(
+        writer,
+        account.id,
+        kind="access",
+        secret_hash=hash_token(secret),
+        label=label,
+        level=level,
+        expires_at=expires_at,
+    )
+    return token, secret
+
+
+def list_tokens(reader: Reader, name: str) -> list[AccessToken]:
+    """Return a user's access tokens."""
+    return records.list_tokens(reader, require_account(reader, name).id)
+
+
+def revoke_token(writer: Writer, name: str, token_id: int | None) -> int:
+    """Revoke one access token of a user, or all with every refresh token; return how many."""
+    account = require_account(writer, name)
+    removed = records.remove_tokens(writer, account.id, token_id=token_id)
+    if token_id is not None and not removed:
+        raise AccountUnknownError(f"{name} has no token {token_id}")
+    return removed
+
+
+def _keep_an_administrator(reader: Reader, account: Account) -> None:
+    if account.is_admin and account.is_active and records.count_administrators(reader) == 1:
+        raise AccountConflictError(f"{account.name} is the last administrator who can log in")

@@ -1,0 +1,76 @@
+"""Passwords and random secrets: how they are made, kept and compared."""
+
+import asyncio
+import hashlib
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from dtr.model.errors import InvalidError
+
+MIN_PASSWORD_LENGTH = 8
+MAX_PASSWORD_LENGTH = 1024
+TOKEN_PREFIX = "dtr_"  # noqa: S105 - a mark, so that people and scanners recognise a leaked token
+
+# OWASP's second choice for argon2id: a verification costs 19 MiB, so that a few at once do not
+# crowd out the registry, and some 20 ms.
+_HASHER = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
+_NOBODY = _HASHER.hash(secrets.token_urlsafe())
+
+
+def hash_password(password: str) -> str:
+    """Return the argon2id hash of a new password.
+
+    Raises:
+        InvalidError: shorter than 8 or longer than 1024 characters.
+
+    """
+    if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
+        message = f"a password has {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters"
+        raise InvalidError(message)
+    return _HASHER.hash(password)
+
+
+def verify_password(password: str, password_hash: str | None) -> bool:
+    """Tell whether `password` is the one; takes as long where there is no such account."""
+    if len(password) > MAX_PASSWORD_LENGTH:
+        return False
+    try:
+        _HASHER.verify(password_hash or _NOBODY, password)
+    except (VerificationError, InvalidHashError):
+        return False
+    return password_hash is not None
+
+
+class PasswordVerifier:
+    """Verifies on two threads of its own: a storm of logins must not stop pulls."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="passwords")
+
+    async def verify(self, password: str, password_hash: str | None) -> bool:
+        """Tell whether `password` is the one."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, verify_password, password, password_hash)
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+
+def new_password() -> str:
+    """Return a password nobody can guess: 120 bits, without characters that look alike."""
+    alphabet = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+    return "".join(secrets.choice(alphabet) for _ in range(21))
+
+
+def new_token() -> str:
+    """Return a new access or refresh token: 240 bits behind the prefix."""
+    return TOKEN_PREFIX + secrets.token_urlsafe(30)
+
+
+def hash_token(token: str) -> str:
+    """Return what is kept of a token; it is random, so a plain hash is enough."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,69 @@
+"""Slow down who guesses passwords, on every process together."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dtr.accounts import records
+from dtr.database import Database
+from dtr.model.errors import TooManyRequestsError
+
+if TYPE_CHECKING:
+    from dtr.accounts.identity import AuthSettings
+
+_ADDRESS_FACTOR = 10
+"""Many people may share an address: it is slowed down after ten times as many failures."""
+
+
+class LoginThrottle:
+    """Counts failed logins by name and address, and by address alone.
+
+    A name alone is never slowed down, or anybody could lock anybody out.
+    """
+
+    def __init__(
+        self, database: Database, settings: "AuthSettings", clock: Callable[[], float]
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+
+    def check(self, name: str, client: str) -> None:
+        """Let a login pass, or not yet.
+
+        Raises:
+            TooManyRequestsError: and when to come back.
+
+        """
+        wait = max(
+            self._wait(_pair(name, client), self._settings.failed_logins_before_delay),
+            self._wait(client, self._settings.failed_logins_before_delay * _ADDRESS_FACTOR),
+        )
+        if wait > 0:
+            message = "too many logins failed; wait before the next"
+            raise TooManyRequestsError(message, retry_after_seconds=wait)
+
+    async def failed(self, name: str, client: str) -> None:
+        """Count a failed login."""
+        now = self._clock()
+        await self._database.write(records.record_failure, (_pair(name, client), client), now)
+
+    async def succeeded(self, name: str, client: str) -> None:
+        """Forget the failures of this name at this address."""
+        pair = _pair(name, client)
+        if self._database.lookup(records.FIND_FAILURES, {"subject": pair}) is not None:
+            await self._database.write(records.forget_failures, pair)
+
+    def _wait(self, subject: str, allowed: int) -> float:
+        row = self._database.lookup(records.FIND_FAILURES, {"subject": subject})
+        if row is None or row[0] < allowed:
+            return 0
+        exponent = min(row[0] - allowed, 30)
+        delay = min(
+            self._settings.failed_login_delay_seconds * 2**exponent,
+            self._settings.failed_login_delay_max_seconds,
+        )
+        return float(row[1] + delay - self._clock())
+
+
+def _pair(name: str, client: str) -> str:
+    return f"{name[:128]}@{client}"

@@ -1,0 +1,1 @@
+"""Garbage collection: online, incremental, and never in the way of a push (design 6)."""

@@ -1,0 +1,153 @@
+"""The collector: small transactions, each of which may be the last before a crash.
+
+Manifests that nothing reaches go first, then the links of repositories to blobs that no manifest
+needs, then the bytes of blobs that no repository links. Every step looks again inside its own
+transaction, so a push that comes between is always seen:
+
+    live --(no link left, in one transaction)--> condemned --(bytes deleted)--> no row
+      ^                                             |
+      '--------- a push stores it anew, under another key
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dtr.collect import records
+from dtr.database import Database, Reader, Writer
+from dtr.registry import records as registry
+from dtr.storage import BlobStore
+
+
+@dataclass(frozen=True, slots=True)
+class CollectSettings:
+    """How collection goes about it."""
+
+    untagged: bool = False
+    grace_seconds: float = 86400
+    untagged_grace_seconds: float = 7 * 86400
+    batch: int = 200
+
+
+@dataclass(slots=True)
+class Collected:
+    """What a run took away, or with a dry run would take first."""
+
+    manifests: int = 0
+    links: int = 0
+    blobs: int = 0
+    bytes: int = 0
+    uploads: int = 0
+    digests: list[str] = field(default_factory=list)
+
+
+class Collector:
+    """Collects until nothing is due. Any number may run at once; each step is safe alone."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: BlobStore,
+        settings: CollectSettings,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+
+    async def run(self, progress: Callable[[Collected], None] | None = None) -> Collected:
+        """Collect everything that is due now; tell `progress` after every batch."""
+        done = Collected()
+        report = progress or (lambda _done: None)
+        for step in (self._uploads, self._manifests, self._links, self._blobs):
+            while await step(done):
+                report(done)
+        report(done)
+        return done
+
+    async def plan(self) -> Collected:
+        """Return what `run` would take away now; nothing is changed."""
+        return await self._database.read(_plan, self._clock(), self._settings)
+
+    async def _uploads(self, done: Collected) -> bool:
+        """Forget sessions that nobody continued, then what they staged."""
+        database, now = self._database, self._clock()
+        expired = await database.read(registry.expired_uploads, now, self._settings.batch)
+        for upload_id in expired:
+            await database.write(registry.remove_upload, upload_id)
+            await self._store.discard(upload_id)
+            done.uploads += 1
+        return len(expired) == self._settings.batch
+
+    async def _manifests(self, done: Collected) -> bool:
+        if not self._settings.untagged:
+            return False
+        count = await self._database.write(_collect_manifests, self._clock(), self._settings)
+        done.manifests += count
+        return count > 0
+
+    async def _links(self, done: Collected) -> bool:
+        looked_at, removed = await self._database.write(
+            _collect_links, self._clock(), self._settings.batch
+        )
+        done.links += removed
+        return looked_at == self._settings.batch
+
+    async def _blobs(self, done: Collected) -> bool:
+        """Delete marked bytes, then their rows: a crash between leaves only work to do again."""
+        batch = self._settings.batch
+        condemned = await self._database.read(records.condemned_blobs, batch)
+        for blob in condemned:
+            await self._store.delete(blob.storage_key)
+            done.blobs += 1
+            done.bytes += blob.size
+            done.digests.append(blob.digest)
+        if condemned:
+            await self._database.write(records.remove_condemned, condemned)
+        return len(condemned) == batch
+
+
+def _collect_manifests(writer: Writer, now: float, settings: CollectSettings) -> int:
+    """Delete a batch of manifests that nothing reaches; put aside those that something does."""
+    unneeded = records.unneeded_manifests(writer, now, settings.batch)
+    for manifest_id in unneeded:
+        registry.remove_manifest(
+            writer,
+            manifest_id,
+            # A client may have been told a moment ago that these are here: its push has the grace.
+            blobs_review_at=now + settings.grace_seconds,
+            manifests_review_at=now + settings.untagged_grace_seconds,
+        )
+    if not unneeded:
+        records.put_aside_needed_manifests(writer, now)
+    return len(unneeded)
+
+
+def _collect_links(writer: Writer, now: float, batch: int) -> tuple[int, int]:
+    """Remove a batch of links that no manifest needs, and mark blobs that have none left."""
+    due = records.due_links(writer, now, batch)
+    removed = 0
+    for link, is_needed in due:
+        if is_needed:
+            records.put_aside_link(writer, link)
+        else:
+            removed += registry.unlink_blob(writer, link.repository_id, link.digest)
+    return len(due), removed
+
+
+def _plan(reader: Reader, now: float, settings: CollectSettings) -> Collected:
+    due = records.due_links(reader, now, 1_000_000)
+    unneeded = [link for link, is_needed in due if not is_needed]
+    marked = records.condemned_blobs(reader, 1_000_000)
+    count = len(records.unneeded_manifests(reader, now, 1_000_000)) if settings.untagged else 0
+    last = records.last_links(reader, unneeded)
+    return Collected(
+        manifests=count,
+        links=len(unneeded),
+        blobs=len(marked) + len(last),
+        bytes=sum(blob.size for blob in (*marked, *last)),
+        uploads=len(registry.expired_uploads(reader, now, 1_000_000)),
+        digests=[blob.digest for blob in (*marked, *last)],
+    )

@@ -1,0 +1,205 @@
+"""Statements of collection and of the consistency check."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, delete, exists, func, or_, select, update
+
+from dtr.database import Reader, Writer
+from dtr.database.schema import (
+    blobs,
+    manifest_references,
+    manifests,
+    repositories,
+    repository_blobs,
+    tags,
+    uploads,
+)
+from dtr.model.digest import Digest
+from dtr.registry import records as registry
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A repository's right to read a blob."""
+
+    repository_id: int
+    digest: Digest
+
+
+_child = manifest_references.alias("child")
+_referrer = manifests.alias("referrer")
+_subject = manifests.alias("subject_of")
+
+
+def _is_needed() -> Any:
+    """Return the condition that something reaches a manifest: a tag, an index or a subject.
+
+    A tagged referrer reaches its subject; a subject that is here reaches its referrers.
+    """
+    return or_(
+        exists().where(tags.c.manifest_id == manifests.c.id),
+        exists().where(
+            _child.c.repository_id == manifests.c.repository_id,
+            _child.c.digest == manifests.c.digest,
+            _child.c.kind == "manifest",
+        ),
+        exists().where(
+            _referrer.c.repository_id == manifests.c.repository_id,
+            _referrer.c.subject == manifests.c.digest,
+            tags.c.manifest_id == _referrer.c.id,
+        ),
+        exists().where(
+            _subject.c.repository_id == manifests.c.repository_id,
+            _subject.c.digest == manifests.c.subject,
+        ),
+    )
+
+
+def unneeded_manifests(reader: Reader, now: float, count: int) -> list[int]:
+    """Return rows of manifests whose time has come and that nothing reaches."""
+    due = and_(manifests.c.review_at.is_not(None), manifests.c.review_at <= now)
+    statement = select(manifests.c.id).where(due, ~_is_needed()).limit(count)
+    return [row[0] for row in reader.execute(statement)]
+
+
+def put_aside_needed_manifests(writer: Writer, now: float) -> int:
+    """Stop reviewing manifests that something reaches; whoever takes that away asks again."""
+    due = and_(manifests.c.review_at.is_not(None), manifests.c.review_at <= now)
+    statement = update(manifests).where(due, _is_needed()).values(review_at=None)
+    return writer.execute(statement).rowcount
+
+
+def due_links(reader: Reader, now: float, count: int) -> list[tuple[Link, bool]]:
+    """Return links whose time has come, and whether a manifest of the repository needs each."""
+    needed = exists().where(
+        manifest_references.c.repository_id == repository_blobs.c.repository_id,
+        manifest_references.c.digest == repository_blobs.c.digest,
+        manifest_references.c.kind == "blob",
+    )
+    rows = reader.execute(
+        select(
+            repository_blobs.c.repository_id,
+            repository_blobs.c.digest,
+            needed.label("is_needed"),
+        )
+        .where(repository_blobs.c.review_at.is_not(None), repository_blobs.c.review_at <= now)
+        .order_by(repository_blobs.c.review_at)
+        .limit(count)
+    )
+    return [(Link(row.repository_id, Digest(row.digest)), bool(row.is_needed)) for row in rows]
+
+
+def put_aside_link(writer: Writer, link: Link) -> None:
+    """Stop reviewing a link that a manifest needs."""
+    writer.execute(
+        update(repository_blobs)
+        .where(
+            repository_blobs.c.repository_id == link.repository_id,
+            repository_blobs.c.digest == link.digest,
+        )
+        .values(review_at=None)
+    )
+
+
+def condemned_blobs(reader: Reader, count: int) -> list[registry.Blob]:
+    """Return blobs that are marked for deletion."""
+    rows = reader.execute(
+        select(blobs.c.digest, blobs.c.size, blobs.c.storage_key)
+        .where(blobs.c.state == "condemned")
+        .order_by(blobs.c.id)
+        .limit(count)
+    )
+    return [registry.blob_of(row) for row in rows]
+
+
+def remove_condemned(writer: Writer, gone: list[registry.Blob]) -> int:
+    """Delete the rows of blobs whose bytes are gone.
+
+    A row that a push has taken over meanwhile is live and has another key: it stays.
+    """
+    removed = 0
+    for blob in gone:
+        where = and_(
+            blobs.c.digest == blob.digest,
+            blobs.c.state == "condemned",
+            blobs.c.storage_key == blob.storage_key,
+        )
+        removed += writer.execute(delete(blobs).where(where)).rowcount
+    return removed
+
+
+def blobs_after(reader: Reader, digest: str, count: int) -> list[tuple[registry.Blob, str]]:
+    """Return a page of all blobs with their states, for the consistency check."""
+    rows = reader.execute(
+        select(blobs.c.digest, blobs.c.size, blobs.c.storage_key, blobs.c.state)
+        .where(blobs.c.digest > digest)
+        .order_by(blobs.c.digest)
+        .limit(count)
+    )
+    return [(registry.blob_of(row), row.state) for row in rows]
+
+
+def manifests_after(reader: Reader, manifest_id: int, count: int) -> list[Any]:
+    """Return a page of manifests with payloads, for the consistency check."""
+    return list(
+        reader.execute(
+            select(
+                manifests.c.id,
+                repositories.c.name,
+                manifests.c.repository_id,
+                manifests.c.digest,
+                manifests.c.media_type,
+                manifests.c.payload,
+            )
+            .join_from(manifests, repositories, repositories.c.id == manifests.c.repository_id)
+            .where(manifests.c.id > manifest_id)
+            .order_by(manifests.c.id)
+            .limit(count)
+        )
+    )
+
+
+def known_keys(reader: Reader, digests: list[str]) -> set[str]:
+    """Return the storage keys of blobs with these digests."""
+    statement = select(blobs.c.storage_key).where(blobs.c.digest.in_(digests))
+    return {row[0] for row in reader.execute(statement)}
+
+
+def known_uploads(reader: Reader, upload_ids: list[str]) -> set[str]:
+    """Return which of these upload sessions there are."""
+    statement = select(uploads.c.id).where(uploads.c.id.in_(upload_ids))
+    return {row[0] for row in reader.execute(statement)}
+
+
+def remove_blob(writer: Writer, digest: Digest) -> None:
+    """Forget a blob whose bytes are lost, so that the next push brings it back."""
+    writer.execute(delete(repository_blobs).where(repository_blobs.c.digest == digest))
+    writer.execute(delete(blobs).where(blobs.c.digest == digest))
+
+
+def repositories_with(reader: Reader, digest: Digest) -> list[str]:
+    """Return names of the repositories that have a blob."""
+    rows = reader.execute(
+        select(repositories.c.name)
+        .join_from(
+            repository_blobs, repositories, repositories.c.id == repository_blobs.c.repository_id
+        )
+        .where(repository_blobs.c.digest == digest)
+    )
+    return [row[0] for row in rows]
+
+
+def last_links(reader: Reader, links: list[Link]) -> list[registry.Blob]:
+    """Return the blobs that no repository would link without `links`."""
+    removed: dict[Digest, int] = {}
+    for link in links:
+        removed[link.digest] = removed.get(link.digest, 0) + 1
+    found = []
+    for digest, count in removed.items():
+        where = repository_blobs.c.digest == digest
+        linked = reader.scalar(select(func.count()).select_from(repository_blobs).where(where))
+        blob = registry.find_blob(reader, digest)
+        if blob is not None and linked == count:
+            found.append(blob[0])
+    return found

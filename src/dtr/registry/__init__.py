@@ -1,0 +1,1 @@
+"""The OCI distribution API: pull, push, uploads, mount, tags, referrers, catalog."""

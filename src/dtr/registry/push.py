@@ -1,0 +1,209 @@
+"""Push and delete of manifests and tags (distribution-spec end-7, end-9)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dtr.asgi import Request, Response
+from dtr.database import Writer
+from dtr.model.digest import Digest
+from dtr.model.errors import (
+    DigestInvalidError,
+    ManifestBlobUnknownError,
+    ManifestTooLargeError,
+    ManifestUnknownError,
+    NameUnknownError,
+    ParameterInvalidError,
+    ReferencedError,
+    TooLargeError,
+)
+from dtr.model.manifests import Manifest, parse_manifest
+from dtr.model.names import Reference, RepositoryName, TagName, parse_reference
+from dtr.registry import records
+from dtr.registry.context import RegistryContext
+
+_MAX_TAGS = 100
+_WARNED_REFERENCES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PushedManifest:
+    """A manifest on its way in: what it is, its very bytes, and the tags that shall point at it."""
+
+    digest: Digest
+    payload: bytes
+    manifest: Manifest
+    tags: Sequence[TagName]
+    account_id: int | None
+
+
+class Push:
+    """PUT and DELETE of manifests."""
+
+    def __init__(self, context: RegistryContext) -> None:
+        self._context = context
+        self._settings = context.settings
+
+    async def put(self, request: Request) -> Response:
+        """Answer PUT: keep the manifest and point its tags at it, all at once (end-7a, 7b)."""
+        name = request.name
+        if request.repository is None and not self._settings.create_on_push:
+            raise NameUnknownError("repositories must be created before a push", name=str(name))
+        reference = parse_reference(request.parameters["reference"])
+        tags = _tags(request, reference)
+        payload = await self._payload(request)
+        manifest = parse_manifest(payload, request.header(b"content-type"), self._settings.manifest)
+        digest = _digest_of(payload, reference)
+        pushed = PushedManifest(digest, payload, manifest, tags, request.principal.account_id)
+        missing = await self._context.database.write(
+            put_manifest,
+            name,
+            pushed,
+            now=self._context.clock(),
+            untagged_grace_seconds=self._settings.untagged_grace_seconds,
+            accept_missing=self._settings.accept_missing_references,
+        )
+        return _created(name, pushed, missing)
+
+    async def delete(self, request: Request) -> Response:
+        """Answer DELETE of a tag, or of a manifest with its tags (end-9)."""
+        repository = request.existing_repository()
+        reference = parse_reference(request.parameters["reference"])
+        now = self._context.clock()
+        untagged_at = now + self._settings.untagged_grace_seconds
+        if isinstance(reference, TagName):
+            await self._context.database.write(
+                _delete_tag, repository.id, reference, review_at=untagged_at
+            )
+        else:
+            await self._context.database.write(
+                delete_manifest,
+                repository.id,
+                reference,
+                blobs_review_at=now + self._settings.grace_seconds,
+                manifests_review_at=untagged_at,
+            )
+        return Response(202)
+
+    async def _payload(self, request: Request) -> bytes:
+        limit = self._settings.manifest_bytes
+        try:
+            return await request.content(limit=limit)
+        except TooLargeError:
+            message = f"manifest is larger than {limit} bytes"
+            raise ManifestTooLargeError(message, limit=limit) from None
+
+
+def put_manifest(
+    writer: Writer,
+    name: RepositoryName,
+    pushed: PushedManifest,
+    *,
+    now: float,
+    untagged_grace_seconds: float,
+    accept_missing: bool,
+) -> list[Digest]:
+    """Keep a manifest and move its tags; return what it refers to that is not here.
+
+    Raises:
+        ManifestBlobUnknownError: something is not here and `accept_missing` is false.
+
+    """
+    repository = records.ensure_repository(writer, name)
+    manifest = pushed.manifest
+    missing = [
+        *records.missing_blobs(writer, repository.id, manifest.blobs),
+        *records.missing_manifests(writer, repository.id, manifest.children),
+    ]
+    if missing and not accept_missing:
+        raise ManifestBlobUnknownError(missing)
+    manifest_id = records.find_manifest_id(writer, repository.id, pushed.digest)
+    is_new = manifest_id is None
+    if manifest_id is None:
+        manifest_id = records.add_manifest(
+            writer, repository.id, pushed.digest, pushed.payload, manifest, now
+        )
+    untagged_at = now + untagged_grace_seconds
+    for tag in pushed.tags:
+        before = records.put_tag(
+            writer, repository.id, tag, manifest_id, account_id=pushed.account_id, now=now
+        )
+        if before is not None:
+            records.review_manifest(writer, before, untagged_at)
+    if is_new or not pushed.tags:
+        # A manifest that is pushed again without a tag has its time anew, as one that is new.
+        is_kept = bool(pushed.tags) or records.is_tagged(writer, manifest_id)
+        records.review_manifest(writer, manifest_id, None if is_kept else untagged_at)
+    return missing
+
+
+def _delete_tag(writer: Writer, repository_id: int, tag: str, *, review_at: float) -> None:
+    manifest_id = records.remove_tag(writer, repository_id, tag)
+    if manifest_id is None:
+        raise ManifestUnknownError(tag=tag)
+    records.review_manifest(writer, manifest_id, review_at)
+
+
+def delete_manifest(
+    writer: Writer,
+    repository_id: int,
+    digest: Digest,
+    *,
+    blobs_review_at: float,
+    manifests_review_at: float,
+) -> None:
+    """Delete a manifest and its tags, unless an index of the repository needs it.
+
+    Raises:
+        ManifestUnknownError: it is not here.
+        ReferencedError: an index refers to it.
+
+    """
+    manifest_id = records.find_manifest_id(writer, repository_id, digest)
+    if manifest_id is None:
+        raise ManifestUnknownError(digest=str(digest))
+    index = records.referring_manifest(writer, repository_id, digest, "manifest")
+    if index is not None:
+        message = "an index of this repository needs the manifest; delete the index first"
+        raise ReferencedError(message, index=index)
+    records.remove_manifest(
+        writer,
+        manifest_id,
+        blobs_review_at=blobs_review_at,
+        manifests_review_at=manifests_review_at,
+    )
+
+
+def _tags(request: Request, reference: Reference) -> list[TagName]:
+    """Return the tags that the path or the `tag` parameters name (end-7b)."""
+    parameters = request.query_all("tag")
+    if isinstance(reference, TagName):
+        if parameters:
+            raise ParameterInvalidError("tag parameters go with a push by digest")
+        return [reference]
+    if len(parameters) > _MAX_TAGS:
+        raise ParameterInvalidError(f"more than {_MAX_TAGS} tags in one push", limit=_MAX_TAGS)
+    return [TagName.parse(tag) for tag in dict.fromkeys(parameters)]
+
+
+def _digest_of(payload: bytes, reference: Reference) -> Digest:
+    if isinstance(reference, TagName):
+        return Digest.of(payload)
+    found = Digest.of(payload, reference.algorithm)
+    if found != reference:
+        message = "the manifest does not have the digest that it was pushed by"
+        raise DigestInvalidError(message, digest=str(reference), found=str(found))
+    return found
+
+
+def _created(name: RepositoryName, pushed: PushedManifest, missing: Sequence[Digest]) -> Response:
+    response = Response(201)
+    response.add(b"location", f"/v2/{name}/manifests/{pushed.digest}")
+    response.add(b"docker-content-digest", pushed.digest)
+    if pushed.manifest.subject is not None:
+        response.add(b"oci-subject", pushed.manifest.subject)
+    for tag in pushed.tags:
+        response.add(b"oci-tag", tag)
+    if missing:
+        shown = ", ".join(missing[:_WARNED_REFERENCES])
+        response.add(b"warning", f'299 - "{len(missing)} references are not here: {shown}"')
+    return response

@@ -1,0 +1,54 @@
+"""The distribution API's endpoints and the access each one declares."""
+
+from dtr.asgi import Endpoint, Request, Response, Route
+from dtr.model.access import ACCOUNT, CATALOG, MAY_DELETE, MAY_PULL, MAY_PUSH
+from dtr.registry.context import RegistryContext
+from dtr.registry.discovery import Discovery
+from dtr.registry.pull import Pull
+from dtr.registry.push import Push
+from dtr.registry.uploads import Uploads
+
+
+def registry_routes(context: RegistryContext) -> list[Route]:
+    """Return the routes of `/v2/`, the hottest first."""
+    pull, push, uploads = Pull(context), Push(context), Uploads(context)
+    discovery = Discovery(context)
+    start = {"POST": Endpoint(uploads.start, MAY_PUSH)}
+    return [
+        Route("/v2/", {"GET": Endpoint(base, ACCOUNT)}),
+        Route("/v2", {"GET": Endpoint(base, ACCOUNT)}),
+        Route("/v2/_catalog", {"GET": Endpoint(discovery.catalog, CATALOG)}),
+        Route(
+            "/v2/{name}/manifests/{reference}",
+            {
+                "GET": Endpoint(pull.manifest, MAY_PULL),
+                "PUT": Endpoint(push.put, MAY_PUSH),
+                "DELETE": Endpoint(push.delete, MAY_DELETE),
+            },
+        ),
+        Route("/v2/{name}/blobs/uploads/", start),
+        Route("/v2/{name}/blobs/uploads", start),
+        Route(
+            "/v2/{name}/blobs/uploads/{upload}",
+            {
+                "GET": Endpoint(uploads.status, MAY_PUSH),
+                "PATCH": Endpoint(uploads.append, MAY_PUSH),
+                "PUT": Endpoint(uploads.finish, MAY_PUSH),
+                "DELETE": Endpoint(uploads.cancel, MAY_PUSH),
+            },
+        ),
+        Route(
+            "/v2/{name}/blobs/{digest}",
+            {
+                "GET": Endpoint(pull.blob, MAY_PULL),
+                "DELETE": Endpoint(uploads.delete_blob, MAY_DELETE),
+            },
+        ),
+        Route("/v2/{name}/tags/list", {"GET": Endpoint(discovery.tags, MAY_PULL)}),
+        Route("/v2/{name}/referrers/{digest}", {"GET": Endpoint(discovery.referrers, MAY_PULL)}),
+    ]
+
+
+async def base(_request: Request) -> Response:
+    """Answer that this is a registry, and that the credentials are good (end-1)."""
+    return Response.json({}, headers={b"docker-distribution-api-version": b"registry/2.0"})

@@ -1,0 +1,352 @@
+"""Push of blobs: sessions, chunks, mounts (distribution-spec end-4, 5, 6, 11, 13, 14)."""
+
+import re
+import uuid
+from dataclasses import replace
+
+from dtr.asgi import ClientDisconnectError, Request, Response
+from dtr.database import Writer
+from dtr.model.access import Action, Level, Repository
+from dtr.model.digest import Algorithm, Digest
+from dtr.model.errors import (
+    BlobUnknownError,
+    DigestInvalidError,
+    NameInvalidError,
+    NameUnknownError,
+    QuotaExceededError,
+    ReferencedError,
+    RequestTimeoutError,
+    SizeInvalidError,
+    UploadInvalidError,
+    UploadRangeError,
+    UploadUnknownError,
+)
+from dtr.model.names import RepositoryName
+from dtr.registry import records
+from dtr.registry.context import RegistryContext
+from dtr.registry.records import Blob, Upload
+from dtr.storage import BlobWriter, Progress
+
+_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d+|\*))?\Z", re.ASCII)
+_MOUNT_SOURCES = 100
+
+
+class Uploads:
+    """Everything below `/v2/<name>/blobs/uploads/`.
+
+    POST, PATCH and PUT of one upload may land on different processes: what they share is the
+    session's row and what storage staged.
+    """
+
+    def __init__(self, context: RegistryContext) -> None:
+        self._context = context
+        self._settings = context.settings
+
+    async def start(self, request: Request) -> Response:
+        """Answer POST: mount a blob, take one whole, or open a session (end-4a, 4b, 4c, 11)."""
+        name = request.name
+        if request.repository is None and not self._settings.create_on_push:
+            raise NameUnknownError("repositories must be created before a push", name=str(name))
+        mount = request.query("mount")
+        if mount is not None and await self._mount(request, Digest.parse(mount)):
+            return _created(name, Digest.parse(mount))
+        digest = request.query("digest")
+        if digest is not None:
+            return await self._whole(request, Digest.parse(digest))
+        algorithm = Algorithm.parse(request.query("digest-algorithm") or Algorithm.SHA256)
+        if mount is not None:
+            algorithm = Digest.parse(mount).algorithm
+        upload = await self._open_session(request, algorithm)
+        return _session(name, upload, 202)
+
+    async def append(self, request: Request) -> Response:
+        """Answer PATCH: take the next chunk (end-5)."""
+        upload = self._find(request)
+        _check_start(request, upload)
+        writer = await self._resume(upload)
+        try:
+            await self._receive(request, writer)
+            _check_end(request, writer.offset)
+        except (ClientDisconnectError, RequestTimeoutError):
+            # What arrived is kept, so that the client can ask where it is and go on.
+            await self._save(upload, writer)
+            raise
+        else:
+            upload = await self._save(upload, writer)
+        finally:
+            await writer.close()
+        return _session(request.name, upload, 202)
+
+    async def finish(self, request: Request) -> Response:
+        """Answer PUT: take the last chunk, if any, verify and commit (end-6)."""
+        digest = _digest_parameter(request)
+        upload = self._find(request)
+        _check_start(request, upload)
+        writer = await self._resume(upload)
+        try:
+            await self._receive(request, writer)
+            _check_end(request, writer.offset)
+            await self._commit(upload.repository_id, upload.id, writer, digest)
+        except (DigestInvalidError, SizeInvalidError):
+            await writer.cancel()
+            await self._context.database.write(records.remove_upload, upload.id)
+            raise
+        except (ClientDisconnectError, RequestTimeoutError):
+            await self._save(upload, writer)
+            raise
+        finally:
+            await writer.close()
+        return _created(request.name, digest)
+
+    async def status(self, request: Request) -> Response:
+        """Answer GET: where the upload is (end-13)."""
+        return _session(request.name, self._find(request), 204)
+
+    async def cancel(self, request: Request) -> Response:
+        """Answer DELETE: forget the upload (end-14)."""
+        upload = self._find(request)
+        await self._context.database.write(records.remove_upload, upload.id)
+        await self._context.store.discard(upload.id)
+        return Response(204)
+
+    async def delete_blob(self, request: Request) -> Response:
+        """Answer DELETE of a blob, unless a manifest of the repository needs it (end-10)."""
+        repository = request.existing_repository()
+        digest = Digest.parse(request.parameters["digest"])
+        await self._context.database.write(_delete_blob, repository.id, digest)
+        return Response(202)
+
+    async def _mount(self, request: Request, digest: Digest) -> bool:
+        """Link a blob that a repository which the principal may pull from has (end-11)."""
+        source = request.query("from")
+        database = self._context.database
+        if source is not None:
+            candidates = [source]
+        else:
+            candidates = await database.read(
+                records.sources_of, digest, request.principal, _MOUNT_SOURCES
+            )
+        for candidate in candidates:
+            found = self._readable(request, candidate, explicit=source is not None)
+            if found is not None and await database.write(
+                _mount_blob, request.name, found.id, digest, self._review_at()
+            ):
+                return True
+        return False
+
+    def _readable(self, request: Request, source: str, *, explicit: bool) -> Repository | None:
+        """Return the repository called `source` if the principal may pull from it."""
+        try:
+            name = RepositoryName.parse(source)
+        except NameInvalidError:
+            return None
+        principal = request.principal
+        # A token that names repositories mounts from those. Without a source the client does not
+        # know what to ask a token for: then the account's own right to pull decides.
+        scope = principal.scope if explicit and name != request.name else None
+        if scope is not None and not scope.allows(name, Action.PULL):
+            return None
+        level, repository = self._context.gate.level(principal, name)
+        return repository if level >= Level.READ_ONLY else None
+
+    async def _whole(self, request: Request, digest: Digest) -> Response:
+        """Take a blob that came with its POST (end-4b)."""
+        repository = request.repository or await self._create(request)
+        upload_id = str(uuid.uuid4())
+        writer = await self._context.store.resume(upload_id, digest.algorithm, Progress())
+        try:
+            await self._receive(request, writer)
+            await self._commit(repository.id, None, writer, digest)
+        except BaseException:
+            await writer.cancel()
+            raise
+        finally:
+            await writer.close()
+        return _created(request.name, digest)
+
+    async def _create(self, request: Request) -> Repository:
+        return await self._context.database.write(records.ensure_repository, request.name)
+
+    async def _open_session(self, request: Request, algorithm: Algorithm) -> Upload:
+        upload = Upload(
+            id=str(uuid.uuid4()),
+            repository_id=request.repository.id if request.repository else 0,
+            account_id=request.principal.account_id or 0,
+            algorithm=algorithm,
+            progress=Progress(),
+            expires_at=self._expires_at(),
+        )
+        return await self._context.database.write(
+            _open_upload,
+            request.name,
+            upload,
+            now=self._context.clock(),
+            most=self._settings.upload_sessions_per_account,
+        )
+
+    def _find(self, request: Request) -> Upload:
+        """Return the session, which only its repository and its principal know (CVE-2026-32589)."""
+        repository = request.existing_repository()
+        row = self._context.database.lookup(
+            records.UPLOAD,
+            {
+                "id": request.parameters["upload"],
+                "repository_id": repository.id,
+                "account_id": request.principal.account_id or 0,
+            },
+        )
+        upload = records.upload_of(row) if row else None
+        if upload is None or upload.expires_at <= self._context.clock():
+            raise UploadUnknownError(upload=request.parameters["upload"][:64])
+        return upload
+
+    async def _resume(self, upload: Upload) -> BlobWriter:
+        return await self._context.store.resume(upload.id, upload.algorithm, upload.progress)
+
+    async def _receive(self, request: Request, writer: BlobWriter) -> None:
+        limit = self._settings.blob_bytes - writer.offset
+        async for chunk in request.stream(limit=limit):
+            await writer.append(chunk)
+
+    async def _save(self, upload: Upload, writer: BlobWriter) -> Upload:
+        """Make what arrived durable and record it, so that any process can go on from there."""
+        progress = await writer.flush()
+        expires_at = self._expires_at()
+        is_there = await self._context.database.write(
+            records.advance_upload,
+            upload.id,
+            start=upload.progress.offset,
+            progress=progress,
+            expires_at=expires_at,
+        )
+        if not is_there:
+            await writer.cancel()
+            raise UploadUnknownError(upload=upload.id)
+        return replace(upload, progress=progress, expires_at=expires_at)
+
+    async def _commit(
+        self, repository_id: int, upload_id: str | None, writer: BlobWriter, digest: Digest
+    ) -> None:
+        """Make the bytes durable, then the metadata that makes them readable."""
+        size = writer.offset
+        key = await writer.commit(digest)
+        try:
+            is_used = await self._context.database.write(
+                _commit_blob,
+                repository_id,
+                upload_id,
+                Blob(digest, size, key),
+                now=self._context.clock(),
+                review_at=self._review_at(),
+            )
+        except UploadUnknownError:
+            await self._context.store.delete(key)
+            raise
+        if not is_used:
+            # Somebody else was first with the same content; theirs is kept.
+            await self._context.store.delete(key)
+
+    def _review_at(self) -> float:
+        return self._context.clock() + self._settings.grace_seconds
+
+    def _expires_at(self) -> float:
+        return self._context.clock() + self._settings.upload_ttl_seconds
+
+
+def _open_upload(
+    writer: Writer, name: RepositoryName, upload: Upload, *, now: float, most: int
+) -> Upload:
+    if records.count_uploads(writer, upload.account_id) >= most:
+        raise QuotaExceededError(f"this account has {most} uploads open", limit=most)
+    if not upload.repository_id:
+        upload = replace(upload, repository_id=records.ensure_repository(writer, name).id)
+    records.add_upload(writer, upload, now)
+    return upload
+
+
+def _commit_blob(
+    writer: Writer,
+    repository_id: int,
+    upload_id: str | None,
+    blob: Blob,
+    *,
+    now: float,
+    review_at: float,
+) -> bool:
+    """Make a blob readable in a repository; return False when its bytes were not needed."""
+    if upload_id is not None and not records.remove_upload(writer, upload_id):
+        found = records.find_blob(writer, blob.digest)
+        if found is None or found[0].storage_key != blob.storage_key:
+            raise UploadUnknownError(upload=upload_id)
+        return True  # this very unit ran before, and its answer was lost
+    is_used = records.store_blob(writer, blob, now)
+    records.link_blob(writer, repository_id, blob.digest, review_at)
+    return is_used
+
+
+def _mount_blob(
+    writer: Writer, name: RepositoryName, source_id: int, digest: Digest, review_at: float
+) -> bool:
+    if records.missing_blobs(writer, source_id, [digest]):
+        return False
+    target = records.ensure_repository(writer, name)
+    records.link_blob(writer, target.id, digest, review_at)
+    return True
+
+
+def _delete_blob(writer: Writer, repository_id: int, digest: Digest) -> None:
+    referring = records.referring_manifest(writer, repository_id, digest, "blob")
+    if referring is not None and not records.missing_blobs(writer, repository_id, [digest]):
+        message = "a manifest of this repository needs the blob; delete the manifest first"
+        raise ReferencedError(message, manifest=referring)
+    if not records.unlink_blob(writer, repository_id, digest):
+        raise BlobUnknownError(digest=str(digest))
+
+
+def _digest_parameter(request: Request) -> Digest:
+    text = request.query("digest")
+    if text is None:
+        raise DigestInvalidError("a PUT that closes an upload needs ?digest=<digest>")
+    return Digest.parse(text)
+
+
+def _check_start(request: Request, upload: Upload) -> None:
+    """Refuse a chunk that leaves a gap or overlaps what is here."""
+    declared = _content_range(request)
+    offset = upload.progress.offset
+    if declared is not None and declared[0] != offset:
+        raise UploadRangeError(
+            f"chunk begins at {declared[0]}, the upload ends at {offset}", offset=offset
+        )
+
+
+def _check_end(request: Request, offset: int) -> None:
+    declared = _content_range(request)
+    if declared is not None and declared[1] + 1 != offset:
+        message = f"Content-Range announced bytes up to {declared[1]}, {offset - 1} was the last"
+        raise SizeInvalidError(message)
+
+
+def _content_range(request: Request) -> tuple[int, int] | None:
+    text = request.header(b"content-range")
+    if not text:
+        return None
+    match = _CONTENT_RANGE.match(text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise UploadInvalidError("Content-Range must be <first>-<last>", content_range=text[:64])
+    return int(match[1]), int(match[2])
+
+
+def _session(name: RepositoryName, upload: Upload, status: int) -> Response:
+    response = Response(status)
+    response.add(b"location", f"/v2/{name}/blobs/uploads/{upload.id}")
+    response.add(b"range", f"0-{max(upload.progress.offset - 1, 0)}")
+    response.add(b"docker-upload-uuid", upload.id)
+    return response
+
+
+def _created(name: RepositoryName, digest: Digest) -> Response:
+    response = Response(201)
+    response.add(b"location", f"/v2/{name}/blobs/{digest}")
+    response.add(b"docker-content-digest", digest)
+    return response
