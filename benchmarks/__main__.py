@@ -22,7 +22,10 @@ LONGEST_SECONDS = 240.0  # a token of ours lives for 300
 
 
 def main() -> int:
-    """Run the benchmarks; 0 when every cell was measured, whatever the budgets say."""
+    """Run the benchmarks; 0 when every cell was measured, whatever the budgets say.
+
+    1 when a cell could not be measured, 2 when the run could not be made.
+    """
     arguments = _parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -56,6 +59,7 @@ def _run(arguments: argparse.Namespace) -> Report:
         versions={each.title: each.version() for each in contenders},
         titles={each.key: each.title for each in contenders},
         skipped=skipped,
+        missing=frozenset(arguments.contenders) - {each.key for each in contenders},
         sizes=sizes,
         quick=arguments.quick,
         outcomes=outcomes,

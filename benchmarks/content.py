@@ -39,6 +39,7 @@ class Sizes:
     tags: int = 10_000
     image_layers: int = 50
     image_pushes: int = 5
+    big_pulls: int = 5
     dead_blobs: int = 10_000
     seconds: float = 10.0
     warm_seconds: float = 2.0
@@ -48,7 +49,7 @@ class Sizes:
 
 QUICK = Sizes(
     big_bytes=8 * MEBIBYTE, small_blobs=8, mebibyte_blobs=2, manifests=8, tags=300,
-    image_layers=5, image_pushes=1, dead_blobs=50,
+    image_layers=5, image_pushes=1, big_pulls=2, dead_blobs=50,
     seconds=1.0, warm_seconds=0.0, settle_seconds=0.5, rounds=1,
 )  # fmt: skip
 

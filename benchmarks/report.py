@@ -1,7 +1,7 @@
 """The tables that a run leaves behind: Markdown to read, JSON to compare."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -24,6 +24,9 @@ class Report:
     """Of each contender that took part, by its title."""
     titles: Mapping[str, str]
     skipped: Mapping[str, str]
+    """Why, by the title of each that was asked for and could not take part."""
+    missing: frozenset[str]
+    """The keys of the same."""
     sizes: Sizes
     quick: bool
     outcomes: Sequence[Outcome]
@@ -35,7 +38,7 @@ class Report:
             parts += ["A smoke test with tiny sizes: **the figures mean nothing.**", ""]
         parts += [*_table(("machine", ""), self.machine.items()), ""]
         parts += [*_table(("contender", "version"), self.versions.items()), ""]
-        parts += [f"- {title} left out: {why}" for title, why in self.skipped.items()]
+        parts += [f"{title} left out: {why}\n" for title, why in self.skipped.items()]
         parts += [self._method(), "", "## Results", "", *self._results(), ""]
         parts += ["## Spread and cost", "", *self._costs(), ""]
         parts += self._failures()
@@ -58,7 +61,9 @@ class Report:
 
     @property
     def has_failures(self) -> bool:
-        """Whether any cell could not be measured."""
+        """Whether any cell could not be measured, or ours was asked for and is not there."""
+        if OURS in self.missing:
+            return True
         return any(column.failure for each in self.outcomes for column in each.columns.values())
 
     def _method(self) -> str:
@@ -76,7 +81,7 @@ class Report:
         header += tuple(f"against {self.titles[peer]}" for peer in peers)
         rows = []
         for outcome in self.outcomes:
-            values = [_shown(outcome.columns[key], _value) for key in self.titles]
+            values = [_value(outcome.columns.get(key)) for key in self.titles]
             if outcome.row.limit and OURS in outcome.columns:
                 values[list(self.titles).index(OURS)] += _limit_verdict(outcome)
             ratios = [verdict(outcome, peer) for peer in peers]
@@ -193,14 +198,8 @@ def _middle(column: Column | None) -> float | None:
     return median(each.value for each in column.measured)
 
 
-def _value(column: Column) -> str:
-    return _optional(_middle(column))
-
-
-def _shown(column: Column | None, show: Any) -> str:
-    if column is None:
-        return "-"
-    return "**FAILED**" if column.failure else str(show(column))
+def _value(column: Column | None) -> str:
+    return "**FAILED**" if column and column.failure else _optional(_middle(column))
 
 
 def _optional(value: float | None) -> str:
@@ -212,6 +211,6 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _table(header: Sequence[str], rows: Any) -> list[str]:
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.contenders import Contender, make_certificate
+from benchmarks.contenders import OURS, Contender, make_certificate
 from benchmarks.content import Content, Sizes
 from benchmarks.failure import BenchmarkError
 from benchmarks.load import disk_write_seconds
@@ -86,7 +86,9 @@ class Runner:
         self, row: Row, servers: Sequence[Server], failures: dict[str, str]
     ) -> Outcome:
         print(f"{row.key}: {row.title}", flush=True)
-        columns = {key: Column(failure=failure) for key, failure in failures.items()}
+        servers = [each for each in servers if not row.ours_only or each.contender.key == OURS]
+        keys = [server.contender.key for server in servers]
+        columns = {key: Column(failure=failures[key]) for key in keys}
         outcome = Outcome(row, columns)
         for server in servers:
             self._attempt(row, server, columns[server.contender.key], self._prepare)
