@@ -236,6 +236,35 @@ def test_a_pull_after_logout_is_refused(docker: Client, repository: Repository) 
     assert "no basic auth credentials" in output or "denied" in output
 
 
+def test_another_user_can_neither_pull_nor_push(docker: Client, repository: Repository) -> None:
+    """A repository belongs to the namespace that it is in."""
+    stranger = repository.registry.as_another_user()
+    name = repository.at("v1")
+    load(docker, name)
+    docker.run("push", name)
+    digest = repository.digest_of("v1")
+    login(docker, stranger)
+    docker.run("rmi", "--force", image_id(docker, name))
+    docker.refused("pull", name)
+    load(docker, repository.at("v2"))
+    assert "denied" in docker.refused("push", repository.at("v2"))
+    assert repository.digest_of("v2") is None
+    assert repository.digest_of("v1") == digest
+
+
+def test_an_administrator_pushes_to_any_namespace(docker: Client, repository: Repository) -> None:
+    """What an administrator put there its owner can pull."""
+    administrator = repository.registry.as_administrator()
+    name = repository.at("v1")
+    loaded = load(docker, name)
+    login(docker, administrator)
+    docker.run("push", name)
+    docker.run("rmi", "--force", loaded)
+    login(docker, repository.registry)
+    docker.run("pull", name)
+    assert image_id(docker, name) == loaded
+
+
 def test_a_login_with_a_wrong_password_is_refused(
     engine: str, home: Path, registry: Registry
 ) -> None:

@@ -1,21 +1,21 @@
 """The registry under test as its clients see it, and what a test asks of it directly."""
 
-import base64
-import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
+import pytest
 from tests.support.processes import ProcessGroup, free_port, requires
 from tests.support.server import RunningServer, answers
 
 SWITCH = "DTR_TEST_REGISTRY"
 PEER = "docker-registry"
 USER = ("alice", "alice's long enough password")
+OTHER_PASSWORD = "another long enough password"
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -47,6 +47,8 @@ class Registry:
     password: str = field(repr=False)
     is_ours: bool = True
     log: Path | None = None
+    server: RunningServer | None = field(default=None, repr=False)
+    """The server itself, when this session started it."""
 
     @property
     def url(self) -> str:
@@ -62,10 +64,19 @@ class Registry:
         """Name a repository that nobody has used; the first push creates it."""
         return Repository(self, f"{self.username}/{prefix}-{uuid.uuid4().hex[:8]}")
 
-    def auth_file(self) -> str:
-        """Give the text of a Docker configuration that has the account in it."""
-        secret = base64.b64encode(self.credentials.encode()).decode()
-        return json.dumps({"auths": {self.address: {"auth": secret}}})
+    def as_another_user(self) -> "Registry":
+        """Give the registry as seen by a new user; skip the test where none can be made."""
+        if self.server is None:
+            pytest.skip("users can be made only in a server of our own")
+        name, password = self.server.add_user(f"bob{uuid.uuid4().hex[:6]}", OTHER_PASSWORD)
+        return replace(self, username=name, password=password)
+
+    def as_administrator(self) -> "Registry":
+        """Give the registry as its first administrator sees it; skip where that is unknown."""
+        if self.server is None:
+            pytest.skip("the administrator is known only in a server of our own")
+        name, password = self.server.admin
+        return replace(self, username=name, password=password)
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,8 @@ def registry_under_test(directory: Path) -> Iterator[Registry]:
     switch = os.environ.get(SWITCH, "")
     if not switch:
         with RunningServer(directory) as server:
-            yield Registry(server.address, *server.add_user(*USER), log=server.log)
+            account = server.add_user(*USER)
+            yield Registry(server.address, *account, log=server.log, server=server)
     elif switch == PEER:
         with running_peer(directory) as address:
             yield Registry(address, *USER, is_ours=False, log=directory / "peer.log")
