@@ -104,6 +104,10 @@ class Contender(ABC):
         del site
         return None
 
+    def collect_environment(self) -> Mapping[str, str]:
+        """Return the environment in which what was just pushed may be collected, on command."""
+        return {}
+
 
 class Dtr(Contender):
     """Ours, with authentication on: every request carries a bearer token."""
@@ -150,6 +154,10 @@ class Dtr(Contender):
     def collect_command(self, site: Site) -> list[str]:
         """Return `dtr gc` on the data directory."""
         return [self._program(), "gc", "--data-dir", str(site.data)]
+
+    def collect_environment(self) -> Mapping[str, str]:
+        """Shorten the grace of a blob, and let the server's own collector wait."""
+        return {"DTR_COLLECT__GRACE_SECONDS": "1", "DTR_COLLECT__INTERVAL_SECONDS": "86400"}
 
     @staticmethod
     def _password_file(site: Site) -> Path:

@@ -277,7 +277,8 @@ def _in_parallel(
         list(pool.map(share, range(LOADERS)))
 
 
-def push_dead_blobs(server: Server, repository: str, count: int) -> None:
-    """Push blobs that no manifest refers to."""
+def push_dead_blobs(server: Server, repository: str, count: int) -> list[Object]:
+    """Push blobs that no manifest refers to, and return them."""
     blobs = [Object.of(f"dead {time.time_ns()} {number}".encode()) for number in range(count)]
     _in_parallel(server, blobs, lambda link, blob: push_blob(link, server, repository, blob))
+    return blobs

@@ -46,20 +46,20 @@ class Server:
         """The data directory."""
         return self.site.data
 
-    def start(self, *, tls: bool = False) -> None:
+    def start(self, *, tls: bool = False, environment: Mapping[str, str] | None = None) -> None:
         """Start the program and wait for its first answer, which is timed."""
         self.site = Site(self._folder, free_port(), self.certificate if tls else None)
         self.address = Address(self.site.port, self._context() if tls else None)
         self._tokens.clear()
         command = self.contender.command(self.site)
-        environment = os.environ | dict(self.contender.environment())
+        surroundings = os.environ | dict(self.contender.environment()) | dict(environment or {})
         if shutil.which("setpriv"):  # ends with us even when we are killed
             command = ["setpriv", "--pdeathsig", "TERM", "--", *command]
         with (self._folder / "log").open("ab") as log:
             begin = time.perf_counter()
             self._child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=environment, cwd=self._folder, start_new_session=True,
+                env=surroundings, cwd=self._folder, start_new_session=True,
             )  # fmt: skip
         self._wait_for_answer(begin)
 
@@ -69,10 +69,10 @@ class Server:
         if ended or (self.address.tls is not None) != tls:
             self.restart(tls=tls)
 
-    def restart(self, *, tls: bool = False) -> None:
+    def restart(self, *, tls: bool = False, environment: Mapping[str, str] | None = None) -> None:
         """Stop it and start it again on the same data."""
         self.stop()
-        self.start(tls=tls)
+        self.start(tls=tls, environment=environment)
 
     def stop(self) -> None:
         """Ask it to end, then kill what is left of its tree."""
