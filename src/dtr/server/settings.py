@@ -202,7 +202,7 @@ class DataSettings(_Section):
 
 
 class LogSettings(_Section):
-    """What is written to standard error."""
+    """What the server logs."""
 
     format: Literal["text", "json"] = "text"
     """Lines for people, or one JSON object a line."""
