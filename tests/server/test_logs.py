@@ -7,8 +7,8 @@ import logging.config
 import os
 import pty
 import re
+import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
@@ -346,15 +346,29 @@ def test_a_broken_stream_loses_lines_and_fails_no_request() -> None:
     assert log.lost == 2
 
 
+MEASURE = """
+import io, sys, time
+from dtr.server.logs import AccessLog
+log, request = AccessLog(sys.argv[1], io.BytesIO()), eval(sys.argv[2])
+rounds = []
+for _ in range(100):
+    start = time.process_time()
+    for _ in range(200):
+        log.write(*request)
+    rounds.append((time.process_time() - start) / 200)
+print(min(rounds))
+"""
+
+
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_an_access_line_costs_less_than_five_microseconds(log_format: LogFormat) -> None:
-    """Processor time of the best of many rounds, so that a busy machine does not decide."""
-    log = AccessLog(log_format, io.BytesIO())
-    best = float("inf")
-    for _ in range(100):
-        start = time.process_time()
-        for _ in range(200):
-            log.write(*REQUEST)
-        best = min(best, (time.process_time() - start) / 200)
-    print(f"{log_format}: {best * 1e6:.2f} us a line")
-    assert best < 5e-6
+    """Processor time of the best of many rounds, in a process that nothing traces or disturbs."""
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, log_format, repr(REQUEST)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    seconds = float(measured.stdout)
+    print(f"{log_format}: {seconds * 1e6:.2f} us a line")
+    assert seconds < 5e-6
