@@ -46,7 +46,7 @@ class JobRunner:
     async def _once(self, job: Job) -> None:
         try:
             await job.run()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the outermost loop of a job
             _LOG.exception("job failed", job=job.name)
 
     async def _stopped_within(self, seconds: float) -> bool:

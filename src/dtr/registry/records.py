@@ -209,6 +209,11 @@ def count_uploads(reader: Reader, account_id: int) -> int:
     return int(reader.scalar(select(func.count()).select_from(uploads).where(where)))
 
 
+def count_all_uploads(reader: Reader) -> int:
+    """Return how many upload sessions are open."""
+    return int(reader.scalar(select(func.count()).select_from(uploads)))
+
+
 def advance_upload(
     writer: Writer, upload_id: str, *, start: int, progress: Progress, expires_at: float
 ) -> bool:

@@ -193,7 +193,7 @@ class FilesystemWriter:
         try:
             self._take_lock(descriptor)
             if os.fstat(descriptor).st_size < start:
-                raise UploadUnknownError
+                raise UploadUnknownError  # noqa: TRY301 - the descriptor is closed below
             os.ftruncate(descriptor, start)
             os.lseek(descriptor, start, os.SEEK_SET)
         except BaseException:

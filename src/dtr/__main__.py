@@ -1,0 +1,6 @@
+"""`python -m dtr`."""
+
+from dtr.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""All commands together."""
+
+from typing import Annotated
+
+import typer
+
+from dtr import __version__
+from dtr.cli import config, maintenance, repositories, serve, tokens, users
+
+application = typer.Typer(
+    help="A trusted container registry.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+application.command("serve")(serve.serve)
+application.add_typer(users.commands, name="user", help="Who may log in.")
+application.add_typer(repositories.commands, name="repo", help="Repositories and who may use them.")
+application.add_typer(tokens.commands, name="token", help="Access tokens: passwords for programs.")
+application.command("gc")(maintenance.gc)
+application.command("fsck")(maintenance.fsck)
+application.add_typer(config.commands, name="config", help="Settings: check and explain them.")
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"dtr {__version__}")
+        raise typer.Exit
+
+
+@application.callback()
+def root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Run a registry on this machine and look after it."""

@@ -1,0 +1,160 @@
+"""What commands share: options, the data directory, output, and errors as sentences."""
+
+import getpass
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dtr.database import Database
+from dtr.database.migrate import pending_revisions
+from dtr.model.errors import RegistryError
+from dtr.server.app import Drivers, open_drivers
+from dtr.server.bootstrap import read_password
+from dtr.server.certificates import CertificateError
+from dtr.server.datadir import DataDirectory, DataDirectoryError
+from dtr.server.serve import StartError
+from dtr.server.settings import Settings, SettingsError, load_settings
+
+T = TypeVar("T")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="DTR_CONFIG", help="TOML file with settings.", dir_okay=False),
+]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="Where the registry keeps everything. \\[default: ./data]",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
+PasswordFileOption = Annotated[
+    Path | None,
+    typer.Option(help="Read the password from the first line of this file, not from the terminal."),
+]
+
+_CONSOLE = Console()
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """An existing registry, opened beside the server that may be running on it."""
+
+    settings: Settings
+    drivers: Drivers
+
+    @property
+    def database(self) -> Database:
+        """Its metadata."""
+        return self.drivers.database
+
+
+@contextmanager
+def failures_as_sentences() -> Iterator[None]:
+    """Turn what can go wrong into one message and exit status 1."""
+    try:
+        yield
+    except SettingsError as error:
+        fail(f"The settings are not usable:\n{error}")
+    except (DataDirectoryError, CertificateError, StartError, RegistryError) as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Say what happened and what to do, and end with exit status 1."""
+    typer.secho("Error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(message[:1].upper() + message[1:], err=True)
+    raise typer.Exit(1)
+
+
+def settings_of(
+    config: Path | None,
+    data_dir: Path | None,
+    overrides: Mapping[str, Mapping[str, object]] | None = None,
+) -> Settings:
+    """Return the settings, with the command line's above all."""
+    given = {section: dict(values) for section, values in (overrides or {}).items()}
+    if data_dir is not None:
+        given.setdefault("data", {})["directory"] = data_dir
+    return load_settings(config, given)
+
+
+@contextmanager
+def open_registry(config: Path | None, data_dir: Path | None) -> Iterator[Registry]:
+    """Open an existing registry for a command, and say in a sentence what is wrong with it."""
+    with failures_as_sentences():
+        settings = settings_of(config, data_dir)
+        directory = DataDirectory.open_shared(settings.data.directory)
+        if not directory.database.exists():
+            raise DataDirectoryError(
+                f"The directory {directory.path} holds no registry yet.",
+                "Start it once with dtr serve.",
+            )
+        drivers = open_drivers(settings, directory.path)
+        try:
+            if pending_revisions(drivers.database.engine):
+                raise DataDirectoryError(
+                    "The metadata is of an older version.",
+                    "Start this version with dtr serve once.",
+                )
+            yield Registry(settings, drivers)
+        finally:
+            drivers.database.close()
+
+
+def ask_password(name: str, password_file: Path | None) -> str:
+    """Return a new password from the file, from a terminal (twice), or from standard input."""
+    if password_file is not None:
+        return read_password(password_file)
+    if not sys.stdin.isatty():
+        password = sys.stdin.readline().rstrip("\n")
+        if not password:
+            fail("No password: pass --password-file FILE, or write the password to standard input.")
+        return password
+    password = getpass.getpass(f"Password for {name}: ")
+    if getpass.getpass("Again: ") != password:
+        fail("The two passwords differ.")
+    return password
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed; without a terminal, `--yes` must have been given."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        fail(f"{question} Not at a terminal: pass --yes to go ahead.")
+    typer.confirm(question, abort=True)
+
+
+def show(rows: Sequence[T], columns: Mapping[str, Callable[[T], Any]], *, as_json: bool) -> None:
+    """Show `rows` as a table for people or as JSON for scripts."""
+    if as_json:
+        show_json([{name: value(row) for name, value in columns.items()} for row in rows])
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(_cell(value(row)) for value in columns.values()))
+    _CONSOLE.print(table)
+
+
+def show_json(document: Any) -> None:
+    """Print a JSON document."""
+    typer.echo(json.dumps(document, indent=2, default=str))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

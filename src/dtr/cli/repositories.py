@@ -1,0 +1,153 @@
+"""`dtr repo`."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from dtr.cli.context import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    confirm,
+    fail,
+    open_registry,
+    show,
+)
+from dtr.model.access import Level, Visibility
+from dtr.model.names import RepositoryName
+from dtr.registry import manage
+
+commands = typer.Typer(no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="The repository's name, as NAMESPACE/NAME.")]
+Public = Annotated[
+    bool, typer.Option("--public/--private", help="Whether anybody may pull without logging in.")
+]
+User = Annotated[str, typer.Argument(help="Who is granted access.")]
+WholeNamespace = Annotated[
+    bool, typer.Option("--namespace", help="NAME is a namespace: grant all of its repositories.")
+]
+
+
+@commands.command("list")
+def list_repositories(
+    namespace: Annotated[str | None, typer.Argument(help="Only of this namespace.")] = None,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """List repositories."""
+    with open_registry(config, data_dir) as registry:
+        show(
+            registry.database.read_now(manage.list_repositories, namespace),
+            {
+                "name": lambda repository: repository.name,
+                "visibility": lambda repository: repository.visibility,
+                "tags": lambda repository: repository.tags,
+                "manifests": lambda repository: repository.manifests,
+            },
+            as_json=as_json,
+        )
+
+
+@commands.command("create")
+def create(
+    name: Name,
+    public: Public = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Create a repository; a push to one's own namespace does so by itself."""
+    with open_registry(config, data_dir) as registry:
+        repository = RepositoryName.parse(name)
+        registry.database.write_now(manage.create_repository, repository, _visibility(public))
+        typer.echo(f"Created {name}, {_visibility(public)}.")
+
+
+@commands.command("set")
+def set_visibility(
+    name: Name,
+    public: Public,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make a repository public or private."""
+    with open_registry(config, data_dir) as registry:
+        repository = RepositoryName.parse(name)
+        registry.database.write_now(manage.set_visibility, repository, _visibility(public))
+        typer.echo(f"{name} is {_visibility(public)} now.")
+
+
+@commands.command("rm")
+def remove(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Remove a repository with its tags and manifests; collection takes the bytes."""
+    with open_registry(config, data_dir) as registry:
+        repository = RepositoryName.parse(name)
+        registry.database.read_now(manage.require_repository, repository)
+        confirm(f"Remove {name} with everything in it?", yes=yes)
+        sessions = registry.database.write_now(manage.remove_repository, repository)
+        for upload_id in sessions:
+            asyncio.run(registry.drivers.store.discard(upload_id))
+        typer.echo(f"Removed {name}.")
+
+
+@commands.command("grant")
+def grant(
+    name: Name,
+    user: User,
+    level: Annotated[str, typer.Argument(help="read-only, read-write or admin.")],
+    whole_namespace: WholeNamespace = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Let a user pull (read-only), push and delete (read-write), or do all (admin)."""
+    try:
+        granted = Level.parse(level)
+    except ValueError as error:
+        fail(str(error))
+    with open_registry(config, data_dir) as registry:
+        registry.database.write_now(
+            manage.grant, name, user, granted, whole_namespace=whole_namespace
+        )
+        typer.echo(f"{user} has {granted} on {name} now.")
+
+
+@commands.command("revoke")
+def revoke(
+    name: Name,
+    user: User,
+    whole_namespace: WholeNamespace = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Take a grant away."""
+    with open_registry(config, data_dir) as registry:
+        registry.database.write_now(
+            manage.grant, name, user, Level.NONE, whole_namespace=whole_namespace
+        )
+        typer.echo(f"{user} has no grant on {name} any more.")
+
+
+@commands.command("grants")
+def list_grants(
+    name: Name,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """List who was granted what on a repository, directly or through its namespace."""
+    with open_registry(config, data_dir) as registry:
+        show(
+            registry.database.read_now(manage.list_grants, RepositoryName.parse(name)),
+            {"user": lambda entry: entry[0], "level": lambda entry: str(entry[1])},
+            as_json=as_json,
+        )
+
+
+def _visibility(public: bool) -> Visibility:
+    return Visibility.PUBLIC if public else Visibility.PRIVATE

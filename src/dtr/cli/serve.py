@@ -1,0 +1,100 @@
+"""`dtr serve`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dtr.cli.context import ConfigOption, DataDirOption, failures_as_sentences, settings_of
+from dtr.server.serve import Started
+from dtr.server.serve import serve as serve_registry
+
+
+def serve(
+    data_dir: DataDirOption = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS:PORT",
+            help="Where to listen. Loopback is served over plain HTTP, any other address over TLS. "
+            "\\[default: 127.0.0.1:5000]",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Web processes. \\[default: the cores]", show_default=False, min=0),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate chain to serve TLS with (PEM).")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    insecure_http: Annotated[
+        bool, typer.Option("--insecure-http", help="Serve plain HTTP on any address.")
+    ] = False,
+    admin_password_file: Annotated[
+        Path | None,
+        typer.Option(help="First administrator's password, instead of a generated one."),
+    ] = None,
+    drain_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="How long requests in flight may take after SIGTERM. \\[default: 30]",
+            show_default=False,
+        ),
+    ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(metavar="text|json", help="\\[default: text]", show_default=False),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Run the registry in the foreground until SIGTERM or Ctrl-C.
+
+    The first start makes the data directory, the administrator 'admin' and, where TLS is needed and
+    no certificate is given, a certificate authority, served at /ca.
+
+    Every setting can also come from the environment (DTR_SECTION__KEY) or from a TOML file:
+    'dtr config sample' prints one with all of them.
+    """
+    given: dict[str, dict[str, object | None]] = {
+        "server": {
+            "listen": listen,
+            "workers": workers,
+            "tls_cert": tls_cert,
+            "tls_key": tls_key,
+            "insecure_http": insecure_http or None,
+            "drain_seconds": drain_seconds,
+        },
+        "data": {"admin_password_file": admin_password_file},
+        "log": {"format": log_format},
+    }
+    with failures_as_sentences():
+        settings = settings_of(
+            config,
+            data_dir,
+            {
+                section: {key: value for key, value in values.items() if value is not None}
+                for section, values in given.items()
+            },
+        )
+        serve_registry(settings, _announce)
+
+
+def _announce(started: Started) -> None:
+    host = started.url.partition("://")[2]
+    typer.echo(f"Registry at {started.url}")
+    if started.ca is not None:
+        typer.echo(f"Clients must trust {started.ca}, also served at {started.url}/ca")
+    if started.administrator is not None:
+        password = started.administrator.password
+        shown = password or f"the one in {started.administrator.password_file}"
+        typer.echo(f"\n  Administrator  {started.administrator.name}")
+        typer.echo(f"  Password       {shown}")
+        if password:
+            typer.echo(f"  also kept in   {started.administrator.password_file}")
+        typer.echo(
+            f"\nTry it:\n  docker login {host} -u {started.administrator.name}\n"
+            f"  docker tag IMAGE {host}/admin/hello && docker push {host}/admin/hello\n"
+            f"  docker pull {host}/admin/hello\n"
+        )

@@ -1,0 +1,108 @@
+"""`dtr token`."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from dtr.accounts import manage
+from dtr.cli.context import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    fail,
+    open_registry,
+    show,
+    show_json,
+)
+from dtr.model.access import Level
+
+commands = typer.Typer(no_args_is_help=True)
+User = Annotated[str, typer.Argument(help="Whose token it is.")]
+_UNITS = {"m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
+
+
+@commands.command("create")
+def create(
+    user: User,
+    label: Annotated[str, typer.Option(help="What it is for.")] = "",
+    level: Annotated[
+        str, typer.Option(help="The most it may do: read-only, read-write or admin.")
+    ] = "read-write",
+    expires: Annotated[
+        str | None, typer.Option(help="When it ends: 12h, 90d, 1y. Default: never.")
+    ] = None,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Create an access token and show it, this once; use it as the password."""
+    lifetime = None if expires is None else _seconds(expires)
+    try:
+        ceiling = Level.parse(level)
+    except ValueError as error:
+        fail(str(error))
+    with open_registry(config, data_dir) as registry:
+        token, secret = registry.database.write_now(
+            manage.create_token, user, label=label, level=ceiling, lifetime_seconds=lifetime
+        )
+    if as_json:
+        show_json(
+            {"id": token.id, "user": user, "token": secret, "expires": _time(token.expires_at)}
+        )
+    else:
+        typer.echo(secret)
+
+
+@commands.command("list")
+def list_tokens(
+    user: User,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """List a user's access tokens, without the secrets, which nobody has any more."""
+    with open_registry(config, data_dir) as registry:
+        tokens = registry.database.read_now(manage.list_tokens, user)
+    show(
+        tokens,
+        {
+            "id": lambda token: token.id,
+            "label": lambda token: token.label,
+            "level": lambda token: str(token.level),
+            "created": lambda token: _time(token.created_at),
+            "expires": lambda token: _time(token.expires_at),
+            "last used": lambda token: _time(token.last_used_at),
+        },
+        as_json=as_json,
+    )
+
+
+@commands.command("revoke")
+def revoke(
+    user: User,
+    token_id: Annotated[int | None, typer.Argument(help="The token's id.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them, and all logins.")] = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Revoke an access token; what was logged in with it ends within a second."""
+    if (token_id is None) is not every:
+        fail("Name a token's id, or pass --all.")
+    with open_registry(config, data_dir) as registry:
+        count = registry.database.write_now(manage.revoke_token, user, token_id)
+        typer.echo(f"Revoked {count}.")
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d{1,6})([mhdy])", text)
+    if match is None:
+        fail("--expires takes a number and m, h, d or y, such as 90d.")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _time(moment: float | None) -> str | None:
+    if moment is None:
+        return None
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

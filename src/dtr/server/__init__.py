@@ -1,0 +1,1 @@
+"""The server put together: settings, composition root, error table, process tree."""

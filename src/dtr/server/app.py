@@ -1,0 +1,172 @@
+"""The composition root: the one module that turns settings into drivers and use cases."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from dtr.accounts.gate import Gate
+from dtr.accounts.identity import AuthSettings, Identity
+from dtr.accounts.records import mark_tokens_used
+from dtr.accounts.signing import KeyRing
+from dtr.accounts.tokens import TokenEndpoint
+from dtr.asgi.forwarded import Proxies
+from dtr.collect.collector import CollectSettings
+from dtr.database import Database, open_database
+from dtr.model.errors import RegistryError
+from dtr.model.manifests import Limits
+from dtr.registry.context import RegistryContext, RegistrySettings
+from dtr.registry.routes import registry_routes
+from dtr.server.application import Application
+from dtr.server.logs import AccessLog
+from dtr.server.metrics import Metrics
+from dtr.server.settings import Settings
+from dtr.server.system import System
+from dtr.storage import BlobStore, FilesystemBlobStore
+
+_LOG = structlog.get_logger()
+_MAX_BLOB_BYTES = 2**63 - 1
+_USED_TOKENS_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Drivers:
+    """What holds the registry's state."""
+
+    database: Database
+    store: BlobStore
+
+
+def open_drivers(settings: Settings, directory: Path, metrics: Metrics | None = None) -> Drivers:
+    """Return the drivers of the embedded registry in `directory`."""
+    metrics = metrics or Metrics()
+    return Drivers(
+        open_database(directory / "dtr.db", observe=metrics.database),
+        FilesystemBlobStore(
+            directory,
+            sync_every_bytes=settings.storage.sync_every_bytes,
+            observe=metrics.storage,
+        ),
+    )
+
+
+def build_application(
+    settings: Settings,
+    drivers: Drivers,
+    metrics: Metrics,
+    *,
+    ca_certificate: Path | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Application:
+    """Return the application on `drivers`."""
+    database, store = drivers.database, drivers.store
+    auth = auth_settings(settings)
+    proxies = Proxies(settings.server.trusted_proxies)
+    keys = KeyRing(database, service=auth.service, clock=clock)
+    identity = Identity(database, keys, auth, clock=clock)
+    gate = Gate(
+        database,
+        identity,
+        service=auth.service,
+        proxies=proxies,
+        public_url=settings.server.public_url,
+        metrics_public=settings.server.metrics_public,
+    )
+    context = RegistryContext(database, store, gate, registry_settings(settings), clock)
+    tokens = TokenEndpoint(database, identity, keys, gate, auth, proxies, clock=clock)
+    system = System(database, store, metrics, ca_certificate=ca_certificate)
+    used_tokens = UsedTokens(database, identity)
+
+    async def close() -> None:
+        await used_tokens.write()
+        identity.close()
+        await store.close()
+        await asyncio.to_thread(database.close)
+
+    return Application(
+        [*registry_routes(context), *tokens.routes(), *system.routes()],
+        gate,
+        metrics,
+        proxies,
+        access_log=_access_log(settings),
+        idle_seconds=settings.server.body_idle_seconds,
+        url_bytes=settings.limits.url_bytes,
+        background=[used_tokens.run],
+        closers=[close],
+    )
+
+
+class UsedTokens:
+    """Writes down when access tokens were used, gathered, so that no pull writes a row."""
+
+    def __init__(self, database: Database, identity: Identity) -> None:
+        self._database = database
+        self._identity = identity
+
+    async def run(self) -> None:
+        """Write again and again until cancelled."""
+        while True:
+            await asyncio.sleep(_USED_TOKENS_SECONDS)
+            try:
+                await self.write()
+            except RegistryError as error:
+                _LOG.warning("last use of tokens not recorded", error=str(error))
+
+    async def write(self) -> None:
+        """Write what was gathered."""
+        used = self._identity.take_used_tokens()
+        if used:
+            await self._database.write(mark_tokens_used, used)
+
+
+def registry_settings(settings: Settings) -> RegistrySettings:
+    """Return what the settings say about the distribution API."""
+    limits = settings.limits
+    return RegistrySettings(
+        manifest_bytes=limits.manifest_bytes,
+        blob_bytes=limits.blob_bytes or _MAX_BLOB_BYTES,
+        page_entries=limits.page_entries,
+        upload_ttl_seconds=settings.registry.upload_ttl_seconds,
+        upload_sessions_per_account=limits.upload_sessions_per_account,
+        grace_seconds=settings.collect.grace_seconds,
+        untagged_grace_seconds=settings.collect.untagged_grace_seconds,
+        accept_missing_references=settings.registry.missing_references == "accept",
+        create_on_push=settings.registry.create_on_push,
+        manifest=Limits(limits.manifest_references, limits.json_nesting),
+    )
+
+
+def auth_settings(settings: Settings) -> AuthSettings:
+    """Return what the settings say about authentication."""
+    auth = settings.auth
+    return AuthSettings(
+        service=auth.service,
+        token_seconds=auth.token_seconds,
+        refresh_token_seconds=auth.refresh_token_seconds,
+        credential_cache_seconds=auth.credential_cache_seconds,
+        header_bytes=settings.limits.header_bytes,
+        failed_logins_before_delay=auth.failed_logins_before_delay,
+        failed_login_delay_seconds=auth.failed_login_delay_seconds,
+        failed_login_delay_max_seconds=auth.failed_login_delay_max_seconds,
+    )
+
+
+def collect_settings(settings: Settings) -> CollectSettings:
+    """Return what the settings say about collection."""
+    collect = settings.collect
+    return CollectSettings(
+        untagged=collect.untagged == "collect",
+        grace_seconds=collect.grace_seconds,
+        untagged_grace_seconds=collect.untagged_grace_seconds,
+        batch=collect.batch,
+    )
+
+
+def _access_log(settings: Settings) -> AccessLog | None:
+    if not settings.log.access:
+        return None
+    return AccessLog(settings.log.format, sys.stdout.buffer)

@@ -1,0 +1,153 @@
+"""The ASGI application: find the route, pass the gate, run the handler, answer, count, log."""
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+
+import structlog
+
+from dtr.accounts.gate import Gate
+from dtr.asgi import ClientDisconnectError, Request, Response, Route, Router
+from dtr.asgi.forwarded import Proxies
+from dtr.asgi.request import Receive, Scope, Send
+from dtr.model.errors import AddressTooLongError, RegistryError
+from dtr.server.errors import error_response, unexpected_response
+from dtr.server.logs import AccessLog
+from dtr.server.metrics import Metrics
+
+_LOG = structlog.get_logger()
+_FLUSH_SECONDS = 0.2
+_CLIENT_CLOSED_REQUEST = 499
+_UNROUTED = "(none)"
+
+
+class Application:
+    """One process's share of the registry.
+
+    `background` runs beside the requests; `closers` run at the end of the process, in order.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        gate: Gate,
+        metrics: Metrics,
+        proxies: Proxies,
+        *,
+        access_log: AccessLog | None = None,
+        idle_seconds: float = 60,
+        url_bytes: int = 8192,
+        background: Sequence[Callable[[], Coroutine[object, object, None]]] = (),
+        closers: Sequence[Callable[[], Awaitable[object]]] = (),
+    ) -> None:
+        self.router = Router(routes)
+        self._gate = gate
+        self._metrics = metrics
+        self._proxies = proxies
+        self._access_log = access_log
+        self._idle_seconds = idle_seconds
+        self._url_bytes = url_bytes
+        self._background = background
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closers = closers
+        self._process_id = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+        self._flush_is_due = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        request_id = f"{self._process_id}{next(self._numbers):08x}"
+        request = Request(scope, receive, request_id=request_id, idle_seconds=self._idle_seconds)
+        route, response = await self._answer(request)
+        response.headers.append((b"x-request-id", request_id.encode()))
+        status = response.status
+        try:
+            if status != _CLIENT_CLOSED_REQUEST:
+                await response.send(scope, send)
+        except Exception as error:
+            # The head is out: all that is left is to cut the connection (design 5.10).
+            _LOG.warning("answer cut short", request_id=request_id, error=repr(error))
+            raise
+        finally:
+            self._record(request, response, route, time.perf_counter() - started)
+
+    async def _answer(self, request: Request) -> tuple[str, Response]:
+        """Return the route's template and the response, which may say an error."""
+        label = _UNROUTED
+        try:
+            if len(request.path) + len(request.scope["query_string"]) > self._url_bytes:
+                raise AddressTooLongError(limit=self._url_bytes)  # noqa: TRY301
+            route, request.parameters = self.router.find(request.path)
+            label = route.template
+            endpoint = route.endpoint(request.method)
+            await self._gate.admit(request, endpoint.access)
+            return label, await endpoint.handler(request)
+        except RegistryError as error:
+            return label, error_response(error, request)
+        except ClientDisconnectError:
+            return label, Response(_CLIENT_CLOSED_REQUEST)
+        except Exception:  # noqa: BLE001 - the outermost loop of a request
+            _LOG.exception("request failed", request_id=request.id, path=request.path[:500])
+            return label, unexpected_response(request)
+
+    def _record(self, request: Request, response: Response, route: str, seconds: float) -> None:
+        sent = 0 if request.method == "HEAD" else response.length
+        method = request.method if route != _UNROUTED else "OTHER"
+        self._metrics.request(
+            route,
+            method,
+            response.status,
+            seconds=seconds,
+            received=request.body_bytes,
+            sent=sent,
+        )
+        if self._access_log is None:
+            return
+        self._access_log.write(
+            request.method,
+            request.path,
+            response.status,
+            sent,
+            seconds,
+            request.id,
+            self._proxies.client(request),
+            request.principal.name,
+        )
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        if self._access_log is not None:
+            self._access_log.flush()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        self._tasks = [asyncio.create_task(run()) for run in self._background]
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def close(self) -> None:
+        """Write what is buffered and let go of files and threads."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._flush()
+        for closer in self._closers:
+            with suppress(RegistryError):
+                await closer()

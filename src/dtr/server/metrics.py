@@ -1,0 +1,135 @@
+"""What Prometheus is told. Every process counts for itself; a scrape adds them up."""
+
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from dtr import __version__
+
+DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 600)
+
+
+class Metrics:
+    """The counters of one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "dtr_http_requests",
+            "Requests answered.",
+            ("route", "method", "status"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "dtr_http_request_seconds",
+            "Time from the request's head to the end of its answer.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._received = Counter(
+            "dtr_http_received_bytes",
+            "Bytes of bodies received.",
+            ("route",),
+            registry=self.registry,
+        )
+        self._sent = Counter(
+            "dtr_http_sent_bytes", "Bytes of bodies sent.", ("route",), registry=self.registry
+        )
+        self._operations = Histogram(
+            "dtr_operation_seconds",
+            "Time that the database and the storage took.",
+            ("component", "operation"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._collected = Counter(
+            "dtr_collected", "What collection took away.", ("kind",), registry=self.registry
+        )
+        self._collect_seconds = Counter(
+            "dtr_collect_seconds", "Time that collection took.", registry=self.registry
+        )
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram, Counter, Counter]] = {}
+        self._timers: dict[tuple[str, str], Histogram] = {}
+
+    def request(
+        self, route: str, method: str, status: int, *, seconds: float, received: int, sent: int
+    ) -> None:
+        """Count one request."""
+        key = (route, method, status)
+        children = self._children.get(key)
+        if children is None:
+            children = self._children[key] = (
+                self._requests.labels(route, method, str(status)),
+                self._seconds.labels(route),
+                self._received.labels(route),
+                self._sent.labels(route),
+            )
+        requests, timer, received_bytes, sent_bytes = children
+        requests.inc()
+        timer.observe(seconds)
+        if received:
+            received_bytes.inc(received)
+        if sent:
+            sent_bytes.inc(sent)
+
+    def database(self, operation: str, seconds: float) -> None:
+        """Observe a unit of work."""
+        self._operation("database", operation, seconds)
+
+    def storage(self, operation: str, seconds: float) -> None:
+        """Observe what storage did."""
+        self._operation("storage", operation, seconds)
+
+    def collected(self, counts: dict[str, int], seconds: float) -> None:
+        """Count what a run of collection took away."""
+        for kind, count in counts.items():
+            self._collected.labels(kind).inc(count)
+        self._collect_seconds.inc(seconds)
+
+    def exposition(self, *, uploads_open: int) -> bytes:
+        """Return all processes' numbers in Prometheus's text format."""
+        momentary = CollectorRegistry()
+        directory = os.environ.get(DIRECTORY_VARIABLE)
+        if directory:
+            MultiProcessCollector(momentary, directory)  # type: ignore[no-untyped-call]
+        text = generate_latest(momentary if directory else self.registry)
+        return text + _momentary(uploads_open)
+
+    def _operation(self, component: str, operation: str, seconds: float) -> None:
+        key = (component, operation)
+        timer = self._timers.get(key)
+        if timer is None:
+            timer = self._timers[key] = self._operations.labels(component, operation)
+        timer.observe(seconds)
+
+
+def use_directory(directory: Path) -> None:
+    """Have all processes that are started from now on count into `directory`.
+
+    Called before the first metric is made: the library decides then how it counts.
+    """
+    os.environ[DIRECTORY_VARIABLE] = str(directory)
+
+
+def forget_process(pid: int) -> None:
+    """Drop the momentary values of a process that is gone; its counts stay."""
+    if DIRECTORY_VARIABLE in os.environ:
+        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def _momentary(uploads_open: int) -> bytes:
+    """Return what is asked of the metadata at the scrape, the same from every process."""
+    lines = [
+        "# HELP dtr_uploads_open Upload sessions that are open.",
+        "# TYPE dtr_uploads_open gauge",
+        f"dtr_uploads_open {uploads_open}",
+        "# HELP dtr_build_info The version that runs.",
+        "# TYPE dtr_build_info gauge",
+        f'dtr_build_info{{version="{__version__}"}} 1',
+        "",
+    ]
+    return "\n".join(lines).encode()

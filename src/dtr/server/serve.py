@@ -1,0 +1,219 @@
+"""`dtr serve`: check everything, then start and watch the web workers and the job runner."""
+
+import multiprocessing
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes, SSLProtocols
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server.mp import MPServer
+
+from dtr.server.app import build_application, open_drivers
+from dtr.server.background import run_jobs
+from dtr.server.bootstrap import FirstAdministrator, bootstrap
+from dtr.server.certificates import check_certificate, ensure_certificates
+from dtr.server.datadir import DataDirectory
+from dtr.server.logs import GRANIAN_LOGGING, configure_logging
+from dtr.server.metrics import Metrics, use_directory
+from dtr.server.parent import leave_with_parent
+from dtr.server.settings import Settings
+
+_LOG = structlog.get_logger()
+_RUNTIME_THREADS = 2  # of Rust; they move the bytes (design 5 has the measurement)
+_MOST_RESTARTS_SECONDS = 30.0
+
+
+class StartError(Exception):
+    """The server cannot start; one sentence of what happened and one of what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What TLS is served with; `ca` where this server made its own authority."""
+
+    cert: Path
+    key: Path
+    ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a person wants to know once the server is about to answer."""
+
+    url: str
+    administrator: FirstAdministrator | None
+    ca: Path | None
+
+
+def serve(settings: Settings, announce: Callable[[Started], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `announce` is called when all checks have passed.
+
+    Raises:
+        StartError, DataDirectoryError, CertificateError, RegistryError: something is wrong, and the
+            message says what and what to do.
+
+    """
+    configure_logging(settings.log.format, settings.log.level)
+    _check_port(settings)
+    with DataDirectory.open(settings.data.directory) as directory:
+        use_directory(directory.metrics)
+        administrator = _prepare(settings, directory)
+        certificate = _certificate(settings, directory)
+        server = _web_server(settings, directory, certificate)
+        runner = Supervised("job runner", partial(run_jobs, settings, directory.path))
+        server.on_startup(runner.start)
+        server.on_shutdown(runner.stop)
+        ca = certificate.ca if certificate else None
+        announce(Started(_url(settings, certificate), administrator, ca))
+        loader = partial(load_application, settings, directory.path, ca)
+        server.serve(target_loader=loader, wrap_loader=False)
+
+
+def load_application(settings: Settings, directory: Path, ca: Path | None) -> Any:
+    """Return the application of one web worker; called in the worker's process."""
+    configure_logging(settings.log.format, settings.log.level)
+    leave_with_parent()
+    metrics = Metrics()
+    drivers = open_drivers(settings, directory, metrics)
+    return build_application(settings, drivers, metrics, ca_certificate=ca)
+
+
+class Supervised:
+    """A child process that is started again when it ends unasked, less and less eagerly."""
+
+    def __init__(self, name: str, target: Callable[[], None]) -> None:
+        self._name = name
+        self._target = target
+        self._stopping = threading.Event()
+        self._process: multiprocessing.process.BaseProcess | None = None
+
+    def start(self) -> None:
+        """Start the process and a thread that watches it."""
+        self._spawn()
+        threading.Thread(target=self._watch, name=self._name, daemon=True).start()
+
+    def stop(self, timeout_seconds: float = 10) -> None:
+        """Ask the process to end, and end it."""
+        self._stopping.set()
+        if self._process is not None:
+            self._process.terminate()
+            self._process.join(timeout_seconds)
+            self._process.kill()
+
+    def _spawn(self) -> None:
+        method = multiprocessing.get_context("fork")
+        self._process = method.Process(target=self._target, name=self._name)
+        self._process.start()
+
+    def _watch(self) -> None:
+        pause = 0.5
+        while True:
+            if self._process is not None:
+                self._process.join()
+            if self._stopping.wait(pause):
+                return
+            _LOG.error("process ended and is started again", process=self._name)
+            self._spawn()
+            pause = min(pause * 2, _MOST_RESTARTS_SECONDS)
+
+
+def _prepare(settings: Settings, directory: DataDirectory) -> FirstAdministrator | None:
+    drivers = open_drivers(settings, directory.path)
+    try:
+        return bootstrap(settings, directory, drivers.database)
+    finally:
+        drivers.database.close()
+
+
+def _web_server(
+    settings: Settings, directory: DataDirectory, certificate: Certificate | None
+) -> MPServer:
+    server = settings.server
+    return MPServer(
+        target="dtr.server.serve:load_application",
+        address=server.listen.host,
+        port=server.listen.port,
+        interface=Interfaces.ASGI,
+        workers=server.workers or os.cpu_count() or 1,
+        runtime_mode=RuntimeModes.mt,
+        runtime_threads=_RUNTIME_THREADS,
+        loop=Loops.uvloop,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=round(server.header_read_seconds * 1000),
+            max_buffer_size=_buffer_bytes(settings),
+        ),
+        websockets=False,
+        backlog=2048,
+        backpressure=1024,
+        log_level=LogLevels.warning,
+        log_dictconfig=GRANIAN_LOGGING,
+        ssl_cert=certificate.cert if certificate else None,
+        ssl_key=certificate.key if certificate else None,
+        ssl_protocol_min=SSLProtocols.tls12,
+        respawn_failed_workers=True,
+        respawn_interval=0.5,
+        workers_kill_timeout=max(1, round(server.drain_seconds)),
+        working_dir=directory.path,
+    )
+
+
+def _buffer_bytes(settings: Settings) -> int:
+    """Return how much of a connection is buffered: it bounds a request's head, too."""
+    return max(8192 + 4096 * 100, 2 * settings.limits.header_bytes)
+
+
+def _certificate(settings: Settings, directory: DataDirectory) -> Certificate | None:
+    """Return what to serve TLS with: the operator's, or our own, or nothing on loopback."""
+    server = settings.server
+    if server.tls_cert is not None and server.tls_key is not None:
+        check_certificate(server.tls_cert, server.tls_key)
+        return Certificate(server.tls_cert, server.tls_key)
+    if server.insecure_http or server.listen.is_loopback:
+        return None
+    made = ensure_certificates(directory.tls, [server.listen.host], datetime.now(UTC))
+    return Certificate(made.cert_path, made.key_path, made.ca_path)
+
+
+def _check_port(settings: Settings) -> None:
+    """Bind once without sharing the port, as the workers do among themselves.
+
+    Raises:
+        StartError: somebody has the port, or the address is not of this machine.
+
+    """
+    listen = settings.server.listen
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        message = (
+            f"Cannot listen on {listen}: {error.strerror}. "
+            "Stop what uses the address, or choose another with --listen ADDRESS:PORT."
+        )
+        raise StartError(message) from None
+
+
+def _url(settings: Settings, certificate: Certificate | None) -> str:
+    listen = settings.server.listen
+    host = "localhost" if listen.is_loopback else listen.host
+    if host in {"0.0.0.0", "::"}:
+        with suppress(OSError):
+            host = socket.gethostname()
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{'https' if certificate else 'http'}://{host}:{listen.port}"
