@@ -32,8 +32,12 @@ class Lookup:
     """
 
     def __init__(self, statement: Executable) -> None:
+        compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
         self.statement = statement
-        self.sql = str(statement.compile(dialect=_DIALECT))  # type: ignore[attr-defined]
+        self.sql = str(compiled)
+        self.constants = {
+            name: value for name, value in compiled.params.items() if value is not None
+        }
 
 
 class Database:
@@ -68,7 +72,11 @@ class Database:
     def lookup(self, lookup: Lookup, parameters: Mapping[str, Any]) -> Row | None:
         """Return the first row of a point query, now."""
         try:
-            row: Row | None = self._hot_connection().execute(lookup.sql, parameters).fetchone()
+            row: Row | None = (
+                self._hot_connection()
+                .execute(lookup.sql, {**lookup.constants, **parameters})
+                .fetchone()
+            )
         except sqlite3.Error as error:
             raise _translated(error) from error
         return row
@@ -76,7 +84,11 @@ class Database:
     def lookup_all(self, lookup: Lookup, parameters: Mapping[str, Any]) -> list[Row]:
         """Return all rows of a short, indexed query, now."""
         try:
-            return self._hot_connection().execute(lookup.sql, parameters).fetchall()
+            return (
+                self._hot_connection()
+                .execute(lookup.sql, {**lookup.constants, **parameters})
+                .fetchall()
+            )
         except sqlite3.Error as error:
             raise _translated(error) from error
 
