@@ -6,6 +6,7 @@ from dtr.asgi import Request
 from dtr.asgi.forwarded import Proxies
 from dtr.database import Database
 from dtr.model.access import (
+    MAY_PUSH,
     NEEDED,
     Access,
     Action,
@@ -15,7 +16,7 @@ from dtr.model.access import (
     Repository,
     level_of,
 )
-from dtr.model.errors import DeniedError, NameUnknownError, UnauthorizedError
+from dtr.model.errors import DeniedError, NameInvalidError, NameUnknownError, UnauthorizedError
 from dtr.model.names import RepositoryName
 
 
@@ -83,6 +84,23 @@ class Gate:
             visibility=repository.visibility if repository else None,
             granted=self._granted(principal, name, repository) if needs_grant else Level.NONE,
         ), repository
+
+    def may_pull_source(self, request: Request, source: RepositoryName) -> bool:
+        """Tell whether the principal may mount from `source`.
+
+        Raises:
+            UnauthorizedError: it may, but its token is narrower: the challenge asks for more.
+
+        """
+        principal = request.principal
+        if self.level(principal, source)[0] < Level.READ_ONLY:
+            return False
+        is_narrower = principal.scope is not None and not principal.scope.allows(
+            source, Action.PULL
+        )
+        if is_narrower and source != request.parameters["name"]:
+            raise self._refusal(request, MAY_PUSH)
+        return True
 
     def _granted(
         self, principal: Principal, name: RepositoryName, repository: Repository | None
@@ -162,8 +180,19 @@ def _scope_text(request: Request, access: Access) -> str:
         case Access(Door.CATALOG):
             return "registry:catalog:*"
         case Access(Door.REPOSITORY, Action.PUSH):
-            return f"repository:{request.parameters['name']}:pull,push"
+            return f"repository:{request.parameters['name']}:pull,push{_source_scope(request)}"
         case Access(Door.REPOSITORY, action):
             return f"repository:{request.parameters['name']}:{action}"
         case _:
             return ""
+
+
+def _source_scope(request: Request) -> str:
+    """Return the scope for the repository that a push mounts from, to be asked for at once."""
+    source = request.query("from")
+    if not source or request.query("mount") is None:
+        return ""
+    try:
+        return f" repository:{RepositoryName.parse(source)}:pull"
+    except NameInvalidError:
+        return ""

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dtr.database import Database
-from dtr.database.migrate import pending_revisions
+from dtr.database.migrate import is_current
 from dtr.model.errors import RegistryError
 from dtr.server.app import Drivers, open_drivers
 from dtr.server.bootstrap import read_password
@@ -102,9 +102,9 @@ def open_registry(config: Path | None, data_dir: Path | None) -> Iterator[Regist
             )
         drivers = open_drivers(settings, directory.path)
         try:
-            if pending_revisions(drivers.database.engine):
+            if not is_current(drivers.database.engine):
                 raise DataDirectoryError(
-                    "The metadata is of an older version.",
+                    "The metadata is of another version.",
                     "Start this version with dtr serve once.",
                 )
             yield Registry(settings, drivers)

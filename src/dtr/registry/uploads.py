@@ -4,9 +4,10 @@ import re
 import uuid
 from dataclasses import replace
 
+from dtr.accounts.records import FIND_REPOSITORY
 from dtr.asgi import ClientDisconnectError, Request, Response
 from dtr.database import Writer
-from dtr.model.access import Action, Level, Repository
+from dtr.model.access import Level, Repository
 from dtr.model.digest import Algorithm, Digest
 from dtr.model.errors import (
     BlobUnknownError,
@@ -118,36 +119,33 @@ class Uploads:
 
     async def _mount(self, request: Request, digest: Digest) -> bool:
         """Link a blob that a repository which the principal may pull from has (end-11)."""
-        source = request.query("from")
         database = self._context.database
-        if source is not None:
-            candidates = [source]
-        else:
-            candidates = await database.read(
-                records.sources_of, digest, request.principal, _MOUNT_SOURCES
-            )
-        for candidate in candidates:
-            found = self._readable(request, candidate, explicit=source is not None)
-            if found is not None and await database.write(
-                _mount_blob, request.name, found.id, digest, self._review_at()
+        for source in await self._sources(request, digest):
+            row = database.lookup(FIND_REPOSITORY, {"name": source})
+            if row is not None and await database.write(
+                _mount_blob, request.name, row[0], digest, self._review_at()
             ):
                 return True
         return False
 
-    def _readable(self, request: Request, source: str, *, explicit: bool) -> Repository | None:
-        """Return the repository called `source` if the principal may pull from it."""
-        try:
-            name = RepositoryName.parse(source)
-        except NameInvalidError:
-            return None
-        principal = request.principal
-        # A token that names repositories mounts from those. Without a source the client does not
-        # know what to ask a token for: then the account's own right to pull decides.
-        scope = principal.scope if explicit and name != request.name else None
-        if scope is not None and not scope.allows(name, Action.PULL):
-            return None
-        level, repository = self._context.gate.level(principal, name)
-        return repository if level >= Level.READ_ONLY else None
+    async def _sources(self, request: Request, digest: Digest) -> list[RepositoryName]:
+        """Return where a blob may be mounted from, as far as the principal may pull there.
+
+        Without `from` the client cannot know which repositories a token should name: then the
+        account's own right to pull decides.
+        """
+        gate, named = self._context.gate, request.query("from")
+        if named is not None:
+            try:
+                source = RepositoryName.parse(named)
+            except NameInvalidError:
+                return []
+            return [source] if gate.may_pull_source(request, source) else []
+        found = await self._context.database.read(
+            records.sources_of, digest, request.principal, _MOUNT_SOURCES
+        )
+        names = [RepositoryName(name) for name in found]
+        return [n for n in names if gate.level(request.principal, n)[0] >= Level.READ_ONLY]
 
     async def _whole(self, request: Request, digest: Digest) -> Response:
         """Take a blob that came with its POST (end-4b)."""
