@@ -7,6 +7,17 @@ from pathlib import Path
 
 from tests.support.processes import OWN_PROGRAMS, requires
 
+REFUSALS = (
+    "401",
+    "unauthorized",
+    "denied",
+    "authentication required",
+    "authorization failed",
+    "no basic auth credentials",
+    "credential required",
+    "basic credential not found",
+    "invalid username/password",
+)
 TRUST_ALL = '{"default": [{"type": "insecureAcceptAnything"}]}'
 
 
@@ -91,6 +102,11 @@ def isolated_environment(home: Path) -> dict[str, str]:
         "DOCKER_CONFIG": str(home / ".docker"),
         "REGISTRY_AUTH_FILE": str(home / "auth.json"),
     }
+
+
+def is_refusal(output: str) -> bool:
+    """Whether a program's output says, in its own words, that the registry wants an account."""
+    return any(word in output.lower() for word in REFUSALS)
 
 
 def describe(ended: subprocess.CompletedProcess[str]) -> str:

@@ -48,9 +48,3 @@ def login(client: Client, registry: Registry) -> None:
     options = ("--tls-verify=false", "--username", registry.username, "--password-stdin")
     output = client.run("login", *options, registry.address, stdin=registry.password)
     assert "Login Succeeded!" in output
-
-
-def is_refusal(output: str) -> bool:
-    """Whether a program's output says that the registry wanted an account."""
-    words = ("unauthorized", "denied", "authentication required")
-    return any(word in output for word in words)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.clients.client import Client
-from tests.clients.containers import is_refusal, login, private_client
+from tests.clients.client import Client, is_refusal
+from tests.clients.containers import login, private_client
 from tests.clients.images import PLATFORMS, make_image
 from tests.support.registry import Registry, Repository
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.clients.client import Client
+from tests.clients.client import Client, is_refusal
 from tests.clients.images import (
     Layout,
     file_entry,
@@ -111,5 +111,5 @@ def test_a_push_without_an_account_is_refused(
     """Nothing is stored."""
     crane = Client("crane", home)
     layout = write_layout(tmp_path / "layout", repository.name)
-    assert "unauthorized" in crane.refused("push", layout.path, repository.at("v1")).lower()
+    assert is_refusal(crane.refused("push", layout.path, repository.at("v1")))
     assert repository.digest_of("v1") is None

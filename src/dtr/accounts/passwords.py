@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -17,7 +18,6 @@ TOKEN_PREFIX = "dtr_"  # noqa: S105 - a mark, so that people and scanners recogn
 # OWASP's second choice for argon2id: a verification costs 19 MiB, so that a few at once do not
 # crowd out the registry, and some 20 ms.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
-_NOBODY = _HASHER.hash(secrets.token_urlsafe())
 
 
 def hash_password(password: str) -> str:
@@ -33,12 +33,18 @@ def hash_password(password: str) -> str:
     return _HASHER.hash(password)
 
 
+@cache
+def _nobody() -> str:
+    """Return a hash that no password has, to spend the same time on names that do not exist."""
+    return _HASHER.hash(secrets.token_urlsafe())
+
+
 def verify_password(password: str, password_hash: str | None) -> bool:
     """Tell whether `password` is the one; takes as long where there is no such account."""
     if len(password) > MAX_PASSWORD_LENGTH:
         return False
     try:
-        _HASHER.verify(password_hash or _NOBODY, password)
+        _HASHER.verify(password_hash or _nobody(), password)
     except (VerificationError, InvalidHashError):
         return False
     return password_hash is not None
