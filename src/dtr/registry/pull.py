@@ -1,7 +1,7 @@
 """Pull: manifests and blobs (distribution-spec end-2, end-3)."""
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from dtr.asgi import Request, Response
 from dtr.database import Writer
@@ -9,8 +9,10 @@ from dtr.model.access import Action, Level
 from dtr.model.digest import Digest
 from dtr.model.errors import (
     BlobUnknownError,
+    ContentDamagedError,
     ManifestUnknownError,
     RangeNotSatisfiableError,
+    RegistryError,
 )
 from dtr.model.names import parse_reference
 from dtr.registry import records
@@ -19,6 +21,7 @@ from dtr.registry.records import Blob
 from dtr.storage import Capability
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z", re.ASCII)
+_SMALL_BYTES = 64 << 10
 _OCTETS = b"application/octet-stream"
 _IMMUTABLE = b"private, max-age=31536000, immutable"
 _REVALIDATE = b"private, no-cache"
@@ -86,19 +89,51 @@ class Pull:
         headers[b"content-type"] = _OCTETS
         wanted = _requested_range(request, blob.size, encoded)
         if wanted is not None:
-            return self._part(blob, headers, *wanted)
+            return await self._part(blob, headers, *wanted)
         if request.method == "HEAD":
             return Response(headers=headers, length=blob.size)
         if self._has_paths:
-            return Response(
-                headers=headers, file=self._context.store.path(blob.storage_key), length=blob.size
-            )
-        stream = self._context.store.read(blob.storage_key, stop=blob.size)
+            return self._file(request, blob, headers)
+        stream = await _begun(self._context.store.read(blob.storage_key, stop=blob.size))
         return Response(headers=headers, stream=stream, length=blob.size)
 
-    def _part(self, blob: Blob, headers: dict[bytes, bytes], start: int, stop: int) -> Response:
+    def _file(self, request: Request, blob: Blob, headers: dict[bytes, bytes]) -> Response:
+        """Answer a whole file: a small one from memory, any other without passing through Python.
+
+        A small read from a local disk costs less than handing it to another thread.
+        """
+        path = self._context.store.path(blob.storage_key)
+        try:
+            if blob.size <= _SMALL_BYTES:
+                body = path.read_bytes()
+                size = len(body)
+            else:
+                body, size = b"", path.stat().st_size
+        except FileNotFoundError:
+            size = -1
+        if size != blob.size:
+            raise self._damaged(request, blob)
+        if body:
+            return Response(headers=headers, body=body)
+        return Response(headers=headers, file=path, length=blob.size)
+
+    def _damaged(self, request: Request, blob: Blob) -> RegistryError:
+        """Return what to say of missing bytes: collection may have taken them a moment ago."""
+        parameters = {
+            "repository_id": request.existing_repository().id,
+            "digest": str(blob.digest),
+        }
+        row = self._context.database.lookup(records.BLOB, parameters)
+        if row is None or row[2] != blob.storage_key:
+            return BlobUnknownError(digest=str(blob.digest))
+        message = "stored content is missing or cut; an administrator can run dtr fsck"
+        return ContentDamagedError(message, digest=str(blob.digest))
+
+    async def _part(
+        self, blob: Blob, headers: dict[bytes, bytes], start: int, stop: int
+    ) -> Response:
         headers[b"content-range"] = b"bytes %d-%d/%d" % (start, stop - 1, blob.size)
-        stream = self._context.store.read(blob.storage_key, start=start, stop=stop)
+        stream = await _begun(self._context.store.read(blob.storage_key, start=start, stop=stop))
         return Response(206, headers=headers, stream=stream, length=stop - start)
 
     async def _is_kept(
@@ -120,6 +155,18 @@ class Pull:
         if self._context.gate.level(principal, repository.name)[0] < Level.READ_WRITE:
             return True
         return await self._context.database.write(keep, repository.id, digest, now + grace)
+
+
+async def _begun(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Return the stream once its first piece is here: until then a failure can still be said."""
+    first = await anext(stream, b"")
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield first
+        async for chunk in stream:
+            yield chunk
+
+    return whole()
 
 
 def _is_current(request: Request, digest: bytes) -> bool:

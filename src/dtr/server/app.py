@@ -85,7 +85,7 @@ def build_application(
         await used_tokens.write()
         identity.close()
         await store.close()
-        await asyncio.to_thread(database.close)
+        database.close()
 
     return Application(
         [*registry_routes(context), *tokens.routes(), *system.routes()],

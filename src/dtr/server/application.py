@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 
 import structlog
 
@@ -95,7 +96,12 @@ class Application:
             await self._gate.admit(request, endpoint.access)
             return label, await endpoint.handler(request)
         except RegistryError as error:
-            return label, error_response(error, request)
+            response = error_response(error, request)
+            if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                _LOG.error(
+                    "request refused", request_id=request.id, error=str(error), **error.detail
+                )
+            return label, response
         except ClientDisconnectError:
             return label, Response(_CLIENT_CLOSED_REQUEST)
         except Exception:  # noqa: BLE001 - the outermost loop of a request

@@ -64,6 +64,7 @@ def serve(settings: Settings, announce: Callable[[Started], None]) -> None:
 
     """
     configure_logging(settings.log.format, settings.log.level)
+    os.umask(0o077)  # nothing that the registry keeps is for other users
     _check_port(settings)
     with DataDirectory.open(settings.data.directory) as directory:
         use_directory(directory.metrics)

@@ -81,7 +81,7 @@ class FilesystemBlobStore:
     ) -> AsyncIterator[bytes]:
         """Stream from the file in pieces of a mebibyte."""
         path = self.path(key)
-        descriptor = await self.run("open", lambda: _open(path, key))
+        descriptor = await self.run("open", partial(_open, path))
         try:
             position = start
             while stop is None or position < stop:
@@ -94,7 +94,7 @@ class FilesystemBlobStore:
         finally:
             os.close(descriptor)
         if stop is not None and position < stop:
-            raise ContentDamagedError("stored content is shorter than it was", key=key)
+            raise ContentDamagedError("stored content is shorter than it was")
 
     async def size(self, key: str) -> int | None:
         """Return the file's size."""
@@ -188,11 +188,11 @@ def translated(error: OSError) -> RegistryError:
     return UnavailableError(f"blob storage cannot be read or written: {error.strerror}")
 
 
-def _open(path: Path, key: str) -> int:
+def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise ContentDamagedError("stored content is missing", key=key) from None
+        raise ContentDamagedError("stored content is missing") from None
 
 
 def _names(directory: Path) -> list[str]:

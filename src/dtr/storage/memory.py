@@ -47,11 +47,11 @@ class MemoryBlobStore:
     ) -> AsyncIterator[bytes]:
         """Stream committed bytes."""
         if key not in self.committed:
-            raise ContentDamagedError(key=key)
+            raise ContentDamagedError("stored content is missing")
         content = self.committed[key][0]
         stop = len(content) if stop is None else stop
         if stop > len(content):
-            raise ContentDamagedError(key=key)
+            raise ContentDamagedError("stored content is missing")
         for position in range(start, stop, CHUNK_BYTES):
             yield content[position : min(position + CHUNK_BYTES, stop)]
 
