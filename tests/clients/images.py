@@ -1,7 +1,9 @@
 """Small images made from nothing: the same bytes on every run, no network, no builder.
 
 An image's layers are a busybox root file system (Debian's busybox-static) and as many further
-layers with one text file each as asked for. What tells two images apart is their `mark`.
+layers with one text file each as asked for. Images of different `mark` have no layer in common:
+some clients remember per machine, not per home, which compressed form of a layer a registry has,
+and would put another client's form in the place of ours.
 """
 
 import gzip
@@ -11,7 +13,6 @@ import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from tests.support.processes import requires
@@ -84,7 +85,7 @@ def make_image(mark: str, *, architecture: str = "amd64", layers: int = 2) -> Im
     """Make an image with a layer of busybox and `layers - 1` text files on top of it."""
     marks = [f"{mark} {architecture} {number}\n" for number in range(1, layers)]
     tars = (
-        busybox_tar(),
+        busybox_tar(mark),
         *(tar_of([file_entry(f"mark-{i}", text.encode())]) for i, text in enumerate(marks, 1)),
     )
     compressed = tuple(compressed_layer(tar) for tar in tars)
@@ -98,7 +99,6 @@ def make_image(mark: str, *, architecture: str = "amd64", layers: int = 2) -> Im
     return Image(architecture, tars, compressed, config, Blob(OCI_MANIFEST, to_json(manifest)))
 
 
-@cache
 def compressed_layer(tar: bytes) -> Blob:
     """Give the layer that a registry stores for a tar."""
     return Blob(OCI_LAYER, gzip.compress(tar, 1, mtime=0))
@@ -185,14 +185,14 @@ def write_docker_archive(file: Path, image: Image, name: str) -> None:
     file.write_bytes(tar_of(entries))
 
 
-@cache
-def busybox_tar() -> bytes:
+def busybox_tar(mark: str) -> bytes:
     """Give a root file system that can run a shell, as a tar."""
     program = requires("busybox").read_bytes()
     entries = [entry("bin", kind=tarfile.DIRTYPE, mode=0o755)]
     entries.append(file_entry("bin/busybox", program, mode=0o755))
     entries += [link_entry(f"bin/{applet}", "busybox") for applet in APPLETS]
     entries.append(entry("etc", kind=tarfile.DIRTYPE, mode=0o755))
+    entries.append(file_entry("etc/issue", f"{mark}\n".encode()))
     entries.append(file_entry("etc/passwd", b"root:x:0:0:root:/:/bin/sh\n"))
     return tar_of(entries)
 

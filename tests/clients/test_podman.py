@@ -126,10 +126,7 @@ def test_a_manifest_list_of_two_platforms_is_pushed_and_pulled(
 
 
 def test_a_layer_compressed_with_zstd_comes_back(podman: Client, repository: Repository) -> None:
-    """A layer of another compression is stored and given back as it is.
-
-    The layer of busybox may be there already, compressed otherwise, and is then not sent again.
-    """
+    """A layer of another compression is stored and given back as it is."""
     name = repository.at("zstd")
     load(podman, name)
     push(podman, name, "--format=oci", "--compression-format=zstd")
@@ -137,7 +134,8 @@ def test_a_layer_compressed_with_zstd_comes_back(podman: Client, repository: Rep
     layers, config = manifest["layers"], manifest["config"]
     assert isinstance(layers, list)
     assert isinstance(config, dict)
-    assert layers[-1]["mediaType"] == "application/vnd.oci.image.layer.v1.tar+zstd"
+    kinds = {layer["mediaType"] for layer in layers}
+    assert kinds == {"application/vnd.oci.image.layer.v1.tar+zstd"}
     podman.run("rmi", "--all", "--force")
     podman.run("pull", PLAIN, name)
     assert image_id(podman, name) == config["digest"]
