@@ -48,14 +48,18 @@ class Discovery:
         return _page(request, rows, count, {}, "repositories")
 
     async def referrers(self, request: Request) -> Response:
-        """Answer the manifests whose subject is the digest, filtered by type (end-12a, 12b)."""
+        """Answer the manifests whose subject is the digest, filtered by type (end-12a, 12b).
+
+        A repository that is yet to be created has none; the specification forbids to answer 404 to
+        whoever may know that.
+        """
         subject = Digest.parse(request.parameters["digest"])
         count = page_size(request, self._largest)
         artifact_type = request.query("artifactType")
         rows = self._context.database.lookup_all(
             records.REFERRER_PAGE,
             {
-                "repository_id": request.existing_repository().id,
+                "repository_id": request.repository.id if request.repository else 0,
                 "subject": subject,
                 "last": page_start(request),
                 "every": not artifact_type,

@@ -65,7 +65,7 @@ class FilesystemBlobStore:
 
     async def resume(self, upload_id: str, algorithm: Algorithm, progress: Progress) -> BlobWriter:
         """Open an upload; small ones touch the disk only when they commit."""
-        hasher = self._take_hasher(upload_id, algorithm, progress.offset)
+        hasher = self._take_hasher(upload_id, algorithm, progress)
         writer = FilesystemWriter(self, upload_id, progress, hasher, algorithm)
         if progress.offset:
             await writer.open()
@@ -176,9 +176,19 @@ class FilesystemBlobStore:
         while len(self._hashers) > _KEPT_HASHERS:
             self._hashers.popitem(last=False)
 
-    def _take_hasher(self, upload_id: str, algorithm: Algorithm, offset: int) -> Hasher | None:
+    def _take_hasher(
+        self, upload_id: str, algorithm: Algorithm, progress: Progress
+    ) -> Hasher | None:
+        """Return the hash state of the upload's bytes, if what is recorded of them agrees.
+
+        Another process may have written other bytes up to the same offset since.
+        """
         kept_offset, hasher = self._hashers.pop(upload_id, (0, algorithm.hasher()))
-        return hasher if kept_offset == offset and hasher.name == algorithm else None
+        if not progress.offset:
+            return algorithm.hasher()
+        is_same = kept_offset == progress.offset and hasher.name == algorithm
+        found = f"{hasher.name}:{hasher.hexdigest()}"
+        return hasher if is_same and found == progress.digest else None
 
 
 def translated(error: OSError) -> RegistryError:

@@ -54,11 +54,13 @@ class FilesystemWriter:
         self._hasher = hasher
         self._known = progress
         self._offset = self._written = self._sync_asked = progress.offset
+        self._durable = progress.offset
         self._descriptor: int | None = None
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._writing: asyncio.Task[None] | None = None
         self._syncing: asyncio.Task[None] | None = None
+        self._deciding: asyncio.Task[None] | None = None
         self._is_open = True
         self._is_durable = True
 
@@ -69,7 +71,7 @@ class FilesystemWriter:
 
     async def open(self) -> None:
         """Take hold of the staged file now, instead of with the first bytes."""
-        await self._store.run("open", self._ensure_file)
+        await self._run("open", self._ensure_file)
 
     async def append(self, chunk: bytes) -> None:
         """Gather; wait only for the mebibyte before the one that is gathered."""
@@ -92,7 +94,8 @@ class FilesystemWriter:
             self._ensure_file()
             os.fsync(self._file)
 
-        await self._store.run("flush", flush)
+        await self._run("flush", flush)
+        self._durable = self._offset
         self._is_durable = True
         return Progress(self._offset, self._digest())
 
@@ -106,26 +109,40 @@ class FilesystemWriter:
             write()
             self._ensure_file()
             self._verify(digest)
+            # A sweep takes bytes that no metadata knows by their age, which begins here.
+            os.utime(self._file)
             os.fsync(self._file)
+            self._durable, self._is_durable = self._offset, True
             self._store.place(self._path, key)
 
-        await self._store.run("commit", commit)
+        await self._run("commit", commit)
         self._hasher = None
         await self.close()
         return key
 
     async def close(self) -> None:
-        """Drop the lock; keep the hash state where it covers what is durable."""
+        """Drop the lock; keep the hash state where it covers what is durable.
+
+        Bytes that are not durable are cut off: nobody can resume after them, and on a full disk
+        their room is what is missing.
+        """
         if not self._is_open:
             return
         self._is_open = False
-        under_way = [task for task in (self._writing, self._syncing) if task is not None]
+        # A thread that is still at work would find the descriptor closed, or somebody else's.
+        tasks = (self._writing, self._syncing, self._deciding)
+        under_way = [task for task in tasks if task is not None]
         await asyncio.gather(*under_way, return_exceptions=True)
         if self._hasher is not None and self._is_durable:
             self._store.keep_hasher(self._upload_id, self._offset, self._hasher)
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
+        try:
+            if not self._is_durable:
+                await self._store.run("cut", lambda: os.ftruncate(descriptor, self._durable))
+        finally:
+            os.close(descriptor)
 
     async def cancel(self) -> None:
         """Delete the staged file."""
@@ -133,6 +150,11 @@ class FilesystemWriter:
             self._hasher = None
             await self.close()
             await self._store.discard(self._upload_id)
+
+    async def _run(self, operation: str, call: Callable[[], None]) -> None:
+        """Run `call` on a storage thread; `close` waits for it also where this was cancelled."""
+        self._deciding = asyncio.create_task(self._store.run(operation, call))
+        await asyncio.shield(self._deciding)
 
     async def _settle(self, *, everything: bool = False) -> None:
         """Wait for the write under way, and for the disk if `everything`; raise what they met."""
