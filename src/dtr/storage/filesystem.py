@@ -3,9 +3,10 @@
     ROOT/uploads/UPLOAD_ID                          staged, private
     ROOT/blobs/sha256/ab/abcd….UPLOAD_ID            committed
 
-A commit is: verify, fsync the file, rename it, fsync the directory. The name in `blobs` begins with
-the digest, so that a directory without its metadata can still be read by people, and ends with the
-upload's id, so that no name is used twice.
+A commit is: verify, rename, fsync the file, fsync the directory, and only then does anybody learn
+the name; with both names known, the journal of the file system is flushed once instead of twice.
+The name in `blobs` begins with the digest, so that a directory without its metadata can still be
+read by people, and ends with the upload's id, so that no name is used twice.
 """
 
 import asyncio
@@ -39,7 +40,9 @@ _KEPT_HASHERS = 256
 class FilesystemBlobStore:
     """Blobs under `root`, which is made when missing.
 
-    `sync_every_bytes` is how much an upload may run ahead of the disk.
+    `sync_every_bytes` is how much an upload may run ahead of the disk. Without `sync_uploads` a
+    flushed upload survives the process and not a power cut: whoever opens the metadata after one
+    must forget the digests of uploads, so that their bytes are read before they are believed.
     """
 
     capabilities = frozenset({Capability.LOCAL_PATH})
@@ -49,19 +52,21 @@ class FilesystemBlobStore:
         root: Path,
         *,
         sync_every_bytes: int = 32 << 20,
+        sync_uploads: bool = True,
         threads: int = 8,
         observe: Callable[[str, float], None] | None = None,
     ) -> None:
         self._blobs = root / "blobs"
         self._uploads = root / "uploads"
-        self._sync_every_bytes = sync_every_bytes
+        self.sync_every_bytes = sync_every_bytes
+        self.sync_uploads = sync_uploads
         self._observe = observe or (lambda _operation, _seconds: None)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="storage")
         # Hash states cannot leave the process; those of uploads that continue here are kept.
         self._hashers: OrderedDict[str, tuple[int, Hasher]] = OrderedDict()
-        for algorithm in Algorithm:
-            (self._blobs / algorithm).mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Parents that mkdir makes by itself would be open to others.
+        for directory in (root, self._uploads, self._blobs, *(self._blobs / a for a in Algorithm)):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     async def resume(self, upload_id: str, algorithm: Algorithm, progress: Progress) -> BlobWriter:
         """Open an upload; small ones touch the disk only when they commit."""
@@ -152,13 +157,8 @@ class FilesystemBlobStore:
         """Return where an upload is staged."""
         return self._uploads / upload_id
 
-    @property
-    def sync_every_bytes(self) -> int:
-        """How many bytes an upload writes before the disk is asked to keep up."""
-        return self._sync_every_bytes
-
     def place(self, staged: Path, key: str) -> None:
-        """Rename a durable staged file to `key`, durably."""
+        """Rename a staged file to `key`, which nobody knows yet."""
         target = self._blobs / key
         try:
             staged.rename(target)
@@ -168,7 +168,10 @@ class FilesystemBlobStore:
             target.parent.mkdir(exist_ok=True, mode=0o700)
             sync_directory(target.parent.parent)
             staged.rename(target)
-        sync_directory(target.parent)
+
+    def sync_place(self, key: str) -> None:
+        """Make the name of `key` durable."""
+        sync_directory((self._blobs / key).parent)
 
     def keep_hasher(self, upload_id: str, offset: int, hasher: Hasher) -> None:
         """Remember a hash state for whoever resumes the upload in this process."""
