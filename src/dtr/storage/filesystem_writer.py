@@ -5,11 +5,17 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dtr.model.digest import Algorithm, Digest
-from dtr.model.errors import DigestInvalidError, UploadBusyError, UploadUnknownError
+from dtr.model.errors import (
+    DigestInvalidError,
+    RegistryError,
+    UploadBusyError,
+    UploadUnknownError,
+)
 from dtr.storage.port import CHUNK_BYTES, BlobWriter, Progress
 
 if TYPE_CHECKING:
@@ -62,7 +68,7 @@ class FilesystemWriter:
         self._syncing: asyncio.Task[None] | None = None
         self._deciding: asyncio.Task[None] | None = None
         self._is_open = True
-        self._is_durable = True
+        self._is_flushed = True
 
     @property
     def offset(self) -> int:
@@ -78,14 +84,14 @@ class FilesystemWriter:
         self._gathered.append(chunk)
         self._gathered_bytes += len(chunk)
         self._offset += len(chunk)
-        self._is_durable = False
+        self._is_flushed = False
         if self._gathered_bytes >= CHUNK_BYTES:
             await self._settle()
             self._writing = asyncio.create_task(self._store.run("write", self._next_write()))
             await self._sync_behind()
 
     async def flush(self) -> Progress:
-        """Write and fsync everything."""
+        """Write everything, and fsync it where that is asked for."""
         await self._settle(everything=True)
         write = self._next_write()
 
@@ -96,11 +102,11 @@ class FilesystemWriter:
 
         await self._run("flush", flush)
         self._durable = self._offset
-        self._is_durable = True
+        self._is_flushed = True
         return Progress(self._offset, self._digest())
 
     async def commit(self, digest: Digest) -> str:
-        """Verify, fsync, rename, fsync the directory."""
+        """Verify, rename, fsync file and directory."""
         await self._settle(everything=True)
         write = self._next_write()
         key = f"{digest.algorithm}/{digest.encoded[:2]}/{digest.encoded}.{self._upload_id}"
@@ -112,7 +118,7 @@ class FilesystemWriter:
             # A sweep takes bytes that no metadata knows by their age, which begins here.
             os.utime(self._file)
             os.fsync(self._file)
-            self._durable, self._is_durable = self._offset, True
+            self._durable, self._is_flushed = self._offset, True
             self._store.place(self._path, key)
 
         await self._run("commit", commit)
@@ -121,7 +127,7 @@ class FilesystemWriter:
         return key
 
     async def close(self) -> None:
-        """Drop the lock; keep the hash state where it covers what is durable.
+        """Drop the lock; keep the hash state where it covers what is flushed.
 
         Bytes that are not durable are cut off: nobody can resume after them, and on a full disk
         their room is what is missing.
@@ -133,14 +139,15 @@ class FilesystemWriter:
         tasks = (self._writing, self._syncing, self._deciding)
         under_way = [task for task in tasks if task is not None]
         await asyncio.gather(*under_way, return_exceptions=True)
-        if self._hasher is not None and self._is_durable:
+        if self._hasher is not None and self._is_flushed:
             self._store.keep_hasher(self._upload_id, self._offset, self._hasher)
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return
         try:
-            if not self._is_durable:
-                await self._store.run("cut", lambda: os.ftruncate(descriptor, self._durable))
+            if not self._is_flushed:
+                with suppress(RegistryError):
+                    await self._store.run("cut", lambda: os.ftruncate(descriptor, self._durable))
         finally:
             os.close(descriptor)
 
@@ -157,13 +164,14 @@ class FilesystemWriter:
         await asyncio.shield(self._deciding)
 
     async def _settle(self, *, everything: bool = False) -> None:
-        """Wait for the write under way, and for the disk if `everything`; raise what they met."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            await writing
+        """Wait for the write under way, and for the disk if `everything`; raise what they met.
+
+        What failed stays, so that nothing is flushed or committed around a hole.
+        """
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
         if everything and self._syncing is not None:
-            syncing, self._syncing = self._syncing, None
-            await syncing
+            await asyncio.shield(self._syncing)
 
     async def _sync_behind(self) -> None:
         """Keep the disk busy while bytes arrive, so that the last fsync has little left to do."""
