@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, Executable, create_engine, event, tex
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
+from dtr.database.committer import Committer
 from dtr.database.units import Reader, Writer
 from dtr.model.errors import ContentDamagedError, StorageFullError, UnavailableError
 
@@ -22,6 +23,13 @@ P = ParamSpec("P")
 Row = tuple[Any, ...]
 
 _DIALECT = sqlite.dialect(paramstyle="named")
+
+
+_BEGIN_READING = text("BEGIN")
+_BEGIN_WRITING = text("BEGIN IMMEDIATE")
+_COMMIT = text("COMMIT")
+# Of a write-ahead log, FULL flushes it at every commit, NORMAL leaves that to a later one.
+_SYNCHRONOUS = {True: text("PRAGMA synchronous=FULL"), False: text("PRAGMA synchronous=NORMAL")}
 
 
 class Lookup:
@@ -44,9 +52,9 @@ class Database:
     """The metadata in one SQLite file, shared by several processes.
 
     `lookup` answers point queries on the calling thread: readers of a WAL never wait for a writer.
-    `read` and `write` run a unit of work on a thread. Writes of one process queue for one
-    connection; between processes SQLite's lock decides, and a unit that finds it held is retried
-    whole until `wait_seconds` have passed.
+    `read` and `write` run a unit of work on a thread. Writes of one process that wait together are
+    committed together; between processes SQLite's lock decides, and a unit that finds it held is
+    retried whole until `wait_seconds` have passed.
 
     Raises (all methods):
         UnavailableError: the database did not answer for `wait_seconds`.
@@ -65,7 +73,7 @@ class Database:
         self._wait_seconds = wait_seconds
         self._observe = observe or (lambda _operation, _seconds: None)
         self.engine = _sqlite_engine(path)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="database-writer")
+        self._committer = Committer(self._transact)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="database-reader")
         self._hot: sqlite3.Connection | None = None
 
@@ -102,7 +110,17 @@ class Database:
         self, unit: Callable[Concatenate[Writer, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Awaitable[T]:
         """Run `unit` in a transaction that is durable when this returns."""
-        return self._run(self._writer, "write", lambda: self.write_now(unit, *args, **kwargs))
+        return self._commit(lambda writer: unit(writer, *args, **kwargs), is_durable=True)
+
+    def write_soon(
+        self, unit: Callable[Concatenate[Writer, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[T]:
+        """Run `unit` in a transaction that survives this process, but perhaps not a power cut.
+
+        For what a client can do without: an upload that is under way. It is never out of order: a
+        later durable transaction makes it durable too.
+        """
+        return self._commit(lambda writer: unit(writer, *args, **kwargs), is_durable=False)
 
     def read_now(
         self, unit: Callable[Concatenate[Reader, P], T], *args: P.args, **kwargs: P.kwargs
@@ -114,11 +132,13 @@ class Database:
         self, unit: Callable[Concatenate[Writer, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `unit` durably on the calling thread; for the command line and for jobs."""
-        return self._attempt(lambda: self._write_once(lambda writer: unit(writer, *args, **kwargs)))
+        return self._transact(
+            lambda connection: unit(Writer(connection), *args, **kwargs), is_durable=True
+        )
 
     def close(self) -> None:
         """Finish what is queued and let go of the file."""
-        self._writer.shutdown()
+        self._committer.close()
         self._readers.shutdown()
         if self._hot is not None:
             self._hot.close()
@@ -132,21 +152,35 @@ class Database:
         finally:
             self._observe(operation, time.perf_counter() - started)
 
+    async def _commit(self, unit: Callable[[Writer], T], *, is_durable: bool) -> T:
+        started = time.perf_counter()
+        try:
+            # Shielded: a unit that has been queued will run, whether or not its caller waits.
+            future = self._committer.submit(unit, is_durable=is_durable)
+            result: T = await asyncio.shield(asyncio.wrap_future(future))
+            return result
+        finally:
+            self._observe("write", time.perf_counter() - started)
+
+    def _transact(self, body: Callable[[Connection], T], *, is_durable: bool) -> T:
+        return self._attempt(lambda: self._write_once(body, is_durable=is_durable))
+
     def _read_once(self, unit: Callable[[Reader], T]) -> T:
         with self.engine.connect() as connection:
-            connection.execute(text("BEGIN"))
+            connection.execute(_BEGIN_READING)
             try:
                 return unit(Reader(connection))
             finally:
                 connection.rollback()
                 _end(connection)
 
-    def _write_once(self, unit: Callable[[Writer], T]) -> T:
+    def _write_once(self, body: Callable[[Connection], T], *, is_durable: bool) -> T:
         with self.engine.connect() as connection:
-            connection.execute(text("BEGIN IMMEDIATE"))
+            connection.execute(_SYNCHRONOUS[is_durable])
+            connection.execute(_BEGIN_WRITING)
             try:
-                result = unit(Writer(connection))
-                connection.execute(text("COMMIT"))
+                result = body(connection)
+                connection.execute(_COMMIT)
             except BaseException:
                 _end(connection)
                 raise
@@ -191,7 +225,6 @@ def _sqlite_engine(path: Path) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
-        # The journal mode is kept in the file; FULL makes every commit durable (design 5.2).
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 

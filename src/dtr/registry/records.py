@@ -231,6 +231,11 @@ def remove_upload(writer: Writer, upload_id: str) -> bool:
     return writer.execute(delete(uploads).where(uploads.c.id == upload_id)).rowcount == 1
 
 
+def forget_upload_digests(writer: Writer) -> None:
+    """Have the bytes of every open upload read again when it commits."""
+    writer.execute(update(uploads).where(uploads.c.digest.is_not(None)).values(digest=None))
+
+
 def expired_uploads(reader: Reader, now: float, count: int) -> list[str]:
     """Return ids of sessions that nobody continued in time."""
     statement = select(uploads.c.id).where(uploads.c.expires_at <= now).limit(count)

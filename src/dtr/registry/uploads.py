@@ -174,7 +174,7 @@ class Uploads:
             progress=Progress(),
             expires_at=self._expires_at(),
         )
-        return await self._context.database.write(
+        return await self._context.database.write_soon(
             _open_upload,
             request.name,
             upload,
@@ -207,10 +207,10 @@ class Uploads:
             await writer.append(chunk)
 
     async def _save(self, upload: Upload, writer: BlobWriter) -> Upload:
-        """Make what arrived durable and record it, so that any process can go on from there."""
+        """Write and record what arrived, so that any process can go on from there."""
         progress = await writer.flush()
         expires_at = self._expires_at()
-        is_there = await self._context.database.write(
+        is_there = await self._context.database.write_soon(
             records.advance_upload,
             upload.id,
             start=upload.progress.offset,

@@ -49,6 +49,8 @@ def open_drivers(settings: Settings, directory: Path, metrics: Metrics | None = 
         FilesystemBlobStore(
             directory,
             sync_every_bytes=settings.storage.sync_every_bytes,
+            # This machine is alone: after a power cut it starts, and forgets the uploads' digests.
+            sync_uploads=False,
             observe=metrics.storage,
         ),
     )

@@ -12,6 +12,7 @@ from dtr.accounts.signing import rotate_key
 from dtr.database import Database, Writer
 from dtr.database.migrate import migrate
 from dtr.model.errors import InvalidError
+from dtr.registry.records import forget_upload_digests
 from dtr.server.datadir import DataDirectory, write_atomically
 from dtr.server.settings import Settings
 
@@ -40,6 +41,8 @@ def bootstrap(
     """
     migrate(database.engine)
     auth = settings.auth
+    # The machine may have lost power: what was staged is read again before it is believed.
+    database.write_now(forget_upload_digests)
     database.write_now(
         rotate_key,
         time.time(),

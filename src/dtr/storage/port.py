@@ -26,7 +26,7 @@ class Capability(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an upload is: `offset` bytes are durable.
+    """How far an upload is: `offset` bytes are flushed.
 
     `digest` is theirs where one process saw all of them, else None; it lets whoever commits skip
     reading them again.
@@ -61,7 +61,7 @@ class BlobWriter(Protocol):
         ...
 
     async def flush(self) -> Progress:
-        """Make all bytes durable, so that any process can resume from here."""
+        """Write all bytes, so that any process can resume from here after the end of this one."""
         ...
 
     async def commit(self, digest: Digest) -> str:
