@@ -25,6 +25,7 @@ _NONDISTRIBUTABLE = re.compile(
 _MEDIA_TYPE = re.compile(
     r"[A-Za-z0-9][\w!#$&^.+-]{0,126}/[A-Za-z0-9][\w!#$&^.+-]{0,126}\Z", re.ASCII
 )
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _MAX_SIZE = 2**63 - 1
 _KNOWN_KEYS = frozenset(
@@ -77,7 +78,8 @@ def parse_manifest(payload: bytes, content_type: str, limits: Limits | None = No
     limits = limits or Limits()
     document = _load(payload, limits)
     media_type = _media_type(document, content_type)
-    if document.get("schemaVersion") != 2:  # noqa: PLR2004
+    version = document.get("schemaVersion")
+    if not isinstance(version, int) or version != 2:  # noqa: PLR2004
         raise ManifestInvalidError("schemaVersion must be 2")
     if "fsLayers" in document:
         raise ManifestInvalidError("a manifest of schema version 2 has no fsLayers")
@@ -99,7 +101,12 @@ def parse_manifest(payload: bytes, content_type: str, limits: Limits | None = No
 def _load(payload: bytes, limits: Limits) -> dict[str, Any]:
     _check_nesting(payload, limits.json_nesting)
     try:
-        document = json.loads(payload.decode("utf-8"), object_pairs_hook=_unique)
+        document = json.loads(
+            payload.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
+        if _SURROGATE.search(payload) is not None:
+            # Half a character, which JSON can escape, cannot be stored, sent or compared.
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise ManifestInvalidError(f"manifest is not JSON: {error}") from None
     if not isinstance(document, dict):
@@ -131,6 +138,10 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
             raise ManifestInvalidError(f"manifest has the key {key!r} twice")
         result[key] = value
     return result
+
+
+def _no_constant(name: str) -> None:
+    raise ManifestInvalidError(f"{name} is not a number in JSON")
 
 
 def _check_case(entry: Mapping[str, Any]) -> None:
