@@ -1,0 +1,137 @@
+"""What the HTTP behaviour suite shares: targets, accounts and a repository per test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.http.client import Client, Repository
+from tests.http.targets import InProcess, Node, Target
+from tests.support.server import RunningServer
+
+from dtr.database import open_database
+from dtr.testing.registry import ADMIN, ALICE, BOB, Administration
+
+# Every test shares one address with all others, so logins are slowed down late.
+SETTINGS = {"log": {"access": False}, "auth": {"failed_logins_before_delay": 1000}}
+ENVIRONMENT = {
+    "DTR_SERVER__WORKERS": "2",
+    "DTR_SERVER__BODY_IDLE_SECONDS": "1",
+    "DTR_SERVER__HEADER_READ_SECONDS": "1",
+    "DTR_SERVER__DRAIN_SECONDS": "1",
+    "DTR_AUTH__FAILED_LOGINS_BEFORE_DELAY": "1000",
+}
+TARGETS = (
+    "memory",
+    "files",
+    pytest.param("node", marks=pytest.mark.server),
+)
+
+OpenRegistry = Callable[..., InProcess]
+Connect = Callable[[Target], Client]
+
+
+@pytest.fixture(scope="session")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    """Give one application with its blobs in memory."""
+    target = InProcess.open(tmp_path_factory.mktemp("memory"), settings=SETTINGS)
+    yield target
+    asyncio.run(target.close())
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    """Give two applications on one directory, asked in turns."""
+    target = InProcess.open_files(tmp_path_factory.mktemp("files"), SETTINGS)
+    yield target
+    asyncio.run(target.close())
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """Give a real server with two workers."""
+    directory = tmp_path_factory.mktemp("node")
+    with RunningServer(directory, environment=ENVIRONMENT) as server:
+        database = open_database(server.data_dir / "dtr.db", wait_seconds=5)
+        administration = Administration(database)
+        administration.add_user(*ALICE)
+        administration.add_user(*BOB)
+        yield Node(server, administration)
+        database.close()
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Target:
+    """Give each deployment in turn; a further one (balancer, cluster) joins in `TARGETS`."""
+    found: Target = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+async def anonymous(target: Target) -> AsyncIterator[Client]:
+    """Give a client without an account."""
+    async with connected(target) as http:
+        yield Client(http)
+
+
+@pytest.fixture
+def admin(anonymous: Client) -> Client:
+    """Give the administrator."""
+    return anonymous.login(*ADMIN)
+
+
+@pytest.fixture
+def alice(anonymous: Client) -> Client:
+    """Give a user, who owns what the tests push."""
+    return anonymous.login(*ALICE)
+
+
+@pytest.fixture
+def bob(anonymous: Client) -> Client:
+    """Give another user, who has no rights on what is Alice's."""
+    return anonymous.login(*BOB)
+
+
+@pytest.fixture
+def repository(alice: Client) -> Repository:
+    """Give a private repository of Alice's that only this test knows; a push creates it."""
+    return alice.new_repository()
+
+
+@pytest.fixture
+async def open_registry(tmp_path: Path) -> AsyncIterator[OpenRegistry]:
+    """Give a way to open registries of a test's own, with settings of its own."""
+    opened: list[InProcess] = []
+
+    def open_one(settings: Mapping[str, Any] | None = None, **rest: Any) -> InProcess:
+        directory = tmp_path / f"registry-{len(opened)}"
+        directory.mkdir()
+        opened.append(InProcess.open(directory, settings=settings, **rest))
+        return opened[-1]
+
+    yield open_one
+    for target in opened:
+        await target.close()
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Give clients without an account for registries of a test's own."""
+    clients: list[httpx.AsyncClient] = []
+
+    def client(target: Target) -> Client:
+        clients.append(connected(target))
+        return Client(clients[-1])
+
+    yield client
+    for each in clients:
+        await each.aclose()
+
+
+def connected(target: Target) -> httpx.AsyncClient:
+    """Return a connection that follows nothing and knows no proxy."""
+    return httpx.AsyncClient(
+        transport=target.transport(), base_url=target.url, trust_env=False, timeout=20
+    )

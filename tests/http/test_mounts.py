@@ -1,0 +1,161 @@
+"""Mounts: a blob of one repository linked into another (distribution-spec end-11)."""
+
+import secrets
+
+import pytest
+from tests.http.client import Client, Repository, assert_error
+from tests.http.targets import Target
+
+from dtr.model.access import Level, Visibility
+from dtr.model.digest import Algorithm, Digest
+
+
+@pytest.fixture
+async def source(alice: Client) -> Repository:
+    """Give a private repository of Alice's with something in it."""
+    repository = alice.new_repository("source")
+    await repository.push_blob(b"here")
+    return repository
+
+
+async def mount(
+    repository: Repository, digest: str, source: Repository | str | None = None
+) -> tuple[int, str]:
+    """Ask for a mount; return status and Location."""
+    name = source.name if isinstance(source, Repository) else source
+    parameters = {"mount": digest} | ({} if name is None else {"from": name})
+    answer = await repository.client.post(repository.uploads, params=parameters)
+    return answer.status_code, answer.headers.get("Location", "")
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_a_blob_is_mounted_from_a_repository_that_one_may_pull_from(
+    source: Repository, repository: Repository, algorithm: Algorithm, *, is_named: bool
+) -> None:
+    """With the source named or not; the blob is then the target's as well."""
+    content = secrets.token_bytes(500)
+    digest = await source.push_blob(content, algorithm)
+    status, location = await mount(repository, digest, source if is_named else None)
+    assert (status, location) == (201, repository.blob(digest))
+    assert (await repository.client.get(location)).content == content
+    await source.client.delete(source.blob(digest))
+    assert (await repository.client.get(location)).content == content
+
+
+async def test_a_mount_of_what_is_not_in_the_source_opens_an_upload(
+    source: Repository, repository: Repository
+) -> None:
+    """202 with a session: the client pushes the blob instead."""
+    content = secrets.token_bytes(100)
+    status, location = await mount(repository, Digest.of(content), source)
+    assert status == 202
+    done = await repository.client.put(
+        location, params={"digest": Digest.of(content)}, content=content
+    )
+    assert done.status_code == 201
+
+
+@pytest.mark.parametrize("name", ["missing/one", "UPPER", "", "../etc", "a" * 300, "ü"])
+async def test_a_mount_from_a_repository_that_is_none_opens_an_upload(
+    source: Repository, repository: Repository, name: str
+) -> None:
+    """Whatever is wrong with the source, the client can go on."""
+    digest = await source.push_blob(secrets.token_bytes(100))
+    assert (await mount(repository, digest, name))[0] == 202
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+async def test_a_private_blob_of_others_answers_as_if_it_were_unknown(
+    source: Repository, bob: Client, *, is_named: bool
+) -> None:
+    """A digest that exists elsewhere tells nothing to whoever may not read it (CVE-2024-39897)."""
+    digest = await source.push_blob(secrets.token_bytes(100))
+    mine = bob.new_repository()
+    answers = []
+    for wanted in (digest, Digest.of(b"nobody has this")):
+        parameters = {"mount": wanted} | ({"from": source.name} if is_named else {})
+        answer = await bob.post(mine.uploads, params=parameters)
+        assert answer.status_code == 202
+        answers.append({k for k in answer.headers if k != "date"})
+        assert_error(await bob.get(mine.blob(wanted)), 404, "BLOB_UNKNOWN")
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+async def test_a_grant_or_publicity_of_the_source_is_enough(
+    target: Target, source: Repository, bob: Client, *, is_named: bool
+) -> None:
+    """The right to pull from the source is what a mount needs."""
+    digest = await source.push_blob(secrets.token_bytes(100))
+    named = source if is_named else None
+    target.administration.grant(source.name, "bob", Level.READ_ONLY)
+    assert (await mount(bob.new_repository(), digest, named))[0] == 201
+    target.administration.grant(source.name, "bob", Level.NONE)
+    other = await source.push_blob(secrets.token_bytes(100))
+    assert (await mount(bob.new_repository(), other, named))[0] == 202
+    target.administration.set_visibility(source.name, Visibility.PUBLIC)
+    assert (await mount(bob.new_repository(), other, named))[0] == 201
+
+
+async def test_a_mount_needs_the_right_to_push_into_the_target(
+    source: Repository, bob: Client, anonymous: Client
+) -> None:
+    """Reading the source is not enough."""
+    digest = await source.push_blob(secrets.token_bytes(100))
+    other = bob.new_repository()
+    await other.push_blob(b"here")
+    alice = source.client
+    assert (await mount(other.seen_by(alice), digest, source))[0] == 403
+    assert (await mount(other.seen_by(anonymous), digest, source))[0] == 401
+
+
+async def test_a_token_without_the_source_is_told_to_get_one_with_it(
+    source: Repository, repository: Repository
+) -> None:
+    """The challenge names both repositories, so that the client can ask for both at once."""
+    digest = await source.push_blob(secrets.token_bytes(100))
+    push = f"repository:{repository.name}:pull,push"
+    narrow = repository.seen_by(await repository.client.scoped(push))
+    parameters = {"mount": digest, "from": source.name}
+    answer = await narrow.client.post(narrow.uploads, params=parameters)
+    assert_error(answer, 401, "UNAUTHORIZED")
+    challenge = answer.headers["WWW-Authenticate"]
+    assert f'scope="{push} repository:{source.name}:pull"' in challenge
+    assert 'error="insufficient_scope"' in challenge
+    assert_error(await repository.client.get(repository.blob(digest)), 404, "NAME_UNKNOWN")
+    wide = repository.seen_by(
+        await repository.client.scoped(push, f"repository:{source.name}:pull")
+    )
+    assert (await mount(wide, digest, source))[0] == 201
+
+
+async def test_a_token_without_a_private_source_of_others_learns_nothing(
+    source: Repository, bob: Client
+) -> None:
+    """Who may not read the source is not asked for a wider token: 202, as if it did not exist."""
+    digest = await source.push_blob(secrets.token_bytes(100))
+    mine = bob.new_repository()
+    narrow = await bob.scoped(f"repository:{mine.name}:pull,push")
+    for name in (source.name, "alice/there-is-none"):
+        assert (await mount(mine.seen_by(narrow), digest, name))[0] == 202
+
+
+async def test_a_blob_deleted_from_its_last_repository_is_not_mounted(
+    source: Repository, repository: Repository
+) -> None:
+    """A condemned blob is nobody's; the client pushes it again."""
+    content = secrets.token_bytes(100)
+    digest = await source.push_blob(content)
+    await source.client.delete(source.blob(digest))
+    assert (await mount(repository, digest, source))[0] == 202
+    assert (await mount(repository, digest))[0] == 202
+    await repository.push_blob(content)
+    assert (await repository.client.get(repository.blob(digest))).content == content
+
+
+async def test_a_mount_of_no_digest_is_refused(repository: Repository) -> None:
+    """A malformed digest is 400, with a source or without."""
+    for digest in ("", "sha256:abc", "latest"):
+        answer = await repository.client.post(repository.uploads, params={"mount": digest})
+        assert_error(answer, 400, "DIGEST_INVALID")

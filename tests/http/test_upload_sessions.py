@@ -1,0 +1,103 @@
+"""Whose an upload session is (CVE-2026-32589 is why that is checked)."""
+
+import uuid
+
+import pytest
+from tests.http.client import Client, Repository, assert_error
+from tests.http.conftest import Connect, OpenRegistry
+from tests.http.targets import Target
+
+from dtr.model.access import Level
+from dtr.model.digest import Digest
+from dtr.testing.registry import ALICE
+
+REQUESTS = ("GET", "PATCH", "PUT", "DELETE")
+
+
+async def use(client: Client, method: str, location: str) -> tuple[int, str]:
+    """Use a session in one of the four ways; return status and code."""
+    parameters = {"digest": Digest.of(b"x")} if method == "PUT" else None
+    answer = await client.request(method, location, params=parameters, content=b"x")
+    return answer.status_code, answer.json()["errors"][0]["code"]
+
+
+@pytest.mark.parametrize("method", REQUESTS)
+async def test_a_session_is_unknown_to_others_who_may_push(
+    target: Target, repository: Repository, bob: Client, admin: Client, method: str
+) -> None:
+    """Not even an administrator or a colleague with every right can touch it."""
+    location = await repository.start_upload()
+    target.administration.grant(repository.name, "bob", Level.ADMIN)
+    for other in (bob, admin):
+        assert await use(other, method, location) == (404, "BLOB_UPLOAD_UNKNOWN")
+    assert (await repository.client.get(location)).status_code == 204
+
+
+@pytest.mark.parametrize("method", REQUESTS)
+async def test_a_session_is_unknown_in_another_repository(alice: Client, method: str) -> None:
+    """The same person cannot carry a session over."""
+    one, other = alice.new_repository(), alice.new_repository()
+    location = await one.start_upload()
+    await other.start_upload()
+    moved = other.uploads + location.rpartition("/")[2]
+    assert await use(alice, method, moved) == (404, "BLOB_UPLOAD_UNKNOWN")
+    assert (await alice.get(location)).status_code == 204
+
+
+@pytest.mark.parametrize(
+    "upload", [str(uuid.uuid4()), "x", "%2e%2e", "' OR 1=1 --", "0", "%00", "ü" * 40]
+)
+async def test_a_session_that_never_was_is_unknown(repository: Repository, upload: str) -> None:
+    """Whatever stands in its place."""
+    await repository.start_upload()
+    for method in REQUESTS:
+        path = repository.uploads + upload
+        assert await use(repository.client, method, path) == (404, "BLOB_UPLOAD_UNKNOWN")
+
+
+async def test_a_session_may_go_on_with_another_credential_of_its_owner(
+    target: Target, repository: Repository
+) -> None:
+    """A bearer token that expires in the middle of an upload is replaced by a new one."""
+    location = await repository.start_upload()
+    scope = f"repository:{repository.name}:pull,push"
+    for _ in range(2):
+        client = await repository.client.scoped(scope)
+        assert (await client.patch(location, content=b"x")).status_code == 202
+    done = await repository.client.put(location, params={"digest": Digest.of(b"xx")})
+    assert done.status_code == 201
+
+
+async def test_who_loses_the_right_to_push_loses_the_session(
+    target: Target, repository: Repository, bob: Client
+) -> None:
+    """A right is asked for at every request, not at the first."""
+    await repository.push_blob(b"here")
+    target.administration.grant(repository.name, "bob", Level.READ_WRITE)
+    location = await repository.seen_by(bob).start_upload()
+    target.administration.grant(repository.name, "bob", Level.READ_ONLY)
+    assert await use(bob, "PATCH", location) == (403, "DENIED")
+
+
+async def test_an_account_has_only_so_many_sessions(
+    open_registry: OpenRegistry, connect: Connect
+) -> None:
+    """One more is 429; cancelling one makes room."""
+    target = open_registry({"limits": {"upload_sessions_per_account": 2}})
+    repository = connect(target).login(*ALICE).new_repository()
+    locations = [await repository.start_upload() for _ in range(2)]
+    answer = await repository.client.post(repository.uploads)
+    assert_error(answer, 429, "TOOMANYREQUESTS")
+    await repository.client.delete(locations[0])
+    await repository.start_upload()
+
+
+async def test_a_deleted_repository_takes_its_sessions_along(
+    target: Target, repository: Repository
+) -> None:
+    """A session of a repository that was made anew under the same name is another one's."""
+    location = await repository.start_upload()
+    target.administration.remove_repository(repository.name)
+    assert await use(repository.client, "PATCH", location) == (404, "NAME_UNKNOWN")
+    await repository.push_blob(b"made anew")
+    assert await use(repository.client, "PATCH", location) == (404, "BLOB_UPLOAD_UNKNOWN")
