@@ -1,10 +1,10 @@
 """One request, read no further than a handler asks."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+from dtr.asgi.idle import IdleWatch
 from dtr.model.access import ANONYMOUS, Principal, Repository
 from dtr.model.errors import (
     NameUnknownError,
@@ -129,30 +129,29 @@ class Request:
         """
         if (self.content_length or 0) > limit:
             raise TooLargeError(f"body is larger than {limit} bytes", limit=limit)
-        has_more = True
-        while has_more:
-            message = await self._next()
-            if message["type"] != "http.request":
-                raise ClientDisconnectError
-            chunk = message.get("body", b"")
-            has_more = message.get("more_body", False)
-            self.body_bytes += len(chunk)
-            if self.body_bytes > limit:
-                raise TooLargeError(f"body is larger than {limit} bytes", limit=limit)
-            if chunk:
-                yield chunk
+        watch = IdleWatch(self.idle_seconds)
+        try:
+            has_more = True
+            while has_more:
+                message = await watch.wait(self._receive())
+                if message["type"] != "http.request":
+                    raise ClientDisconnectError
+                chunk = message.get("body", b"")
+                has_more = message.get("more_body", False)
+                self.body_bytes += len(chunk)
+                if self.body_bytes > limit:
+                    raise TooLargeError(f"body is larger than {limit} bytes", limit=limit)
+                if chunk:
+                    yield chunk
+        except TimeoutError:
+            waited = f"no more of the body arrived for {self.idle_seconds:g} seconds"
+            raise RequestTimeoutError(waited) from None
+        finally:
+            watch.close()
 
     async def content(self, *, limit: int) -> bytes:
         """Return the whole body, which must be small."""
         return b"".join([chunk async for chunk in self.stream(limit=limit)])
-
-    async def _next(self) -> Message:
-        try:
-            async with asyncio.timeout(self.idle_seconds):
-                return await self._receive()
-        except TimeoutError:
-            message = f"no more of the body arrived for {self.idle_seconds:g} seconds"
-            raise RequestTimeoutError(message) from None
 
 
 def _parse_query(query: bytes) -> dict[str, list[str]]:

@@ -7,17 +7,21 @@ of them that it is done: each is as durable, and as much all or nothing, as if i
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+import structlog
+from sqlalchemy import Connection, Engine
 
+from dtr.database import sqlite
 from dtr.database.units import Writer
 
+_LOG = structlog.get_logger()
 _MOST_UNITS = 64
+
+Outcome = tuple[Any, Exception | None]
 
 
 @dataclass(slots=True)
@@ -30,89 +34,104 @@ class Waiting:
 
 
 class Transact(Protocol):
-    """Runs a body in one transaction, retried whole."""
+    """Runs a body in one transaction of a connection, retried whole."""
 
-    def __call__(self, body: Callable[[Connection], Any], *, is_durable: bool) -> Any:
+    def __call__(self, body: Callable[[], Any], connection: Connection, *, is_durable: bool) -> Any:
         """Return what `body` returned, once it is committed."""
         ...
 
 
 class Committer:
-    """One thread that runs units in the order in which they came."""
+    """One thread, with one connection, that runs units in the order in which they came."""
 
-    def __init__(self, transact: Transact) -> None:
+    def __init__(self, engine: Engine, transact: Transact) -> None:
+        self._engine = engine
         self._transact = transact
         self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="database-writer", daemon=True)
-        self._thread.start()
+        self._started = threading.Event()
 
     def submit(self, unit: Callable[[Writer], Any], *, is_durable: bool) -> "Future[Any]":
         """Return a future that is done once the unit is committed or has failed."""
+        if not self._started.is_set():
+            self._started.set()
+            self._thread.start()
         waiting = Waiting(unit, is_durable)
         self._queue.put(waiting)
         return waiting.future
 
     def close(self) -> None:
         """Finish what is queued."""
-        self._queue.put(None)
-        self._thread.join()
+        if self._started.is_set():
+            self._queue.put(None)
+            self._thread.join()
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
-            group = [first]
-            while len(group) < _MOST_UNITS:
-                try:
-                    more = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    self._queue.put(None)
-                    break
-                group.append(more)
-            self._commit(group)
+            self._commit([first, *self._others()])
+
+    def _others(self) -> Iterator[Waiting]:
+        """Yield what is waiting besides, up to a group's size."""
+        for _ in range(_MOST_UNITS - 1):
+            try:
+                waiting = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if waiting is None:
+                self._queue.put(None)
+                return
+            yield waiting
 
     def _commit(self, group: Sequence[Waiting]) -> None:
-        if len(group) == 1:
-            self._alone(group[0])
-            return
         try:
-            outcomes = self._transact(
-                lambda connection: [_attempt(connection, waiting.unit) for waiting in group],
-                is_durable=any(waiting.is_durable for waiting in group),
-            )
-        except Exception:  # noqa: BLE001 - whoever is to blame, each is told about its own unit
-            for waiting in group:
-                self._alone(waiting)
-            return
-        for waiting, (result, error) in zip(group, outcomes, strict=True):
-            if error is None:
+            with self._engine.connect() as connection:
+                outcomes = self._outcomes(group, connection)
+        except Exception as error:  # noqa: BLE001 - it belongs to the units' callers
+            outcomes = [(None, error)] * len(group)
+        for waiting, (result, problem) in zip(group, outcomes, strict=True):
+            if problem is None:
                 waiting.future.set_result(result)
             else:
-                waiting.future.set_exception(error)
+                waiting.future.set_exception(problem)
 
-    def _alone(self, waiting: Waiting) -> None:
+    def _outcomes(self, group: Sequence[Waiting], connection: Connection) -> list[Outcome]:
+        """Return what became of each unit; together if that works, else each alone."""
+        if len(group) > 1:
+            try:
+                return cast(
+                    "list[Outcome]",
+                    self._transact(
+                        lambda: [_attempt(connection, waiting.unit) for waiting in group],
+                        connection,
+                        is_durable=any(waiting.is_durable for waiting in group),
+                    ),
+                )
+            except Exception:  # noqa: BLE001 - whoever is to blame will say so when alone
+                _LOG.debug("a group of units is run one by one", units=len(group))
+        return [self._alone(waiting, connection) for waiting in group]
+
+    def _alone(self, waiting: Waiting, connection: Connection) -> Outcome:
         try:
+            writer = Writer(connection)
             result = self._transact(
-                lambda connection: waiting.unit(Writer(connection)), is_durable=waiting.is_durable
+                lambda: waiting.unit(writer), connection, is_durable=waiting.is_durable
             )
-        except BaseException as error:  # noqa: BLE001 - it belongs to the unit's caller
-            waiting.future.set_exception(error)
-        else:
-            waiting.future.set_result(result)
+        except Exception as error:  # noqa: BLE001 - it belongs to the unit's caller
+            return None, error
+        return result, None
 
 
-def _attempt(connection: Connection, unit: Callable[[Writer], Any]) -> tuple[Any, Exception | None]:
+def _attempt(connection: Connection, unit: Callable[[Writer], Any]) -> Outcome:
     """Run one unit of a group; a failure of its own undoes only what it did.
 
     A driver's error may have ended the whole transaction: then the group is given up, and each unit
     is run alone.
     """
-    driver = connection.connection.driver_connection
-    assert driver is not None  # noqa: S101 - a connected connection has one
+    driver = sqlite.driver_of(connection)
     driver.execute("SAVEPOINT unit")
     try:
         result = unit(Writer(connection))
-    except DBAPIError:
+    except sqlite.DRIVER_ERRORS:
         raise
     except Exception as error:  # noqa: BLE001 - it belongs to the unit's caller
         driver.execute("ROLLBACK TO unit")

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from sqlalchemy import bindparam, delete, exists, func, insert, or_, select, update
 
-from dtr.database import Lookup, Reader, Writer
+from dtr.database import Change, Lookup, Reader, Writer
 from dtr.database.schema import (
     accounts,
     blobs,
@@ -140,6 +140,65 @@ CATALOG_PAGE_OF_ACCOUNT = Lookup(
 )
 
 
+FIND_REPOSITORY = Lookup(
+    select(repositories.c.id, repositories.c.namespace_id, repositories.c.visibility).where(
+        repositories.c.name == bindparam("name")
+    )
+)
+COUNT_UPLOADS = Lookup(
+    select(func.count()).select_from(uploads).where(uploads.c.account_id == bindparam("account_id"))
+)
+ADD_UPLOAD = Change(insert(uploads))
+ADVANCE_UPLOAD = Change(
+    update(uploads)
+    .where(
+        uploads.c.id == bindparam("upload_id"),
+        uploads.c.offset.in_((bindparam("start"), bindparam("stop"))),
+    )
+    .values(offset=bindparam("stop"), digest=bindparam("so_far"), expires_at=bindparam("until"))
+)
+REMOVE_UPLOAD = Change(delete(uploads).where(uploads.c.id == bindparam("id")))
+FIND_BLOB = Lookup(
+    select(blobs.c.digest, blobs.c.size, blobs.c.storage_key, blobs.c.state).where(
+        blobs.c.digest == bindparam("digest")
+    )
+)
+ADD_BLOB = Change(
+    insert(blobs).values(
+        digest=bindparam("digest"),
+        size=bindparam("size"),
+        storage_key=bindparam("storage_key"),
+        state=LIVE,
+        created_at=bindparam("now"),
+    )
+)
+REVIVE_BLOB = Change(
+    update(blobs)
+    .where(blobs.c.digest == bindparam("which"))
+    .values(
+        size=bindparam("size"),
+        storage_key=bindparam("storage_key"),
+        state=LIVE,
+        created_at=bindparam("now"),
+    )
+)
+FIND_LINK = Lookup(
+    select(repository_blobs.c.review_at).where(
+        repository_blobs.c.repository_id == bindparam("repository_id"),
+        repository_blobs.c.digest == bindparam("digest"),
+    )
+)
+ADD_LINK = Change(insert(repository_blobs))
+KEEP_LINK = Change(
+    update(repository_blobs)
+    .where(
+        repository_blobs.c.repository_id == bindparam("in_repository"),
+        repository_blobs.c.digest == bindparam("which"),
+    )
+    .values(review_at=bindparam("until"))
+)
+
+
 def blob_of(row: Sequence[Any]) -> Blob:
     """Return the blob in the first three columns of a `BLOB` row."""
     return Blob(Digest(row[0]), row[1], row[2])
@@ -155,7 +214,7 @@ def ensure_repository(
     writer: Writer, name: RepositoryName, visibility: Visibility = Visibility.PRIVATE
 ) -> Repository:
     """Return the repository called `name`, created, with its namespace, when it is missing."""
-    row = writer.execute(select(repositories).where(repositories.c.name == name)).mappings().first()
+    row = writer.first(FIND_REPOSITORY, {"name": name})
     if row is None:
         namespace_id = _ensure_namespace(writer, name.namespace)
         values = {
@@ -164,12 +223,10 @@ def ensure_repository(
             "visibility": str(visibility),
             "created_at": time.time(),
         }
-        row = (
-            writer.execute(insert(repositories).values(values).returning(repositories))
-            .mappings()
-            .one()
-        )
-    return Repository(row["id"], name, row["namespace_id"], Visibility(row["visibility"]))
+        writer.execute(insert(repositories).values(values))
+        row = writer.first(FIND_REPOSITORY, {"name": name})
+    assert row is not None  # noqa: S101 - it was inserted in this very transaction
+    return Repository(row[0], name, row[1], Visibility(row[2]))
 
 
 def _ensure_namespace(writer: Writer, name: str) -> int:
@@ -189,24 +246,25 @@ def _ensure_namespace(writer: Writer, name: str) -> int:
 
 def add_upload(writer: Writer, upload: Upload, now: float) -> None:
     """Insert an upload session."""
-    writer.execute(
-        insert(uploads).values(
-            id=upload.id,
-            repository_id=upload.repository_id,
-            account_id=upload.account_id,
-            algorithm=str(upload.algorithm),
-            offset=upload.progress.offset,
-            digest=upload.progress.digest,
-            created_at=now,
-            expires_at=upload.expires_at,
-        )
+    writer.change(
+        ADD_UPLOAD,
+        {
+            "id": upload.id,
+            "repository_id": upload.repository_id,
+            "account_id": upload.account_id,
+            "algorithm": str(upload.algorithm),
+            "offset": upload.progress.offset,
+            "digest": upload.progress.digest,
+            "created_at": now,
+            "expires_at": upload.expires_at,
+        },
     )
 
 
 def count_uploads(reader: Reader, account_id: int) -> int:
     """Return how many upload sessions an account has open."""
-    where = uploads.c.account_id == account_id
-    return int(reader.scalar(select(func.count()).select_from(uploads).where(where)))
+    row = reader.first(COUNT_UPLOADS, {"account_id": account_id})
+    return int(row[0]) if row else 0
 
 
 def count_all_uploads(reader: Reader) -> int:
@@ -218,17 +276,19 @@ def advance_upload(
     writer: Writer, upload_id: str, *, start: int, progress: Progress, expires_at: float
 ) -> bool:
     """Move an upload from `start` to `progress`; return False when it is not there any more."""
-    changed = writer.execute(
-        update(uploads)
-        .where(uploads.c.id == upload_id, uploads.c.offset.in_((start, progress.offset)))
-        .values(offset=progress.offset, digest=progress.digest, expires_at=expires_at)
-    )
-    return changed.rowcount == 1
+    parameters = {
+        "upload_id": upload_id,
+        "start": start,
+        "stop": progress.offset,
+        "so_far": progress.digest,
+        "until": expires_at,
+    }
+    return writer.change(ADVANCE_UPLOAD, parameters) == 1
 
 
 def remove_upload(writer: Writer, upload_id: str) -> bool:
     """Delete an upload session; return whether it was there."""
-    return writer.execute(delete(uploads).where(uploads.c.id == upload_id)).rowcount == 1
+    return writer.change(REMOVE_UPLOAD, {"id": upload_id}) == 1
 
 
 def forget_upload_digests(writer: Writer) -> None:
@@ -244,12 +304,8 @@ def expired_uploads(reader: Reader, now: float, count: int) -> list[str]:
 
 def find_blob(reader: Reader, digest: Digest) -> tuple[Blob, str] | None:
     """Return a blob of the registry and its state, whoever has it."""
-    row = reader.execute(
-        select(blobs.c.digest, blobs.c.size, blobs.c.storage_key, blobs.c.state).where(
-            blobs.c.digest == digest
-        )
-    ).first()
-    return (blob_of(row), str(row.state)) if row else None
+    row = reader.first(FIND_BLOB, {"digest": digest})
+    return (blob_of(row), str(row[3])) if row else None
 
 
 def store_blob(writer: Writer, blob: Blob, now: float) -> bool:
@@ -258,32 +314,26 @@ def store_blob(writer: Writer, blob: Blob, now: float) -> bool:
     A condemned row is taken over: whoever deletes its bytes knows them by the old key.
     """
     found = find_blob(writer, blob.digest)
-    values = {"size": blob.size, "storage_key": blob.storage_key, "state": LIVE, "created_at": now}
+    values = {"size": blob.size, "storage_key": blob.storage_key, "now": now}
     if found is None:
-        writer.execute(insert(blobs).values(digest=str(blob.digest), **values))
+        writer.change(ADD_BLOB, {"digest": blob.digest, **values})
         return True
     if found[1] == LIVE:
         return False
-    writer.execute(update(blobs).where(blobs.c.digest == blob.digest).values(values))
+    writer.change(REVIVE_BLOB, {"which": blob.digest, **values})
     return True
 
 
 def link_blob(writer: Writer, repository_id: int, digest: Digest, review_at: float) -> None:
     """Let a repository read a blob, and keep it at least until `review_at`."""
-    where = (
-        repository_blobs.c.repository_id == repository_id,
-        repository_blobs.c.digest == digest,
-    )
+    link = {"repository_id": repository_id, "digest": digest}
+    found = writer.first(FIND_LINK, link)
     # A link that collection has put aside (null) has a manifest; it needs no new review.
-    found = writer.execute(select(repository_blobs.c.review_at).where(*where)).first()
     if found is None:
-        writer.execute(
-            insert(repository_blobs).values(
-                repository_id=repository_id, digest=str(digest), review_at=review_at
-            )
-        )
+        writer.change(ADD_LINK, {**link, "review_at": review_at})
     elif found[0] is not None and found[0] < review_at:
-        writer.execute(update(repository_blobs).where(*where).values(review_at=review_at))
+        parameters = {"in_repository": repository_id, "which": digest, "until": review_at}
+        writer.change(KEEP_LINK, parameters)
 
 
 def unlink_blob(writer: Writer, repository_id: int, digest: Digest) -> bool:
