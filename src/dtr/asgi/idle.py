@@ -10,8 +10,8 @@ T = TypeVar("T")
 class IdleWatch:
     """Ends a wait that takes longer than `seconds`.
 
-    `asyncio.timeout` arms and disarms a timer for every wait, which costs more than the small pieces
-    that bodies come in. One timer looks in instead, when the wait could be too long.
+    `asyncio.timeout` arms and disarms a timer for every wait, which costs more than the small
+    pieces that bodies come in. One timer looks in instead, when the wait could be too long.
     """
 
     def __init__(self, seconds: float) -> None:
