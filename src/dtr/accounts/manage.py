@@ -55,6 +55,7 @@ def set_password(writer: Writer, name: str, password_hash: str) -> None:
     if account.kind != "user":
         raise AccountConflictError(f"{name} is an organization and has no password")
     records.change_account(writer, account.id, password_hash=password_hash)
+    records.remove_refresh_tokens(writer, account.id)
 
 
 def set_active(writer: Writer, name: str, *, is_active: bool) -> None:

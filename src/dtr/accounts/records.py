@@ -220,6 +220,12 @@ def remove_tokens(writer: Writer, account_id: int, *, token_id: int | None = Non
     return writer.execute(delete(tokens).where(where)).rowcount
 
 
+def remove_refresh_tokens(writer: Writer, account_id: int) -> None:
+    """Delete what an account's clients refresh with."""
+    where = and_(tokens.c.account_id == account_id, tokens.c.kind == "refresh")
+    writer.execute(delete(tokens).where(where))
+
+
 def mark_tokens_used(writer: Writer, used: dict[int, float]) -> None:
     """Record when tokens were last used, gathered over a while."""
     statement = (
