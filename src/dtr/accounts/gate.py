@@ -62,16 +62,18 @@ class Gate:
             error.challenge = self._challenge(request, access, "invalid_token")
             raise
         if access.door is Door.REPOSITORY:
-            self._admit_to_repository(request, access)
+            await self._admit_to_repository(request, access)
         elif not self._may_enter(request.principal, access.door):
             raise self._refusal(request, access)
 
-    def level(self, principal: Principal, name: RepositoryName) -> tuple[Level, Repository | None]:
+    async def level(
+        self, principal: Principal, name: RepositoryName
+    ) -> tuple[Level, Repository | None]:
         """Return what `principal` may do with the repository called `name`, and the repository.
 
         The scope of a bearer token is left out: it is about the token, not the account.
         """
-        row = self._database.lookup(records.FIND_REPOSITORY, {"name": name})
+        row = await self._database.lookup(records.FIND_REPOSITORY, {"name": name})
         repository = records.repository_of(name, row) if row else None
         if repository is None:
             owns = principal.name == name.namespace and not principal.is_anonymous
@@ -82,10 +84,10 @@ class Gate:
             principal,
             owns_namespace=owns,
             visibility=repository.visibility if repository else None,
-            granted=self._granted(principal, name, repository) if needs_grant else Level.NONE,
+            granted=await self._granted(principal, name, repository) if needs_grant else Level.NONE,
         ), repository
 
-    def may_pull_source(self, request: Request, source: RepositoryName) -> bool:
+    async def may_pull_source(self, request: Request, source: RepositoryName) -> bool:
         """Tell whether the principal may mount from `source`.
 
         Raises:
@@ -93,7 +95,7 @@ class Gate:
 
         """
         principal = request.principal
-        if self.level(principal, source)[0] < Level.READ_ONLY:
+        if (await self.level(principal, source))[0] < Level.READ_ONLY:
             return False
         is_narrower = principal.scope is not None and not principal.scope.allows(
             source, Action.PULL
@@ -102,14 +104,14 @@ class Gate:
             raise self._refusal(request, MAY_PUSH)
         return True
 
-    def _granted(
+    async def _granted(
         self, principal: Principal, name: RepositoryName, repository: Repository | None
     ) -> Level:
         if repository is None:
             parameters = {"account_id": principal.account_id, "namespace": name.namespace}
-            row = self._database.lookup(records.FIND_NAMESPACE_GRANT, parameters)
+            row = await self._database.lookup(records.FIND_NAMESPACE_GRANT, parameters)
         else:
-            row = self._database.lookup(
+            row = await self._database.lookup(
                 records.FIND_GRANT,
                 {
                     "account_id": principal.account_id,
@@ -119,7 +121,7 @@ class Gate:
             )
         return Level(row[0]) if row and row[0] is not None else Level.NONE
 
-    def _admit_to_repository(self, request: Request, access: Access) -> None:
+    async def _admit_to_repository(self, request: Request, access: Access) -> None:
         name = RepositoryName.parse(request.parameters["name"])
         action = access.action
         if action is None:
@@ -127,7 +129,7 @@ class Gate:
         principal = request.principal
         if principal.scope is not None and not principal.scope.allows(name, action):
             raise self._refusal(request, access)
-        level, request.repository = self.level(principal, name)
+        level, request.repository = await self.level(principal, name)
         # What does not exist can only be created, and creating is the namespace's owner's to do.
         needed = Level.ADMIN if self._creates(request.repository, action) else NEEDED[action]
         if level >= needed:

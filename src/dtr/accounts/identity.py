@@ -94,7 +94,7 @@ class Identity:
         scheme, _, value = authorization.partition(" ")
         match scheme.lower():
             case "bearer":
-                return self._bearer(value.strip()).principal
+                return (await self._bearer(value.strip())).principal
             case "basic":
                 name, password = parse_basic(value)
                 return (await self.login(name, password, client)).principal
@@ -106,12 +106,12 @@ class Identity:
         if not name and not password:
             return Credential(ANONYMOUS, 0)
         key = hmac.digest(self._cache_secret, f"{name}\0{password}".encode(), hashlib.sha256)
-        cached = self._remembered(key)
+        cached = await self._remembered(key)
         if cached is not None:
             return cached
-        self._throttle.check(name, client)
+        await self._throttle.check(name, client)
         if password.startswith(TOKEN_PREFIX):
-            credential = self._access_token(name, password)
+            credential = await self._access_token(name, password)
         else:
             credential = await self._password(name, password)
         if credential is None:
@@ -122,19 +122,19 @@ class Identity:
         _remember(self._credentials, key, (until, credential), _CACHED_CREDENTIALS)
         return credential
 
-    def refresh(self, token: str) -> Credential:
+    async def refresh(self, token: str) -> Credential:
         """Return the credential that a refresh token stands for.
 
         Raises:
             UnauthorizedError: it is not a live one.
 
         """
-        row = self._database.lookup(records.FIND_TOKEN, {"secret_hash": hash_token(token)})
+        row = await self._database.lookup(records.FIND_TOKEN, {"secret_hash": hash_token(token)})
         found = records.token_of(row) if row else None
         if found is None or found.kind != "refresh" or not found.is_live(self._clock()):
             raise UnauthorizedError("refresh token is not valid")
-        account = self._account(found.account_id)
-        if account is None or not self._is_token_live(found.parent_id):
+        account = await self._account(found.account_id)
+        if account is None or not await self._is_token_live(found.parent_id):
             raise UnauthorizedError("refresh token is not valid")
         return _credential(account, found.level, found.parent_id)
 
@@ -147,16 +147,16 @@ class Identity:
         """Let go of the threads."""
         self._passwords.close()
 
-    def _bearer(self, token: str) -> Credential:
+    async def _bearer(self, token: str) -> Credential:
         now = self._clock()
         cached = self._bearers.get(token)
         if cached is None or cached[0] <= now:
-            cached = self._verified_bearer(token)
+            cached = await self._verified_bearer(token)
             _remember(self._bearers, token, cached, _CACHED_BEARERS)
-        return self._current(cached[1])
+        return await self._current(cached[1])
 
-    def _verified_bearer(self, token: str) -> tuple[float, Credential]:
-        claims = self._keys.verify(token)
+    async def _verified_bearer(self, token: str) -> tuple[float, Credential]:
+        claims = await self._keys.verify(token)
         try:
             account_id, epoch = claims.get("account"), int(claims.get("epoch", 0))
             principal = Principal(
@@ -170,16 +170,16 @@ class Identity:
             raise UnauthorizedError("bearer token does not say what ours say") from None
         return float(claims["exp"]), credential
 
-    def _current(self, credential: Credential) -> Credential:
+    async def _current(self, credential: Credential) -> Credential:
         """Return the credential as its account stands now."""
         principal = credential.principal
         if principal.account_id is None:
             return credential
-        account = self._account(principal.account_id)
+        account = await self._account(principal.account_id)
         if (
             account is None
             or account.epoch != credential.epoch
-            or not self._is_token_live(credential.token_id)
+            or not await self._is_token_live(credential.token_id)
         ):
             raise UnauthorizedError("the account or token behind this credential has changed")
         if account.is_admin == principal.is_admin:
@@ -187,7 +187,7 @@ class Identity:
         return _credential(account, principal.ceiling, credential.token_id, principal.scope)
 
     async def _password(self, name: str, password: str) -> Credential | None:
-        row = self._database.lookup(records.FIND_CREDENTIAL, {"name": name})
+        row = await self._database.lookup(records.FIND_CREDENTIAL, {"name": name})
         account = records.account_of(row) if row else None
         is_known = account is not None and account.is_active and account.kind == "user"
         password_hash = row[6] if row and is_known else None
@@ -195,23 +195,23 @@ class Identity:
             return None
         return _credential(account)
 
-    def _access_token(self, name: str, secret: str) -> Credential | None:
-        row = self._database.lookup(records.FIND_TOKEN, {"secret_hash": hash_token(secret)})
+    async def _access_token(self, name: str, secret: str) -> Credential | None:
+        row = await self._database.lookup(records.FIND_TOKEN, {"secret_hash": hash_token(secret)})
         token = records.token_of(row) if row else None
         if token is None or token.kind != "access" or not token.is_live(self._clock()):
             return None
-        account = self._account(token.account_id)
+        account = await self._account(token.account_id)
         if account is None or account.name != name:
             return None
         self._used[token.id] = self._clock()
         return _credential(account, token.level, token.id)
 
-    def _remembered(self, key: bytes) -> Credential | None:
+    async def _remembered(self, key: bytes) -> Credential | None:
         cached = self._credentials.get(key)
         if cached is None or cached[0] <= self._clock():
             return None
         try:
-            credential = self._current(cached[1])
+            credential = await self._current(cached[1])
         except UnauthorizedError:
             del self._credentials[key]
             return None
@@ -219,24 +219,24 @@ class Identity:
             self._used[credential.token_id] = self._clock()
         return credential
 
-    def _account(self, account_id: int) -> Account | None:
+    async def _account(self, account_id: int) -> Account | None:
         """Return an active account as it was at most a second ago."""
         now = self._clock()
         cached = self._accounts.get(account_id)
         if cached is None or not 0 <= now - cached[0] < _ACCOUNT_SECONDS:
-            row = self._database.lookup(records.FIND_ACCOUNT, {"id": account_id})
+            row = await self._database.lookup(records.FIND_ACCOUNT, {"id": account_id})
             account = records.account_of(row) if row else None
             cached = (now, account if account is not None and account.is_active else None)
             _remember(self._accounts, account_id, cached, _CACHED_ACCOUNTS)
         return cached[1]
 
-    def _is_token_live(self, token_id: int | None) -> bool:
+    async def _is_token_live(self, token_id: int | None) -> bool:
         if token_id is None:
             return True
         now = self._clock()
         cached = self._tokens.get(token_id)
         if cached is None or not 0 <= now - cached[0] < _ACCOUNT_SECONDS:
-            row = self._database.lookup(records.TOKEN_EXISTS, {"id": token_id, "now": now})
+            row = await self._database.lookup(records.TOKEN_EXISTS, {"id": token_id, "now": now})
             cached = (now, row is not None)
             _remember(self._tokens, token_id, cached, _CACHED_ACCOUNTS)
         return cached[1]

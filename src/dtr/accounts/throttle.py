@@ -27,7 +27,7 @@ class LoginThrottle:
         self._settings = settings
         self._clock = clock
 
-    def check(self, name: str, client: str) -> None:
+    async def check(self, name: str, client: str) -> None:
         """Let a login pass, or not yet.
 
         Raises:
@@ -35,8 +35,8 @@ class LoginThrottle:
 
         """
         wait = max(
-            self._wait(_pair(name, client), self._settings.failed_logins_before_delay),
-            self._wait(client, self._settings.failed_logins_before_delay * _ADDRESS_FACTOR),
+            await self._wait(_pair(name, client), self._settings.failed_logins_before_delay),
+            await self._wait(client, self._settings.failed_logins_before_delay * _ADDRESS_FACTOR),
         )
         if wait > 0:
             message = "too many logins failed; wait before the next"
@@ -50,11 +50,11 @@ class LoginThrottle:
     async def succeeded(self, name: str, client: str) -> None:
         """Forget the failures of this name at this address."""
         pair = _pair(name, client)
-        if self._database.lookup(records.FIND_FAILURES, {"subject": pair}) is not None:
+        if await self._database.lookup(records.FIND_FAILURES, {"subject": pair}) is not None:
             await self._database.write(records.forget_failures, pair)
 
-    def _wait(self, subject: str, allowed: int) -> float:
-        row = self._database.lookup(records.FIND_FAILURES, {"subject": subject})
+    async def _wait(self, subject: str, allowed: int) -> float:
+        row = await self._database.lookup(records.FIND_FAILURES, {"subject": subject})
         if row is None or row[0] < allowed:
             return 0
         exponent = min(row[0] - allowed, 30)

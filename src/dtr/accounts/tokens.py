@@ -53,6 +53,7 @@ class TokenEndpoint:
         self._settings = settings
         self._proxies = proxies
         self._clock = clock
+        self._challenge = f'Basic realm="{settings.service}"'
 
     def routes(self) -> list[Route]:
         """Return the token route; it is open, for it is where one logs in."""
@@ -73,6 +74,13 @@ class TokenEndpoint:
     async def post(self, request: Request) -> Response:
         """Answer POST: a form with a password or a refresh token."""
         form = _parse_form(await request.content(limit=_FORM_BYTES))
+        try:
+            return await self._post(request, form)
+        except UnauthorizedError as error:
+            error.challenge = self._challenge
+            raise
+
+    async def _post(self, request: Request, form: dict[str, list[str]]) -> Response:
         scopes = form.get("scope", [])
         match form.get("grant_type", [""])[0]:
             case "password":
@@ -85,7 +93,7 @@ class TokenEndpoint:
                 return await self._answer(credential, scopes, refresh=refresh)
             case "refresh_token":
                 token = form.get("refresh_token", [""])[0]
-                credential = self._identity.refresh(token)
+                credential = await self._identity.refresh(token)
                 return await self._answer(credential, scopes, token=token)
             case _:
                 raise ParameterInvalidError("grant_type must be password or refresh_token")
@@ -98,15 +106,13 @@ class TokenEndpoint:
             raise HeaderTooLargeError(limit=self._settings.header_bytes)
         scheme, _, value = authorization.partition(" ")
         if scheme.lower() != "basic":
-            raise UnauthorizedError(
-                "a token is issued for a name and password",
-                challenge=f'Basic realm="{self._settings.service}"',
-            )
+            message = "a token is issued for a name and password"
+            raise UnauthorizedError(message, challenge=self._challenge)
         try:
             name, password = parse_basic(value)
             return await self._identity.login(name, password, self._proxies.client(request))
         except UnauthorizedError as error:
-            error.challenge = f'Basic realm="{self._settings.service}"'
+            error.challenge = self._challenge
             raise
 
     async def _answer(
@@ -123,13 +129,13 @@ class TokenEndpoint:
             "sub": principal.name,
             "account": principal.account_id,
             "epoch": credential.epoch,
-            "access": self._granted(principal, scopes),
+            "access": await self._granted(principal, scopes),
         }
         if principal.ceiling is not Level.ADMIN:
             claims["ceiling"] = int(principal.ceiling)
         if credential.token_id is not None:
             claims["token"] = credential.token_id
-        bearer = self._keys.sign(claims, lifetime_seconds=seconds)
+        bearer = await self._keys.sign(claims, lifetime_seconds=seconds)
         answer: dict[str, Any] = {
             "token": bearer,
             "access_token": bearer,
@@ -156,7 +162,7 @@ class TokenEndpoint:
         )
         return token
 
-    def _granted(self, principal: Principal, scopes: Iterable[str]) -> list[dict[str, Any]]:
+    async def _granted(self, principal: Principal, scopes: Iterable[str]) -> list[dict[str, Any]]:
         """Return the `access` claim for the scopes that were asked for."""
         wanted = [part for scope in scopes for part in scope.split(" ") if part]
         if len(wanted) > _MAX_SCOPES:
@@ -164,7 +170,7 @@ class TokenEndpoint:
         actions: dict[tuple[str, str], dict[str, None]] = {}
         for scope in wanted:
             kind, name, asked = _parse_scope(scope)
-            granted = self._allowed(principal, kind, name, asked)
+            granted = await self._allowed(principal, kind, name, asked)
             actions.setdefault((kind, name), {}).update(dict.fromkeys(granted))
         return [
             {"type": kind, "name": name, "actions": list(granted)}
@@ -172,13 +178,15 @@ class TokenEndpoint:
             if granted
         ]
 
-    def _allowed(self, principal: Principal, kind: str, name: str, asked: list[str]) -> list[str]:
+    async def _allowed(
+        self, principal: Principal, kind: str, name: str, asked: list[str]
+    ) -> list[str]:
         if kind == "registry" and name == "catalog":
             return ["*"] if not principal.is_anonymous and "*" in asked else []
         if kind != "repository":
             return []
         try:
-            level, _ = self._gate.level(principal, RepositoryName.parse(name))
+            level, _ = await self._gate.level(principal, RepositoryName.parse(name))
         except NameInvalidError:
             return []
         return [

@@ -1,6 +1,7 @@
 """One request, read no further than a handler asks."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -9,6 +10,7 @@ from dtr.model.access import ANONYMOUS, Principal, Repository
 from dtr.model.errors import (
     NameUnknownError,
     ParameterInvalidError,
+    RegistryError,
     RequestTimeoutError,
     SizeInvalidError,
     TooLargeError,
@@ -21,6 +23,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _MAX_PARAMETERS = 100
+_DISCARDED_BYTES = 16 << 20
 
 
 class ClientDisconnectError(Exception):
@@ -35,6 +38,7 @@ class Request:
     """
 
     __slots__ = (
+        "_has_more",
         "_headers",
         "_query",
         "_receive",
@@ -62,6 +66,7 @@ class Request:
         self.repository: Repository | None = None
         self.body_bytes = 0
         self._receive = receive
+        self._has_more = True
         self._headers: dict[bytes, bytes] | None = None
         self._query: dict[str, list[str]] | None = None
 
@@ -131,13 +136,13 @@ class Request:
             raise TooLargeError(f"body is larger than {limit} bytes", limit=limit)
         watch = IdleWatch(self.idle_seconds)
         try:
-            has_more = True
-            while has_more:
+            while self._has_more:
                 message = await watch.wait(self._receive())
                 if message["type"] != "http.request":
+                    self._has_more = False
                     raise ClientDisconnectError
                 chunk = message.get("body", b"")
-                has_more = message.get("more_body", False)
+                self._has_more = message.get("more_body", False)
                 self.body_bytes += len(chunk)
                 if self.body_bytes > limit:
                     raise TooLargeError(f"body is larger than {limit} bytes", limit=limit)
@@ -152,6 +157,22 @@ class Request:
     async def content(self, *, limit: int) -> bytes:
         """Return the whole body, which must be small."""
         return b"".join([chunk async for chunk in self.stream(limit=limit)])
+
+    async def discard_rest(self) -> None:
+        """Read what is left of a body that is refused, if it is not much.
+
+        A connection that is closed on a client that still sends is reset, and the client may then
+        lose the very answer that tells it why.
+        """
+        has_body = (
+            b"transfer-encoding" in self.headers
+            or self.headers.get(b"content-length", b"0") != b"0"
+        )
+        if not (self._has_more and has_body):
+            return
+        with suppress(RegistryError, ClientDisconnectError):
+            async for _ in self.stream(limit=self.body_bytes + _DISCARDED_BYTES):
+                pass
 
 
 def _parse_query(query: bytes) -> dict[str, list[str]]:

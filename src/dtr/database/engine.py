@@ -51,7 +51,7 @@ class Database:
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="database-reader")
         self._hot: sqlite3.Connection | None = None
 
-    def lookup(self, lookup: Lookup, parameters: Mapping[str, Any]) -> Row | None:
+    async def lookup(self, lookup: Lookup, parameters: Mapping[str, Any]) -> Row | None:
         """Return the first row of a point query, now."""
         try:
             row: Row | None = (
@@ -63,7 +63,7 @@ class Database:
             raise sqlite.translated(error) from error
         return row
 
-    def lookup_all(self, lookup: Lookup, parameters: Mapping[str, Any]) -> list[Row]:
+    async def lookup_all(self, lookup: Lookup, parameters: Mapping[str, Any]) -> list[Row]:
         """Return all rows of a short, indexed query, now."""
         try:
             return (

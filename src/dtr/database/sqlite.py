@@ -74,6 +74,8 @@ def translated(error: BaseException) -> Exception:
             return ContentDamagedError("the metadata file is damaged")
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return UnavailableError("the metadata is busy")
+        case sqlite3.SQLITE_CONSTRAINT:
+            return UnavailableError("what this refers to was changed by somebody else; try again")
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY:
             return UnavailableError("the metadata cannot be read or written")
         case _:

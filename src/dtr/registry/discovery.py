@@ -28,7 +28,7 @@ class Discovery:
         repository = request.existing_repository()
         count = page_size(request, self._largest)
         last = page_start(request)
-        rows = self._context.database.lookup_all(
+        rows = await self._context.database.lookup_all(
             records.TAG_PAGE, {"repository_id": repository.id, "last": last, "count": count + 1}
         )
         return _page(request, rows, count, {"name": repository.name}, "tags")
@@ -39,9 +39,9 @@ class Discovery:
         principal: Principal = request.principal
         parameters = {"last": page_start(request), "count": count + 1}
         if principal.is_admin:
-            rows = self._context.database.lookup_all(records.CATALOG_PAGE, parameters)
+            rows = await self._context.database.lookup_all(records.CATALOG_PAGE, parameters)
         else:
-            rows = self._context.database.lookup_all(
+            rows = await self._context.database.lookup_all(
                 records.CATALOG_PAGE_OF_ACCOUNT,
                 {**parameters, "account_id": principal.account_id},
             )
@@ -56,7 +56,7 @@ class Discovery:
         subject = Digest.parse(request.parameters["digest"])
         count = page_size(request, self._largest)
         artifact_type = request.query("artifactType")
-        rows = self._context.database.lookup_all(
+        rows = await self._context.database.lookup_all(
             records.REFERRER_PAGE,
             {
                 "repository_id": request.repository.id if request.repository else 0,

@@ -42,7 +42,7 @@ class Pull:
         reference = parse_reference(request.parameters["reference"])
         is_digest = isinstance(reference, Digest)
         lookup = records.MANIFEST_BY_DIGEST if is_digest else records.MANIFEST_BY_TAG
-        row = self._context.database.lookup(
+        row = await self._context.database.lookup(
             lookup, {"repository_id": repository.id, "reference": reference}
         )
         if row is None:
@@ -68,7 +68,7 @@ class Pull:
         """Answer a blob, or a part of it (end-2; RFC 9110 section 14)."""
         repository = request.existing_repository()
         digest = Digest.parse(request.parameters["digest"])
-        row = self._context.database.lookup(
+        row = await self._context.database.lookup(
             records.BLOB, {"repository_id": repository.id, "digest": digest}
         )
         if row is None:
@@ -93,11 +93,11 @@ class Pull:
         if request.method == "HEAD":
             return Response(headers=headers, length=blob.size)
         if self._has_paths:
-            return self._file(request, blob, headers)
+            return await self._file(request, blob, headers)
         stream = await _begun(self._context.store.read(blob.storage_key, stop=blob.size))
         return Response(headers=headers, stream=stream, length=blob.size)
 
-    def _file(self, request: Request, blob: Blob, headers: dict[bytes, bytes]) -> Response:
+    async def _file(self, request: Request, blob: Blob, headers: dict[bytes, bytes]) -> Response:
         """Answer a whole file: a small one from memory, any other without passing through Python.
 
         A small read from a local disk costs less than handing it to another thread.
@@ -112,18 +112,18 @@ class Pull:
         except FileNotFoundError:
             size = -1
         if size != blob.size:
-            raise self._damaged(request, blob)
+            raise await self._damaged(request, blob)
         if body:
             return Response(headers=headers, body=body)
         return Response(headers=headers, file=path, length=blob.size)
 
-    def _damaged(self, request: Request, blob: Blob) -> RegistryError:
+    async def _damaged(self, request: Request, blob: Blob) -> RegistryError:
         """Return what to say of missing bytes: collection may have taken them a moment ago."""
         parameters = {
             "repository_id": request.existing_repository().id,
             "digest": str(blob.digest),
         }
-        row = self._context.database.lookup(records.BLOB, parameters)
+        row = await self._context.database.lookup(records.BLOB, parameters)
         if row is None or row[2] != blob.storage_key:
             return BlobUnknownError(digest=str(blob.digest))
         message = "stored content is missing or cut; an administrator can run dtr fsck"
@@ -152,7 +152,7 @@ class Pull:
             principal.scope is not None and not principal.scope.allows(repository.name, Action.PUSH)
         ):
             return True
-        if self._context.gate.level(principal, repository.name)[0] < Level.READ_WRITE:
+        if (await self._context.gate.level(principal, repository.name))[0] < Level.READ_WRITE:
             return True
         return await self._context.database.write(keep, repository.id, digest, now + grace)
 

@@ -62,7 +62,7 @@ class Uploads:
 
     async def append(self, request: Request) -> Response:
         """Answer PATCH: take the next chunk (end-5)."""
-        upload = self._find(request)
+        upload = await self._find(request)
         _check_start(request, upload)
         writer = await self._resume(upload)
         try:
@@ -81,7 +81,7 @@ class Uploads:
     async def finish(self, request: Request) -> Response:
         """Answer PUT: take the last chunk, if any, verify and commit (end-6)."""
         digest = _digest_parameter(request)
-        upload = self._find(request)
+        upload = await self._find(request)
         _check_start(request, upload)
         writer = await self._resume(upload)
         try:
@@ -101,11 +101,11 @@ class Uploads:
 
     async def status(self, request: Request) -> Response:
         """Answer GET: where the upload is (end-13)."""
-        return _session(request.name, self._find(request), 204)
+        return _session(request.name, await self._find(request), 204)
 
     async def cancel(self, request: Request) -> Response:
         """Answer DELETE: forget the upload (end-14)."""
-        upload = self._find(request)
+        upload = await self._find(request)
         await self._context.database.write(records.remove_upload, upload.id)
         await self._context.store.discard(upload.id)
         return Response(204)
@@ -121,7 +121,7 @@ class Uploads:
         """Link a blob that a repository which the principal may pull from has (end-11)."""
         database = self._context.database
         for source in await self._sources(request, digest):
-            row = database.lookup(FIND_REPOSITORY, {"name": source})
+            row = await database.lookup(FIND_REPOSITORY, {"name": source})
             if row is not None and await database.write(
                 _mount_blob, request.name, row[0], digest, self._review_at()
             ):
@@ -140,12 +140,12 @@ class Uploads:
                 source = RepositoryName.parse(named)
             except NameInvalidError:
                 return []
-            return [source] if gate.may_pull_source(request, source) else []
+            return [source] if await gate.may_pull_source(request, source) else []
         found = await self._context.database.read(
             records.sources_of, digest, request.principal, _MOUNT_SOURCES
         )
         names = [RepositoryName(name) for name in found]
-        return [n for n in names if gate.level(request.principal, n)[0] >= Level.READ_ONLY]
+        return [n for n in names if (await gate.level(request.principal, n))[0] >= Level.READ_ONLY]
 
     async def _whole(self, request: Request, digest: Digest) -> Response:
         """Take a blob that came with its POST (end-4b)."""
@@ -182,10 +182,10 @@ class Uploads:
             most=self._settings.upload_sessions_per_account,
         )
 
-    def _find(self, request: Request) -> Upload:
+    async def _find(self, request: Request) -> Upload:
         """Return the session, which only its repository and its principal know (CVE-2026-32589)."""
         repository = request.existing_repository()
-        row = self._context.database.lookup(
+        row = await self._context.database.lookup(
             records.UPLOAD,
             {
                 "id": request.parameters["upload"],

@@ -23,6 +23,8 @@ _LOG = structlog.get_logger()
 _FLUSH_SECONDS = 0.2
 _CLIENT_CLOSED_REQUEST = 499
 _UNROUTED = "(none)"
+# What users pushed is never to be taken by a browser for a page of ours.
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 
 class Application:
@@ -72,9 +74,11 @@ class Application:
         request_id = f"{self._process_id}{next(self._numbers):08x}"
         request = Request(scope, receive, request_id=request_id, idle_seconds=self._idle_seconds)
         route, response = await self._answer(request)
-        response.headers.append((b"x-request-id", request_id.encode()))
+        response.headers += ((b"x-request-id", request_id.encode()), _NO_SNIFFING)
         status = response.status
         try:
+            if status >= HTTPStatus.BAD_REQUEST:
+                await request.discard_rest()
             if status != _CLIENT_CLOSED_REQUEST:
                 await response.send(scope, send)
         except Exception as error:
