@@ -89,8 +89,9 @@ class Checker:
         while page := await self._database.read(records.blobs_after, last, _PAGE):
             for blob, state in page:
                 problem = await self._problem(blob) if state == registry.LIVE else None
-                if problem is not None:
-                    yield await self._damaged(blob, problem)
+                finding = problem and await self._damaged(blob, problem)
+                if finding:
+                    yield finding
             last = page[-1][0].digest
 
     async def _problem(self, blob: registry.Blob) -> str | None:
@@ -112,11 +113,19 @@ class Checker:
             return Digest("")
         return Digest(f"{blob.digest.algorithm}:{hasher.hexdigest()}")
 
-    async def _damaged(self, blob: registry.Blob, problem: str) -> Finding:
+    async def _damaged(self, blob: registry.Blob, problem: str) -> Finding | None:
+        """Return what is wrong with a blob, or None if it was collected while we looked.
+
+        Its bytes may then be on their way out, or pushed again under another key. Bytes go after
+        their row is condemned, and no key lives twice: a row that is still the same is damaged.
+        """
+        if not await self._database.read(records.is_live, blob):
+            return None
         names = await self._database.read(records.repositories_with, blob.digest)
         where = f"{blob.digest} ({', '.join(names[:5]) or 'no repository'})"
         if self._repair:
-            await self._database.write(records.remove_blob, blob.digest)
+            if not await self._database.write(records.remove_blob, blob):
+                return None
             await self._store.delete(blob.storage_key)
         return Finding(Severity.DAMAGE, problem, where, self._repair)
 

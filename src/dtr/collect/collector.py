@@ -76,9 +76,9 @@ class Collector:
         database, now = self._database, self._clock()
         expired = await database.read(registry.expired_uploads, now, self._settings.batch)
         for upload_id in expired:
-            await database.write(registry.remove_upload, upload_id)
-            await self._store.discard(upload_id)
-            done.uploads += 1
+            if await database.write(records.remove_expired_upload, upload_id, now):
+                await self._store.discard(upload_id)
+                done.uploads += 1
         return len(expired) == self._settings.batch
 
     async def _manifests(self, done: Collected) -> bool:

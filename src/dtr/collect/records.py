@@ -172,10 +172,27 @@ def known_uploads(reader: Reader, upload_ids: list[str]) -> set[str]:
     return {row[0] for row in reader.execute(statement)}
 
 
-def remove_blob(writer: Writer, digest: Digest) -> None:
-    """Forget a blob whose bytes are lost, so that the next push brings it back."""
-    writer.execute(delete(repository_blobs).where(repository_blobs.c.digest == digest))
-    writer.execute(delete(blobs).where(blobs.c.digest == digest))
+def remove_expired_upload(writer: Writer, upload_id: str, now: float) -> bool:
+    """Delete a session that nobody continued; return False if somebody did, or ended it."""
+    where = and_(uploads.c.id == upload_id, uploads.c.expires_at <= now)
+    return writer.execute(delete(uploads).where(where)).rowcount == 1
+
+
+def is_live(reader: Reader, blob: registry.Blob) -> bool:
+    """Tell whether these very bytes are what the registry answers with."""
+    return registry.find_blob(reader, blob.digest) == (blob, registry.LIVE)
+
+
+def remove_blob(writer: Writer, blob: registry.Blob) -> bool:
+    """Forget a blob whose bytes are lost, so that the next push brings it back.
+
+    Returns False, and changes nothing, where other bytes have taken its place.
+    """
+    if not is_live(writer, blob):
+        return False
+    writer.execute(delete(repository_blobs).where(repository_blobs.c.digest == blob.digest))
+    writer.execute(delete(blobs).where(blobs.c.digest == blob.digest))
+    return True
 
 
 def repositories_with(reader: Reader, digest: Digest) -> list[str]:
