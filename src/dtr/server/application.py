@@ -23,6 +23,7 @@ _LOG = structlog.get_logger()
 _FLUSH_SECONDS = 0.2
 _CLIENT_CLOSED_REQUEST = 499
 _UNROUTED = "(none)"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 # What users pushed is never to be taken by a browser for a page of ours.
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
@@ -114,7 +115,8 @@ class Application:
 
     def _record(self, request: Request, response: Response, route: str, seconds: float) -> None:
         sent = 0 if request.method == "HEAD" else response.length
-        method = request.method if route != _UNROUTED else "OTHER"
+        # A series for whatever word a client sends would fill the memory.
+        method = request.method if request.method in _METHODS else "OTHER"
         self._metrics.request(
             route,
             method,

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from dtr import __version__
@@ -110,9 +110,11 @@ class Metrics:
 def use_directory(directory: Path) -> None:
     """Have all processes that are started from now on count into `directory`.
 
-    Called before the first metric is made: the library decides then how it counts.
+    Called before the first metric is made. The library looks at the variable when it is imported,
+    which was before: told again, for else every process would count for nobody.
     """
     os.environ[DIRECTORY_VARIABLE] = str(directory)
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
 
 def forget_process(pid: int) -> None:
