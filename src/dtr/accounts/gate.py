@@ -54,6 +54,9 @@ class Gate:
         """
         if access.door is Door.OPEN or (access.door is Door.OPERATOR and self._metrics_public):
             return
+        if access.door is Door.REPOSITORY:
+            # First of all: challenges repeat the name, and headers are no place for any text.
+            RepositoryName.parse(request.parameters["name"])
         try:
             request.principal = await self._identity.identify(
                 request.header(b"authorization"), self._proxies.client(request)
