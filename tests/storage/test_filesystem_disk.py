@@ -70,19 +70,18 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, st
 async def test_a_commit_is_durable_in_the_right_order(
     store: FilesystemBlobStore, calls: list[tuple[str, str]]
 ) -> None:
-    """File before name, name before answer, and a new directory before what is in it."""
+    """All bytes, then the name, both synced before anybody learns it, and new directories too."""
     upload_id, digest = new_upload(), Digest.of(CONTENT)
     await push(store, CONTENT, upload_id=upload_id)
     place = f"blobs/sha256/{digest.encoded[:2]}"
-    assert [call for call in calls if call[0] not in {"write", "ftruncate"}] == [
-        ("fsync", f"uploads/{upload_id}"),
+    assert [call for call in calls if call[0] != "ftruncate"] == [
+        ("write", f"uploads/{upload_id}"),
         ("mkdir", place),
         ("fsync", "blobs/sha256"),
         ("rename", f"uploads/{upload_id}"),
+        ("fsync", f"{place}/{digest.encoded}.{upload_id}"),
         ("fsync", place),
     ]
-    last_write = max(index for index, call in enumerate(calls) if call[0] == "write")
-    assert calls.index(("fsync", f"uploads/{upload_id}")) > last_write
 
 
 async def test_a_second_commit_makes_no_directory(
@@ -93,7 +92,7 @@ async def test_a_second_commit_makes_no_directory(
     calls.clear()
     await push(store, CONTENT)
     kinds = [call for call, _ in calls if call not in {"write", "ftruncate"}]
-    assert kinds == ["fsync", "rename", "fsync"]
+    assert kinds == ["rename", "fsync", "fsync"]
 
 
 async def test_a_flush_is_durable(store: FilesystemBlobStore, calls: list[tuple[str, str]]) -> None:
@@ -104,10 +103,22 @@ async def test_a_flush_is_durable(store: FilesystemBlobStore, calls: list[tuple[
     await writer.cancel()
 
 
+async def test_a_flush_survives_the_process_only_where_that_is_enough(
+    tmp_path: Path, calls: list[tuple[str, str]]
+) -> None:
+    """Without `sync_uploads` nothing is synced before the commit."""
+    store = FilesystemBlobStore(tmp_path, sync_uploads=False)
+    writer, _ = await stage(store, CONTENT)
+    assert [call for call, _ in calls if call == "fsync"] == []
+    await writer.commit(Digest.of(CONTENT))
+    assert [call for call, _ in calls if call == "fsync"] == ["fsync"] * 3
+    await store.close()
+
+
 async def test_a_failed_sync_is_not_a_commit(
     store: FilesystemBlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bytes that the disk refused are never given a name."""
+    """Bytes that the disk refused are taken away, whatever name they had."""
     writer, progress = await stage(store, CONTENT)
 
     def refuse(_descriptor: int) -> None:
@@ -120,6 +131,7 @@ async def test_a_failed_sync_is_not_a_commit(
     assert progress.offset == len(CONTENT)
     assert await committed(store) == {}
     await writer.cancel()
+    assert await staged(store) == {}
 
 
 @pytest.mark.parametrize("act", ["flush", "commit", "cancel", "close"])

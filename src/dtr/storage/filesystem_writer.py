@@ -98,7 +98,8 @@ class FilesystemWriter:
         def flush() -> None:
             write()
             self._ensure_file()
-            os.fsync(self._file)
+            if self._store.sync_uploads:
+                os.fsync(self._file)
 
         await self._run("flush", flush)
         self._durable = self._offset
@@ -117,9 +118,14 @@ class FilesystemWriter:
             self._verify(digest)
             # A sweep takes bytes that no metadata knows by their age, which begins here.
             os.utime(self._file)
-            os.fsync(self._file)
-            self._durable, self._is_flushed = self._offset, True
             self._store.place(self._path, key)
+            try:
+                os.fsync(self._file)
+                self._store.sync_place(key)
+            except OSError:
+                self._store.path(key).unlink(missing_ok=True)
+                raise
+            self._is_flushed = True
 
         await self._run("commit", commit)
         self._hasher = None
