@@ -128,7 +128,7 @@ def put_manifest(
             writer, repository.id, tag, manifest_id, account_id=pushed.account_id, now=now
         )
         if before is not None:
-            records.review_manifest(writer, before, untagged_at)
+            records.review_untagged(writer, before, untagged_at)
     if is_new or not pushed.tags:
         # A manifest that is pushed again without a tag has its time anew, as one that is new.
         is_kept = bool(pushed.tags) or records.is_tagged(writer, manifest_id)
@@ -140,7 +140,7 @@ def _delete_tag(writer: Writer, repository_id: int, tag: str, *, review_at: floa
     manifest_id = records.remove_tag(writer, repository_id, tag)
     if manifest_id is None:
         raise ManifestUnknownError(tag=tag)
-    records.review_manifest(writer, manifest_id, review_at)
+    records.review_untagged(writer, manifest_id, review_at)
 
 
 def delete_manifest(

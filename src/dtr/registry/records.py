@@ -466,6 +466,21 @@ def review_manifest(writer: Writer, manifest_id: int, review_at: float | None) -
     )
 
 
+def review_untagged(writer: Writer, manifest_id: int, review_at: float) -> None:
+    """Ask collection to look at a manifest that lost a tag, and at the subject that it kept."""
+    review_manifest(writer, manifest_id, review_at)
+    of = select(manifests.c.repository_id, manifests.c.subject).where(manifests.c.id == manifest_id)
+    row = writer.execute(of).one()
+    if row.subject is not None:
+        writer.execute(
+            update(manifests)
+            .where(
+                manifests.c.repository_id == row.repository_id, manifests.c.digest == row.subject
+            )
+            .values(review_at=review_at)
+        )
+
+
 def keep_blob(writer: Writer, repository_id: int, digest: Digest, review_at: float) -> bool:
     """Keep a blob that is still in the repository until `review_at`; return False if it is not."""
     if missing_blobs(writer, repository_id, [digest]):
@@ -524,7 +539,9 @@ def remove_manifest(
 ) -> None:
     """Delete a manifest with its tags, and have what it referred to reviewed."""
     row = writer.execute(
-        select(manifests.c.repository_id, manifests.c.digest).where(manifests.c.id == manifest_id)
+        select(manifests.c.repository_id, manifests.c.digest, manifests.c.subject).where(
+            manifests.c.id == manifest_id
+        )
     ).one()
     repository_id, digest = row.repository_id, row.digest
     edges = select(manifest_references.c.digest).where(
@@ -543,7 +560,7 @@ def remove_manifest(
         update(manifests)
         .where(
             manifests.c.repository_id == repository_id,
-            or_(children, manifests.c.subject == digest),
+            or_(children, manifests.c.subject == digest, manifests.c.digest == row.subject),
         )
         .values(review_at=manifests_review_at)
     )
