@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from dtr.database import Change, Lookup, Reader, Writer
 from dtr.database.schema import (
@@ -153,7 +153,14 @@ ADVANCE_UPLOAD = Change(
     update(uploads)
     .where(
         uploads.c.id == bindparam("upload_id"),
-        uploads.c.offset.in_((bindparam("start"), bindparam("stop"))),
+        or_(
+            uploads.c.offset == bindparam("start"),
+            # This very unit ran before. Other bytes up to the same offset are not the same.
+            and_(
+                uploads.c.offset == bindparam("stop"),
+                uploads.c.digest.is_not_distinct_from(bindparam("so_far")),
+            ),
+        ),
     )
     .values(offset=bindparam("stop"), digest=bindparam("so_far"), expires_at=bindparam("until"))
 )
@@ -309,7 +316,7 @@ def find_blob(reader: Reader, digest: Digest) -> tuple[Blob, str] | None:
 
 
 def store_blob(writer: Writer, blob: Blob, now: float) -> bool:
-    """Make a blob live with these bytes; return False when it was live with its own already.
+    """Make a blob live with these bytes; return False when it is live with others.
 
     A condemned row is taken over: whoever deletes its bytes knows them by the old key.
     """
@@ -319,7 +326,7 @@ def store_blob(writer: Writer, blob: Blob, now: float) -> bool:
         writer.change(ADD_BLOB, {"digest": blob.digest, **values})
         return True
     if found[1] == LIVE:
-        return False
+        return found[0].storage_key == blob.storage_key  # if this very unit ran before
     writer.change(REVIVE_BLOB, {"which": blob.digest, **values})
     return True
 
