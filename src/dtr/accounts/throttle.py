@@ -62,7 +62,8 @@ class LoginThrottle:
             self._settings.failed_login_delay_seconds * 2**exponent,
             self._settings.failed_login_delay_max_seconds,
         )
-        return float(row[1] + delay - self._clock())
+        # Never longer than the delay, also where the clock was set back meanwhile.
+        return min(delay, float(row[1] + delay - self._clock()))
 
 
 def _pair(name: str, client: str) -> str:
