@@ -168,7 +168,8 @@ class Request:
             b"transfer-encoding" in self.headers
             or self.headers.get(b"content-length", b"0") != b"0"
         )
-        if not (self._has_more and has_body):
+        # Who asked first (Expect: 100-continue) waits for the answer, and sends nothing.
+        if not (self._has_more and has_body) or b"expect" in self.headers:
             return
         with suppress(RegistryError, ClientDisconnectError):
             async for _ in self.stream(limit=self.body_bytes + _DISCARDED_BYTES):
