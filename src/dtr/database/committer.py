@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from dtr.database import sqlite
 from dtr.database.units import Writer
@@ -44,8 +44,8 @@ class Transact(Protocol):
 class Committer:
     """One thread, with one connection, that runs units in the order in which they came."""
 
-    def __init__(self, engine: Engine, transact: Transact) -> None:
-        self._engine = engine
+    def __init__(self, connect: Callable[[], Connection], transact: Transact) -> None:
+        self._connect = connect
         self._transact = transact
         self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="database-writer", daemon=True)
@@ -84,7 +84,7 @@ class Committer:
 
     def _commit(self, group: Sequence[Waiting]) -> None:
         try:
-            with self._engine.connect() as connection:
+            with self._connect() as connection:
                 outcomes = self._outcomes(group, connection)
         except Exception as error:  # noqa: BLE001 - it belongs to the units' callers
             outcomes = [(None, error)] * len(group)

@@ -47,7 +47,7 @@ class Database:
         self._wait_seconds = wait_seconds
         self._observe = observe or (lambda _operation, _seconds: None)
         self.engine = sqlite.open_engine(path)
-        self._committer = Committer(self.engine, self._transact)
+        self._committer = Committer(self._connect, self._transact)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="database-reader")
         self._hot: sqlite3.Connection | None = None
 
@@ -106,7 +106,7 @@ class Database:
         self, unit: Callable[Concatenate[Writer, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `unit` durably on the calling thread; for the command line and for jobs."""
-        with self.engine.connect() as connection:
+        with self._connect() as connection:
             return self._transact(
                 lambda: unit(Writer(connection), *args, **kwargs), connection, is_durable=True
             )
@@ -144,6 +144,10 @@ class Database:
                 return unit(Reader(connection))
             finally:
                 sqlite.leave_transaction(connection)
+
+    def _connect(self) -> Connection:
+        """Return a connection; another process may be recovering the file after a crash."""
+        return self._attempt(self.engine.connect)
 
     def _transact(self, body: Callable[[], T], connection: Connection, *, is_durable: bool) -> T:
         return self._attempt(lambda: _write_once(body, connection, is_durable=is_durable))

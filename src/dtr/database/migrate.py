@@ -12,10 +12,12 @@ from typing import Any
 
 from sqlalchemy import Engine, inspect, text
 
+from dtr.database import sqlite
 from dtr.database.migrations import HEAD
 from dtr.model.errors import InvalidError
 
 _PLACE = Path(__file__).parent / "migrations"
+_WAIT_MILLISECONDS = 60_000
 
 
 class SchemaVersionError(InvalidError):
@@ -39,6 +41,8 @@ def is_current(engine: Engine) -> bool:
 def migrate(engine: Engine) -> list[str]:
     """Apply what is missing; return the revisions that were applied, oldest first.
 
+    All of it or nothing: a start that is cut short here leaves no half of a schema.
+
     Raises:
         SchemaVersionError: the database is newer than this program.
 
@@ -49,7 +53,11 @@ def migrate(engine: Engine) -> list[str]:
 
     pending = pending_revisions(engine)
     with engine.begin() as connection:
+        # The driver does not begin by itself, and Alembic takes SQLite's DDL for untransactional.
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={_WAIT_MILLISECONDS}")
+        connection.exec_driver_sql(sqlite.BEGIN_WRITING)
         command.upgrade(_config(connection), "head")
+        connection.detach()
     return pending
 
 

@@ -1,0 +1,93 @@
+"""No statement of a hot path reads a table from its beginning to its end."""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+from tests.collect.yard import GRACE, UNTAGGED_GRACE, open_yard
+from tests.http.client import descriptor
+
+from dtr.accounts import records as accounts
+from dtr.database import Change, Database, Lookup
+from dtr.model.access import Visibility
+from dtr.model.manifests import OCI_MANIFEST
+from dtr.registry import records as registry
+
+SCANNED_WHOLE = {"SIGNING_KEYS"}
+"""A handful of rows, read once in a while."""
+LARGE = {"blobs", "repository_blobs", "manifests", "manifest_references", "tags", "uploads"}
+
+
+def prepared() -> Iterator[tuple[str, Lookup | Change]]:
+    """Find every statement that is prepared."""
+    for module in (registry, accounts):
+        for name, value in vars(module).items():
+            if isinstance(value, Lookup | Change):
+                yield name, value
+
+
+def plan(connection: sqlite3.Connection, sql: str, parameters: dict[str, object]) -> list[str]:
+    """Return how SQLite would go about it."""
+    rows = connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()
+    return [row[3] for row in rows]
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[sqlite3.Connection]:
+    """Give a connection to an empty registry's metadata."""
+    connection = sqlite3.connect(database.path)
+    yield connection
+    connection.close()
+
+
+@pytest.mark.parametrize(("name", "statement"), list(prepared()))
+def test_a_prepared_statement_uses_an_index(
+    connection: sqlite3.Connection, name: str, statement: Lookup | Change
+) -> None:
+    """Point queries stay point queries however large the registry grows."""
+    parameters = dict.fromkeys(re.findall(r":(\w+)", statement.sql), 0)
+    steps = plan(connection, statement.sql, {**parameters, **statement.constants})
+    if name not in SCANNED_WHOLE:
+        assert [step for step in steps if "SCAN" in step or "TEMP B-TREE" in step] == []
+
+
+async def test_no_unit_of_a_push_or_of_collection_scans(tmp_path: Path) -> None:
+    """All that a busy registry runs, seen by the engine, has indexes for the large tables."""
+    async with open_yard(tmp_path) as yard:
+        seen: set[str] = set()
+
+        @event.listens_for(yard.state.database.engine, "connect")
+        def watch(driver: sqlite3.Connection, _record: object) -> None:
+            driver.set_trace_callback(seen.add)
+
+        yard.state.database.engine.dispose()
+        yard.state.administration.create_repository("admin/app", Visibility.PUBLIC)
+        repository = yard.repository()
+        signed = await repository.push_image("latest", b"layer")
+        subject = {"subject": descriptor(signed.payload, OCI_MANIFEST)}
+        await repository.push_image("signature", **subject)
+        await repository.push_index("multi", signed)
+        await repository.push_image(None)
+        await yard.client.delete(repository.manifest("signature"))
+        for _ in range(3):
+            yard.clock.advance(UNTAGGED_GRACE + GRACE)
+            await yard.collect(untagged=True)
+        await yard.collector(untagged=True).plan()
+        _assert_no_scans(yard.directory / "dtr.db", seen)
+
+
+def _assert_no_scans(path: Path, statements: set[str]) -> None:
+    connection = sqlite3.connect(path)
+    explained = 0
+    for sql in statements:
+        if not sql.startswith(("SELECT", "UPDATE", "DELETE")):
+            continue
+        explained += 1
+        for step in plan(connection, sql, {}):
+            scanned = re.match(r"SCAN (\w+)(?! USING INDEX ix_\w+_(?:review|condemned))", step)
+            assert scanned is None or scanned[1] not in LARGE, f"{step}: {sql}"
+    connection.close()
+    assert explained > 10
