@@ -9,6 +9,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from dtr import __version__
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_RESERVED_BYTES = 512 << 10  # every label of every route takes less
 _SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 600)
 
 
@@ -16,6 +17,7 @@ class Metrics:
     """The counters of one process."""
 
     def __init__(self) -> None:
+        _reserve_room()
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "dtr_http_requests",
@@ -115,6 +117,26 @@ def use_directory(directory: Path) -> None:
     """
     os.environ[DIRECTORY_VARIABLE] = str(directory)
     values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
+
+
+def _reserve_room() -> None:
+    """Give this process's files all of their room now, or have it count for itself alone.
+
+    The library maps files that have holes. A hole that is written to when the disk is full ends the
+    process by SIGBUS, then the next one at its start, and with them the server.
+    """
+    directory = os.environ.get(DIRECTORY_VARIABLE)
+    if directory is None:
+        return
+    paths = [Path(directory) / f"{kind}_{os.getpid()}.db" for kind in ("counter", "histogram")]
+    try:
+        for path in paths:
+            with path.open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
+    except OSError:
+        values.ValueClass = values.MutexValue
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 def forget_process(pid: int) -> None:
