@@ -13,6 +13,7 @@ from dtr.model.errors import (
     ManifestUnknownError,
     RangeNotSatisfiableError,
     RegistryError,
+    UnavailableError,
 )
 from dtr.model.names import parse_reference
 from dtr.registry import records
@@ -154,7 +155,13 @@ class Pull:
             return True
         if (await self._context.gate.level(principal, repository.name))[0] < Level.READ_WRITE:
             return True
-        return await self._context.database.write(keep, repository.id, digest, now + grace)
+        try:
+            return await self._context.database.write(keep, repository.id, digest, now + grace)
+        except UnavailableError:
+            # A full disk stops pushes, not pulls: whoever gets the bytes relies on nothing more.
+            if request.method == "HEAD":
+                raise
+            return True
 
 
 async def _begun(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
