@@ -20,7 +20,7 @@ RUN tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-di
 COPY deploy/healthcheck.py /opt/dtr/bin/healthcheck.py
 
 FROM ${BASE}
-RUN useradd --system --uid 4873 --user-group --no-log-init \
+RUN useradd --uid 4873 --user-group --no-log-init --no-create-home \
         --home-dir /var/lib/dtr --shell /usr/sbin/nologin dtr \
     && install --directory --owner dtr --group dtr --mode 0700 /var/lib/dtr
 COPY --from=build /opt/dtr /opt/dtr

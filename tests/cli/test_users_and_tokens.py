@@ -1,0 +1,125 @@
+"""`dtr user` and `dtr token`."""
+
+from pathlib import Path
+
+import pytest
+from tests.cli.command import CALLED_WRONGLY, CommandLine, QuickCommandLine
+
+
+def users(dtr: CommandLine) -> dict[str, tuple[str, bool, bool]]:
+    """Give kind, administration and activity of each account."""
+    listed = dtr.good("user", "list", "--json").json
+    return {entry["name"]: (entry["kind"], entry["admin"], entry["active"]) for entry in listed}
+
+
+@pytest.mark.server
+def test_a_user_is_added_listed_disabled_enabled_and_removed(
+    dtr: CommandLine, password: Path
+) -> None:
+    """Each command does what it says, and the list shows it."""
+    assert dtr.good("user", "add", "alice", "--password-file", password).out == "Added alice.\n"
+    dtr.good("user", "add", "root", "--admin", stdin="another long enough password\n")
+    everybody = {"admin": ("user", True, True), "root": ("user", True, True)}
+    assert users(dtr) == {**everybody, "alice": ("user", False, True)}
+    dtr.good("user", "disable", "alice")
+    assert users(dtr)["alice"] == ("user", False, False)
+    dtr.good("user", "enable", "alice")
+    assert users(dtr)["alice"] == ("user", False, True)
+    dtr.good("user", "passwd", "alice", "--password-file", password)
+    dtr.good("user", "rm", "alice", "--yes")
+    assert users(dtr) == everybody
+    assert "admin" in dtr.good("user", "list").out
+
+
+def test_a_user_is_not_removed_without_being_asked_about(
+    quick: QuickCommandLine, password: Path
+) -> None:
+    """Without a terminal `--yes` is needed, and the message says so."""
+    quick.good("user", "add", "alice", "--password-file", password)
+    assert "--yes" in quick.fails("user", "rm", "alice")
+    assert "alice" in users(quick)
+
+
+def test_the_last_administrator_stays(quick: QuickCommandLine) -> None:
+    """Nobody locks everybody out."""
+    assert "last administrator" in quick.fails("user", "disable", "admin")
+    assert "last administrator" in quick.fails("user", "rm", "admin", "--yes")
+    assert users(quick) == {"admin": ("user", True, True)}
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "said"),
+    [
+        (("user", "add", "Alice"), "a long enough password\n", "lower-case"),
+        (("user", "add", "admin"), "a long enough password\n", "already"),
+        (("user", "add", "alice"), "short\n", "8 to 1024"),
+        (("user", "add", "alice"), "", "--password-file"),
+        (("user", "add", "alice", "--password-file", "none"), "", "cannot be read"),
+        (("user", "passwd", "nobody"), "a long enough password\n", "no account called nobody"),
+        (("user", "rm", "nobody", "--yes"), "", "no account called nobody"),
+        (("user", "disable", "nobody"), "", "no account called nobody"),
+        (("token", "create", "nobody"), "", "no account called nobody"),
+        (("token", "create", "admin", "--level", "owner"), "", "read-only, read-write or admin"),
+        (("token", "create", "admin", "--expires", "5w"), "", "90d"),
+        (("token", "list", "nobody"), "", "no account called nobody"),
+        (("token", "revoke", "admin", "77"), "", "no token 77"),
+        (("token", "revoke", "admin"), "", "--all"),
+        (("token", "revoke", "admin", "1", "--all"), "", "--all"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(
+    quick: QuickCommandLine, words: tuple[str, ...], stdin: str, said: str
+) -> None:
+    """Exit status 1, one message, and nothing has changed."""
+    assert said in quick.fails(*words, stdin=stdin)
+    assert users(quick) == {"admin": ("user", True, True)}
+
+
+@pytest.mark.server
+def test_a_token_is_created_listed_and_revoked(dtr: CommandLine) -> None:
+    """The secret is shown once, and never listed."""
+    secret = dtr.good("token", "create", "admin", "--label", "ci", "--expires", "90d").out.strip()
+    made = dtr.good("token", "create", "admin", "--level", "read-only", "--json").json
+    assert secret.startswith("dtr_")
+    assert made["token"].startswith("dtr_")
+    assert made["token"] != secret
+    first, second = dtr.good("token", "list", "admin", "--json").json
+    assert (first["label"], first["level"]) == ("ci", "read-write")
+    assert first["expires"] is not None
+    assert (second["id"], second["level"]) == (made["id"], "read-only")
+    assert second["expires"] is None
+    assert secret not in dtr.good("token", "list", "admin").out
+    assert dtr.good("token", "revoke", "admin", str(first["id"])).out == "Revoked 1.\n"
+    assert dtr.good("token", "revoke", "admin", "--all").out == "Revoked 1.\n"
+    assert dtr.good("token", "list", "admin", "--json").json == []
+
+
+@pytest.mark.xfail(strict=True, reason="tables take text for Rich markup")
+def test_a_label_is_shown_as_it_was_given(quick: QuickCommandLine) -> None:
+    """Nothing in a label is taken for markup."""
+    quick.good("token", "create", "admin", "--label", "[red]a[/b] :smile:")
+    assert "[red]a[/b] :smile:" in quick.good("token", "list", "admin").out
+
+
+@pytest.mark.xfail(strict=True, reason="an expiry past the year 9999 breaks the list")
+def test_an_end_past_all_calendars_is_refused(quick: QuickCommandLine) -> None:
+    """A token is not made that could not be listed afterwards."""
+    quick.fails("token", "create", "admin", "--expires", "999999y")
+    assert quick.good("token", "list", "admin", "--json").json == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("user",),
+        ("user", "add"),
+        ("user", "nothing"),
+        ("user", "list", "--nothing"),
+        ("token", "revoke", "admin", "one"),
+        ("nothing",),
+        (),
+    ],
+)
+def test_a_wrong_call_ends_with_status_2(quick: QuickCommandLine, words: tuple[str, ...]) -> None:
+    """Scripts can tell a typing error from a failure."""
+    assert quick.run(*words, names_data=False).status == CALLED_WRONGLY
