@@ -12,8 +12,8 @@ from tests.http.test_uploads_chunked import patch
 from dtr.model.digest import Digest
 
 LATE_WRITER = (
-    "known: FilesystemBlobStore.resume takes no lock at offset 0, so a PATCH that began before "
-    "another was acknowledged cuts the staged file, and deletes it where the row has moved on"
+    "known: on files the lock is taken with the first bytes, after the offset was read; a PATCH "
+    "that began before another was acknowledged is refused, and costs that one's upload"
 )
 
 
