@@ -5,11 +5,12 @@ units that are waiting, runs each in a savepoint of its own, commits once, and o
 of them that it is done: each is as durable, and as much all or nothing, as if it were alone.
 """
 
+import asyncio
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import structlog
@@ -26,11 +27,11 @@ Outcome = tuple[Any, Exception | None]
 
 @dataclass(slots=True)
 class Waiting:
-    """A unit on its way, and the future that its caller awaits."""
+    """A unit on its way, and the future that its caller awaits on its own event loop."""
 
     unit: Callable[[Writer], Any]
     is_durable: bool
-    future: "Future[Any]" = field(default_factory=Future)
+    future: asyncio.Future[Any]
 
 
 class Transact(Protocol):
@@ -51,14 +52,17 @@ class Committer:
         self._thread = threading.Thread(target=self._run, name="database-writer", daemon=True)
         self._started = threading.Event()
 
-    def submit(self, unit: Callable[[Writer], Any], *, is_durable: bool) -> "Future[Any]":
-        """Return a future that is done once the unit is committed or has failed."""
+    def submit(self, unit: Callable[[Writer], Any], *, is_durable: bool) -> asyncio.Future[Any]:
+        """Return a future that is done once the unit is committed or has failed.
+
+        A unit that has been queued runs, also where its caller is cancelled and waits no more.
+        """
         if not self._started.is_set():
             self._started.set()
             self._thread.start()
-        waiting = Waiting(unit, is_durable)
-        self._queue.put(waiting)
-        return waiting.future
+        future = asyncio.get_running_loop().create_future()
+        self._queue.put(Waiting(unit, is_durable, future))
+        return future
 
     def close(self) -> None:
         """Finish what is queued."""
@@ -88,11 +92,9 @@ class Committer:
                 outcomes = self._outcomes(group, connection)
         except Exception as error:  # noqa: BLE001 - it belongs to the units' callers
             outcomes = [(None, error)] * len(group)
-        for waiting, (result, problem) in zip(group, outcomes, strict=True):
-            if problem is None:
-                waiting.future.set_result(result)
-            else:
-                waiting.future.set_exception(problem)
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            with suppress(RuntimeError):  # the caller's loop has ended, and nobody waits
+                waiting.future.get_loop().call_soon_threadsafe(_tell, waiting.future, outcome)
 
     def _outcomes(self, group: Sequence[Waiting], connection: Connection) -> list[Outcome]:
         """Return what became of each unit; together if that works, else each alone."""
@@ -119,6 +121,16 @@ class Committer:
         except Exception as error:  # noqa: BLE001 - it belongs to the unit's caller
             return None, error
         return result, None
+
+
+def _tell(future: asyncio.Future[Any], outcome: Outcome) -> None:
+    result, problem = outcome
+    if future.cancelled():
+        return
+    if problem is None:
+        future.set_result(result)
+    else:
+        future.set_exception(problem)
 
 
 def _attempt(connection: Connection, unit: Callable[[Writer], Any]) -> Outcome:

@@ -130,9 +130,7 @@ class Database:
     async def _commit(self, unit: Callable[[Writer], T], *, is_durable: bool) -> T:
         started = time.perf_counter()
         try:
-            # Shielded: a unit that has been queued will run, whether or not its caller waits.
-            future = self._committer.submit(unit, is_durable=is_durable)
-            result: T = await asyncio.shield(asyncio.wrap_future(future))
+            result: T = await self._committer.submit(unit, is_durable=is_durable)
             return result
         finally:
             self._observe("write", time.perf_counter() - started)
