@@ -44,8 +44,8 @@ fix: $(VENV)/dev ## format, and mend what the linter can mend by itself
 test: $(VENV)/dev ## install what the tests need, then run all that this machine can run
 	tools/install-debian-packages test
 	tools/install-go-tools
-	$(MAKE) --no-print-directory lint
-	$(BIN)/python3 -m pytest $(ARGS)
+	@status=0; $(MAKE) --no-print-directory lint || status=1; \
+		$(BIN)/python3 -m pytest $(ARGS) || status=1; exit $$status
 
 bench: $(VENV)/dev ## measure against other registries; tables go to benchmarks/results
 	tools/install-debian-packages bench
