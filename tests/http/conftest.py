@@ -18,7 +18,7 @@ from dtr.testing.registry import ADMIN, ALICE, BOB, Administration
 SETTINGS = {"log": {"access": False}, "auth": {"failed_logins_before_delay": 1000}}
 ENVIRONMENT = {
     "DTR_SERVER__WORKERS": "2",
-    "DTR_SERVER__BODY_IDLE_SECONDS": "1",
+    "DTR_SERVER__BODY_IDLE_SECONDS": "0.5",
     "DTR_SERVER__HEADER_READ_SECONDS": "1",
     "DTR_SERVER__DRAIN_SECONDS": "1",
     "DTR_AUTH__FAILED_LOGINS_BEFORE_DELAY": "1000",

@@ -4,9 +4,12 @@ Each test names its row in the table of advisories that this project keeps (refe
 """
 
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from tests.http.client import Client, Repository, assert_error, basic
 from tests.http.conftest import Connect, OpenRegistry
 from tests.http.targets import Target
@@ -15,6 +18,7 @@ from tests.http.test_tokens import granted, post
 from dtr.accounts import passwords
 from dtr.model.access import Level, Visibility
 from dtr.model.digest import Digest
+from dtr.server.logs import configure_logging
 from dtr.server.settings import Settings
 from dtr.testing.registry import ADMIN, ALICE, BOB
 
@@ -167,6 +171,42 @@ async def test_nothing_that_a_client_says_makes_an_administrator(
         401,
         404,
     }
+
+
+@pytest.fixture
+def loud() -> Iterator[None]:
+    """Log everything for one test, then put everything back."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    configure_logging("json", "debug")
+    yield
+    root.setLevel(level)
+    root.handlers = handlers
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("loud")
+async def test_no_secret_is_written_into_a_log(
+    open_registry: OpenRegistry, connect: Connect, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Row 18, CVE-2025-48374: not by requests, not by refusals, not at the loudest level."""
+    target = open_registry({"log": {"access": True}})
+    alice = connect(target).login(*ALICE)
+    _, secret = target.administration.create_token("alice")
+    answer = await alice.get("/auth/token", params={"offline_token": "true"})
+    hidden = [secret, answer.json()["token"], answer.json()["refresh_token"], ALICE[1]]
+    for text in hidden:
+        await alice.login("alice", text).get("/v2/")
+        await alice.bearing(text).get(f"/v2/alice/x/tags/list?last={text[:400]}")
+        await post(alice, grant_type="refresh_token", refresh_token=text)
+        await post(alice, grant_type="password", username="alice", password=text)
+    await alice.bearing(hidden[1] + "x").get("/v2/")
+    target.application._flush()
+    out, err = capfd.readouterr()
+    assert "/auth/token" in out
+    for text in hidden:
+        assert text not in out + err
+        assert basic("alice", text).removeprefix("Basic ") not in out + err
 
 
 @pytest.mark.parametrize(

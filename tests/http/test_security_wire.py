@@ -75,7 +75,7 @@ def test_a_request_with_two_lengths_hides_no_second_one(
     """Smuggling: whatever a balancer before us believes, the hidden request is not answered."""
     hidden = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
     body = b"0\r\n\r\n" + hidden
-    heard = say(node.url, head("POST", "/auth/token", headers) + body, seconds=1.5)
+    heard = say(node.url, head("POST", "/auth/token", headers) + body, seconds=1)
     assert b"smuggled" not in heard.content
     assert len(heard.statuses) <= 1 or 400 in heard.statuses
     log = node.server.log.read_text(errors="replace")
@@ -135,7 +135,7 @@ def test_a_client_that_sends_its_head_slowly_is_cut_off(node: Node) -> None:
 @pytest.mark.server
 @pytest.mark.parametrize("method", ["PATCH", "PUT", "POST"])
 def test_a_client_that_pauses_in_a_body_is_told_so(node: Node, method: str) -> None:
-    """Slowloris on uploads: after body_idle_seconds (here one) 408, and the worker is free."""
+    """Slowloris on uploads: after body_idle_seconds (here half) 408, and the worker is free."""
     with_session = say(
         node.url, head("POST", PUSH, [AUTH, ("Content-Length", "0")]), until=b"\r\n\r\n"
     )
@@ -150,7 +150,7 @@ def test_a_client_that_pauses_in_a_body_is_told_so(node: Node, method: str) -> N
     request = head(method, target, [AUTH, ("Content-Length", "1000")]) + b"x" * 10
     heard = say(node.url, request, seconds=8, until=b"errors")
     assert heard.status == 408
-    assert 0.8 < heard.seconds < 6
+    assert 0.4 < heard.seconds < 6
     if method == "PATCH":
         status = say(node.url, head("GET", target, [AUTH]), until=b"\r\n\r\n")
         assert re.search(rb"(?i)range: 0-9", status.content)
@@ -199,9 +199,13 @@ def test_a_refused_body_does_not_hide_the_answer(node: Node) -> None:
 async def test_a_forged_line_does_not_reach_the_servers_log(node: Node) -> None:
     """Log injection: on the real server, through path, method and credentials."""
     mark = f"forged{time.monotonic_ns()}"
-    say(node.url, head("GET", f"/v2/%0d%0a2026-01-01T00:00:00Z%20{mark}%1b[2J", [AUTH]), seconds=1)
+    say(
+        node.url,
+        head("GET", f"/v2/%0d%0a2026-01-01T00:00:00Z%20{mark}%1b[2J", [AUTH]),
+        until=b"errors",
+    )
     name = basic(f"x\r\n2026-01-01 {mark}", "y")
-    say(node.url, head("GET", "/v2/", [("Authorization", name)]), seconds=1)
+    say(node.url, head("GET", "/v2/", [("Authorization", name)]), until=b"errors")
     await asyncio.sleep(0.5)
     lines = [line for line in node.server.log.read_text().splitlines() if mark in line]
     assert lines, "the request was not logged at all"
