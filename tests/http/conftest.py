@@ -29,6 +29,9 @@ TARGETS = (
     pytest.param("node", marks=pytest.mark.server),
 )
 
+PARSING = pytest.mark.parametrize("target", [TARGETS[0], TARGETS[-1]], indirect=True)
+"""For what is refused before anything is shared: two processes say it no other way than one."""
+
 OpenRegistry = Callable[..., InProcess]
 Connect = Callable[[Target], Client]
 

@@ -12,7 +12,7 @@ from dtr.testing.registry import ALICE
 
 async def test_an_address_that_is_too_long_is_414(alice: Client) -> None:
     """Path and query together, 8 KiB by default; exactly that many are read."""
-    path = "/v2/alice/app/tags/list"
+    path = "/v2/alice/never-pushed/tags/list"
     room = 8192 - len(path) - len("last=")
     answer = await alice.get(f"{path}?last={'x' * (room + 1)}")
     assert_error(answer, 414, "UNSUPPORTED")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from tests.http.client import CONFIG_TYPE, Repository, assert_error, descriptor, image, index
-from tests.http.conftest import Connect, OpenRegistry
+from tests.http.conftest import PARSING, Connect, OpenRegistry
 
 from dtr.model.digest import Digest
 from dtr.model.manifests import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
@@ -89,6 +89,7 @@ REFUSED: dict[str, tuple[str | bytes | dict[str, Any], str]] = {
 }
 
 
+@PARSING
 @pytest.mark.parametrize("case", REFUSED)
 async def test_a_document_that_could_be_misread_is_refused(
     repository: Repository, case: str

@@ -2,6 +2,7 @@
 
 import pytest
 from tests.http.client import Client, Repository, assert_error, image
+from tests.http.conftest import PARSING
 
 from dtr.model.digest import Digest
 
@@ -79,6 +80,7 @@ async def test_a_name_of_the_grammar_is_a_repository(alice: Client, name: str) -
     assert (await alice.get(repository.referrers(pushed.digest))).status_code == 200
 
 
+@PARSING
 @pytest.mark.parametrize("name", BAD_NAMES)
 async def test_a_name_outside_of_the_grammar_is_refused(alice: Client, name: str) -> None:
     """400 for every method, and never an address of something else."""
@@ -99,6 +101,7 @@ async def test_a_name_outside_of_the_grammar_is_refused(alice: Client, name: str
         )
 
 
+@PARSING
 @pytest.mark.parametrize("name", BAD_NAMES)
 async def test_a_name_outside_of_the_grammar_stays_out_of_the_challenge(
     anonymous: Client, name: str
@@ -125,6 +128,7 @@ async def test_a_tag_of_the_grammar_is_kept_as_written(repository: Repository, t
         assert_error(other, 404, "MANIFEST_UNKNOWN")
 
 
+@PARSING
 @pytest.mark.parametrize("tag", BAD_TAGS)
 async def test_a_tag_outside_of_the_grammar_is_refused(repository: Repository, tag: str) -> None:
     """400 when pushed, pulled or deleted, or 404 where it is not even one component."""
@@ -142,6 +146,7 @@ async def test_a_tag_outside_of_the_grammar_is_refused(repository: Repository, t
     assert (await repository.client.get(repository.tags)).json()["tags"] == []
 
 
+@PARSING
 @pytest.mark.parametrize("digest", BAD_DIGESTS)
 async def test_a_digest_has_one_spelling(repository: Repository, digest: str) -> None:
     """Only the canonical form is a digest; nothing is folded, trimmed or cut."""

@@ -2,6 +2,7 @@
 
 import pytest
 from tests.http.client import Repository, assert_error
+from tests.http.conftest import PARSING
 
 CONTENT = bytes(range(256)) * 8192  # two mebibytes: more than one piece of a stream
 SIZE = len(CONTENT)
@@ -48,6 +49,7 @@ async def test_a_range_outside_of_the_content_is_416_with_the_size(
     assert answer.headers["Content-Range"] == f"bytes */{SIZE}"
 
 
+@PARSING
 @pytest.mark.parametrize(
     "header",
     [

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.http.client import Client, Repository, assert_error, basic
+from tests.http.conftest import PARSING
 from tests.http.targets import Target
 
 from dtr.model.access import Level, Visibility
@@ -128,6 +129,7 @@ async def test_nobody_gets_a_token_for_what_is_public(
     assert answer.status_code == 200
 
 
+@PARSING
 @pytest.mark.parametrize(
     "scope",
     [
@@ -178,6 +180,7 @@ WRONG = {
 }
 
 
+@PARSING
 @pytest.mark.parametrize("case", WRONG)
 async def test_wrong_credentials_are_401_and_tell_nothing(anonymous: Client, case: str) -> None:
     """The same sentence whatever was wrong, on the token endpoint and everywhere else."""
@@ -194,6 +197,7 @@ async def test_wrong_credentials_are_401_and_tell_nothing(anonymous: Client, cas
         assert answer.headers["WWW-Authenticate"]
 
 
+@PARSING
 @pytest.mark.parametrize(
     "header",
     [
