@@ -14,6 +14,7 @@ from typing import Any
 from dtr.accounts import records
 from dtr.accounts.passwords import TOKEN_PREFIX, PasswordVerifier, hash_token
 from dtr.accounts.records import Account
+from dtr.accounts.settings import AuthSettings
 from dtr.accounts.signing import KeyRing
 from dtr.accounts.throttle import LoginThrottle
 from dtr.database import Database
@@ -24,20 +25,6 @@ _ACCOUNT_SECONDS = 1.0
 _CACHED_BEARERS = 4096
 _CACHED_ACCOUNTS = 4096
 _CACHED_CREDENTIALS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class AuthSettings:
-    """What the settings say about authentication; sizes in bytes."""
-
-    service: str = "dtr"
-    token_seconds: int = 300
-    refresh_token_seconds: int = 30 * 86400
-    credential_cache_seconds: float = 60
-    header_bytes: int = 16384
-    failed_logins_before_delay: int = 5
-    failed_login_delay_seconds: float = 1
-    failed_login_delay_max_seconds: float = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +96,25 @@ class Identity:
         cached = await self._remembered(key)
         if cached is not None:
             return cached
-        await self._throttle.check(name, client)
-        if password.startswith(TOKEN_PREFIX):
-            credential = await self._access_token(name, password)
-        else:
-            credential = await self._password(name, password)
-        if credential is None:
-            await self._throttle.failed(name, client)
-            raise UnauthorizedError("user name or password is not correct")
-        await self._throttle.succeeded(name, client)
+        async with self._throttle.turn(name, client):
+            # Whoever waited may find that the one before asked the same, or failed once too often.
+            cached = await self._remembered(key)
+            if cached is not None:
+                return cached
+            await self._throttle.check(name, client)
+            credential = await self._verified(name, password)
+            if credential is None:
+                await self._throttle.failed(name, client)
+                raise UnauthorizedError("user name or password is not correct")
+            await self._throttle.succeeded(name, client)
         until = self._clock() + self._settings.credential_cache_seconds
         _remember(self._credentials, key, (until, credential), _CACHED_CREDENTIALS)
         return credential
+
+    async def _verified(self, name: str, password: str) -> Credential | None:
+        if password.startswith(TOKEN_PREFIX):
+            return await self._access_token(name, password)
+        return await self._password(name, password)
 
     async def refresh(self, token: str) -> Credential:
         """Return the credential that a refresh token stands for.

@@ -1,14 +1,13 @@
 """Slow down who guesses passwords, on every process together."""
 
+import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from dtr.accounts import records
+from dtr.accounts.settings import AuthSettings
 from dtr.database import Database
 from dtr.model.errors import TooManyRequestsError
-
-if TYPE_CHECKING:
-    from dtr.accounts.identity import AuthSettings
 
 _ADDRESS_FACTOR = 10
 """Many people may share an address: it is slowed down after ten times as many failures."""
@@ -21,11 +20,23 @@ class LoginThrottle:
     """
 
     def __init__(
-        self, database: Database, settings: "AuthSettings", clock: Callable[[], float]
+        self, database: Database, settings: AuthSettings, clock: Callable[[], float]
     ) -> None:
         self._database = database
         self._settings = settings
         self._clock = clock
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def turn(self, name: str, client: str) -> asyncio.Lock:
+        """Return the lock under which logins of one name at one address are tried one by one.
+
+        Guesses that are sent together would else all be tried before the first is counted.
+        """
+        pair = _pair(name, client)
+        lock = self._turns.get(pair)
+        if lock is None:
+            lock = self._turns[pair] = asyncio.Lock()
+        return lock
 
     async def check(self, name: str, client: str) -> None:
         """Let a login pass, or not yet.
@@ -57,13 +68,14 @@ class LoginThrottle:
         row = await self._database.lookup(records.FIND_FAILURES, {"subject": subject})
         if row is None or row[0] < allowed:
             return 0
-        exponent = min(row[0] - allowed, 30)
-        delay = min(
+        failures, last_at = int(row[0]), float(row[1])
+        exponent = min(failures - allowed, 30)
+        delay: float = min(
             self._settings.failed_login_delay_seconds * 2**exponent,
             self._settings.failed_login_delay_max_seconds,
         )
         # Never longer than the delay, also where the clock was set back meanwhile.
-        return min(delay, float(row[1] + delay - self._clock()))
+        return min(delay, last_at + delay - self._clock())
 
 
 def _pair(name: str, client: str) -> str:

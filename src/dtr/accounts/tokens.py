@@ -8,8 +8,9 @@ from urllib.parse import parse_qs
 
 from dtr.accounts import records
 from dtr.accounts.gate import Gate
-from dtr.accounts.identity import AuthSettings, Credential, Identity, parse_basic
+from dtr.accounts.identity import Credential, Identity, parse_basic
 from dtr.accounts.passwords import hash_token, new_token
+from dtr.accounts.settings import AuthSettings
 from dtr.accounts.signing import KeyRing
 from dtr.asgi import Endpoint, Request, Response, Route
 from dtr.asgi.forwarded import Proxies

@@ -10,8 +10,9 @@ from pathlib import Path
 import structlog
 
 from dtr.accounts.gate import Gate
-from dtr.accounts.identity import AuthSettings, Identity
+from dtr.accounts.identity import Identity
 from dtr.accounts.records import mark_tokens_used
+from dtr.accounts.settings import AuthSettings
 from dtr.accounts.signing import KeyRing
 from dtr.accounts.tokens import TokenEndpoint
 from dtr.asgi.forwarded import Proxies
