@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from sqlalchemy import func, select
@@ -13,12 +14,13 @@ from tests.http.targets import InProcess
 from dtr.collect.check import Checker, Finding, Severity
 from dtr.collect.collector import Collected, Collector, CollectSettings
 from dtr.database.schema import blobs
+from dtr.model.access import Level
 from dtr.storage import FilesystemBlobStore
-from dtr.testing.registry import ADMIN, ManualClock, RegistryState, open_state
+from dtr.testing.registry import ADMIN, BOB, ManualClock, RegistryState, open_state
 
 GRACE = 1000
 UNTAGGED_GRACE = 5000
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "collect": {"grace_seconds": GRACE, "untagged_grace_seconds": UNTAGGED_GRACE},
     "registry": {"upload_ttl_seconds": 600},
 }
@@ -26,10 +28,14 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Yard:
-    """Everything that a test of collection asks; `directory` has the files."""
+    """Everything that a test of collection asks; `directory` has the files.
+
+    `client` is the administrator, `reader` somebody who may not push and so keeps nothing.
+    """
 
     directory: Path
     client: Client
+    reader: Client
     clock: ManualClock
     state: RegistryState
     store: FilesystemBlobStore
@@ -61,15 +67,13 @@ class Yard:
 
     async def has_blob(self, digest: str, repository: str = "admin/app") -> bool:
         """Tell, without being heard by collection, whether a blob is pulled whole."""
-        reader = self.client.login("bob", "bob's long enough password")
-        answer = await reader.get(f"/v2/{repository}/blobs/{digest}")
+        answer = await self.reader.get(f"/v2/{repository}/blobs/{digest}")
         assert answer.status_code in {200, 404}, answer.text
         return answer.status_code == 200
 
     async def has_manifest(self, reference: str, repository: str = "admin/app") -> bool:
         """Tell the same of a manifest."""
-        reader = self.client.login("bob", "bob's long enough password")
-        answer = await reader.get(f"/v2/{repository}/manifests/{reference}")
+        answer = await self.reader.get(f"/v2/{repository}/manifests/{reference}")
         assert answer.status_code in {200, 404}, answer.text
         return answer.status_code == 200
 
@@ -85,17 +89,33 @@ class Yard:
 
 
 @asynccontextmanager
-async def open_yard(directory: Path) -> AsyncIterator[Yard]:
+async def open_yard(
+    directory: Path, *, clock: ManualClock | None = None, missing_references: str = "accept"
+) -> AsyncIterator[Yard]:
     """Open two applications and a job runner's drivers on one directory."""
-    target = InProcess.open_files(directory, SETTINGS)
+    registry = {**SETTINGS["registry"], "missing_references": missing_references}
+    target = InProcess.open_files(directory, {**SETTINGS, "registry": registry})
+    if clock is not None:
+        target.clock.now = clock.now
     store = FilesystemBlobStore(directory)
     state = open_state(directory, store=store, clock=target.clock)
     async with httpx.AsyncClient(transport=target.transport(), base_url=target.url) as http:
-        client = Client(http).login(*ADMIN)
-        yield Yard(directory, client, target.clock, state, store)
+        yield Yard(
+            directory,
+            _login(http, state, ADMIN[0], Level.ADMIN),
+            _login(http, state, BOB[0], Level.READ_ONLY),
+            target.clock,
+            state,
+            store,
+        )
     await store.close()
     state.database.close()
     await target.close()
+
+
+def _login(http: httpx.AsyncClient, state: RegistryState, name: str, level: Level) -> Client:
+    """Return a client with an access token, which costs less to verify than a password."""
+    return Client(http).login(name, state.administration.create_token(name, level)[1])
 
 
 def damage(findings: list[Finding]) -> list[str]:

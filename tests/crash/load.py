@@ -5,9 +5,10 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
-from tests.crash.http import Answer, Http, UnansweredError
+from tests.crash.http import Answer, UnansweredError
 from tests.crash.ledger import Repository, Session, digest_of
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -17,6 +18,24 @@ TAGS = ("latest", "stable", "next", "v1")
 _SIZES = (0, 1, 1000, 20_000, 70_000, 300_000, 1_200_000, 3_000_000)
 _SIZE_WEIGHTS = (1, 2, 8, 8, 4, 4, 2, 1)
 _POOL = 24
+
+
+class Sends(Protocol):
+    """What takes requests to a registry and brings whole answers back."""
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send one request."""
+        ...
+
+    def close(self) -> None:
+        """Drop what is open."""
+        ...
 
 
 class ProblemError(AssertionError):
@@ -50,7 +69,7 @@ def manifest_of(config: bytes, layers: list[bytes], note: str) -> bytes:
 class Client:
     """One client with repositories of its own; contents are everybody's."""
 
-    def __init__(self, http: Http, repositories: list[Repository], seed: int) -> None:
+    def __init__(self, http: Sends, repositories: list[Repository], seed: int) -> None:
         self.http = http
         self.repositories = repositories
         self.random = random.Random(seed)

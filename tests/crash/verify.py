@@ -4,15 +4,15 @@ import random
 import time
 from collections import Counter
 
-from tests.crash.http import Answer, Http
+from tests.crash.http import Answer
 from tests.crash.ledger import FOREVER, MARGIN_SECONDS, Owed, Repository, Session, digest_of
-from tests.crash.load import ProblemError
+from tests.crash.load import ProblemError, Sends
 
 
 class Verifier:
     """Reads back what a ledger owes and makes the ledger certain again."""
 
-    def __init__(self, http: Http, generator: random.Random) -> None:
+    def __init__(self, http: Sends, generator: random.Random) -> None:
         self._http = http
         self._random = generator
         self.counts: Counter[str] = Counter()
