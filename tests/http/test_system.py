@@ -224,6 +224,9 @@ async def test_the_log_of_a_failure_is_not_the_answer(tmp_path: Path) -> None:
         async def resume(self, *_: Any, **__: Any) -> Any:
             raise KeyError("a secret of the inside")
 
+        async def begin(self, *_: Any, **__: Any) -> Any:
+            raise KeyError("a secret of the inside")
+
     state = open_state(tmp_path, store=Broken())
     application = build_application(
         Settings.model_validate({"log": {"access": False}}),
