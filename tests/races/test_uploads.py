@@ -64,42 +64,46 @@ class Halting:
 @pytest.mark.parametrize("slow", [0, 1])
 @pytest.mark.parametrize("finisher", [0, 1])
 @pytest.mark.parametrize("length", [100, 60])
-async def test_a_late_chunk_does_not_replace_an_acknowledged_one(
+async def test_a_second_first_chunk_is_kept_off_until_the_first_is_here(
     meeting: Meeting, slow: int, finisher: int, length: int
 ) -> None:
-    """Two first chunks, the slower of which began before the other was acknowledged.
+    """Two first chunks, the slower of which began before: one is taken, and it alone.
 
-    Believed, it put the bytes of one under the digest of the other, for everybody to pull.
+    Both taken, the bytes of one were put under the digest of the other, for everybody to pull.
     """
     late, quick = meeting.repositories[slow], meeting.repositories[1 - slow]
-    location = await quick.start_upload()
-    body = Halting(FIRST[:length])
+    location, content = await quick.start_upload(), FIRST[:length]
+    body = Halting(content)
     slow_patch = asyncio.create_task(late.client.patch(location, content=aiter(body)))
     await body.is_under_way.wait()
-    assert (await quick.client.patch(location, content=SECOND)).status_code == 202
+    assert (await quick.client.patch(location, content=SECOND)).status_code == 409
     body.go_on.set()
-    assert (await slow_patch).status_code in {404, 409, 416}
+    assert (await slow_patch).status_code == 202
 
     client = meeting.repositories[finisher].client
-    answer = await client.put(location, params={"digest": Digest.of(SECOND)})
-    assert answer.status_code in {201, 404}
-    for content in (FIRST[:length], SECOND):
-        assert await meeting.stored(Digest.of(content)) in {None, content}
+    answer = await client.put(location, params={"digest": Digest.of(content)})
+    assert answer.status_code == 201
+    assert await meeting.stored(Digest.of(content)) == content
+    assert await meeting.stored(Digest.of(SECOND)) is None
 
 
 @pytest.mark.parametrize("slow", [0, 1])
-async def test_a_late_chunk_harms_no_committed_blob(meeting: Meeting, slow: int) -> None:
-    """The upload is over when the chunk is here at last."""
+async def test_an_upload_is_not_finished_under_a_chunk_on_its_way(
+    meeting: Meeting, slow: int
+) -> None:
+    """Who would finish it is told to come back, and can once the chunk is here."""
     late, quick = meeting.repositories[slow], meeting.repositories[1 - slow]
-    location, digest = await quick.start_upload(), Digest.of(SECOND)
+    location, digest = await quick.start_upload(), Digest.of(FIRST)
     body = Halting(FIRST)
     slow_patch = asyncio.create_task(late.client.patch(location, content=aiter(body)))
     await body.is_under_way.wait()
     answer = await quick.client.put(location, params={"digest": digest}, content=SECOND)
-    assert answer.status_code == 201
+    assert answer.status_code == 409
+    assert answer.headers["Retry-After"] == "1"
     body.go_on.set()
-    assert (await slow_patch).status_code == 404
-    assert await meeting.stored(digest) == SECOND
+    assert (await slow_patch).status_code == 202
+    assert (await quick.client.put(location, params={"digest": digest})).status_code == 201
+    assert await meeting.stored(digest) == FIRST
 
 
 async def test_two_ends_of_one_upload_are_one(meeting: Meeting) -> None:

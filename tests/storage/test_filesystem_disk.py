@@ -138,9 +138,9 @@ async def test_a_failed_sync_is_not_a_commit(
 async def test_a_stale_writer_does_not_touch_a_committed_blob(
     store: FilesystemBlobStore, twin: FilesystemBlobStore, act: str
 ) -> None:
-    """A request that hung while another one finished the upload harms nothing."""
+    """A writer that does not hold the file yet finds that another one finished the upload."""
     upload_id = new_upload()
-    stale = await store.resume(upload_id, SHA256, Progress())
+    stale = await store.begin(upload_id, SHA256)
     await stale.append(b"stale")
     key = await push(twin, CONTENT, upload_id=upload_id)
     match act:

@@ -62,9 +62,7 @@ class Uploads:
 
     async def append(self, request: Request) -> Response:
         """Answer PATCH: take the next chunk (end-5)."""
-        upload = await self._find(request)
-        _check_start(request, upload)
-        writer = await self._resume(upload)
+        upload, writer = await self._resume(request)
         try:
             await self._receive(request, writer)
             _check_end(request, writer.offset)
@@ -81,9 +79,7 @@ class Uploads:
     async def finish(self, request: Request) -> Response:
         """Answer PUT: take the last chunk, if any, verify and commit (end-6)."""
         digest = _digest_parameter(request)
-        upload = await self._find(request)
-        _check_start(request, upload)
-        writer = await self._resume(upload)
+        upload, writer = await self._resume(request)
         try:
             await self._receive(request, writer)
             _check_end(request, writer.offset)
@@ -151,7 +147,7 @@ class Uploads:
         """Take a blob that came with its POST (end-4b)."""
         repository = request.repository or await self._create(request)
         upload_id = str(uuid.uuid4())
-        writer = await self._context.store.resume(upload_id, digest.algorithm, Progress())
+        writer = await self._context.store.begin(upload_id, digest.algorithm)
         try:
             await self._receive(request, writer)
             await self._commit(repository.id, None, writer, digest)
@@ -198,8 +194,26 @@ class Uploads:
             raise UploadUnknownError(upload=request.parameters["upload"][:64])
         return upload
 
-    async def _resume(self, upload: Upload) -> BlobWriter:
-        return await self._context.store.resume(upload.id, upload.algorithm, upload.progress)
+    async def _resume(self, request: Request) -> tuple[Upload, BlobWriter]:
+        """Return the session, held by this request alone, and a writer at its end.
+
+        Raises:
+            UploadRangeError: the chunk begins elsewhere, or another request moved the end.
+            UploadBusyError: another request holds it.
+
+        """
+        upload = await self._find(request)
+        _check_start(request, upload)
+        writer = await self._context.store.resume(upload.id, upload.algorithm, upload.progress)
+        try:
+            now = await self._find(request)
+            if now.progress.offset != upload.progress.offset:
+                message = "another request continued this upload at the same time"
+                raise UploadRangeError(message, offset=now.progress.offset)  # noqa: TRY301
+        except BaseException:
+            await writer.close()
+            raise
+        return upload, writer
 
     async def _receive(self, request: Request, writer: BlobWriter) -> None:
         limit = self._settings.blob_bytes - writer.offset

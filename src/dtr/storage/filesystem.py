@@ -69,12 +69,15 @@ class FilesystemBlobStore:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     async def resume(self, upload_id: str, algorithm: Algorithm, progress: Progress) -> BlobWriter:
-        """Open an upload; small ones touch the disk only when they commit."""
+        """Open and lock the staged file."""
         hasher = self._take_hasher(upload_id, algorithm, progress)
         writer = FilesystemWriter(self, upload_id, progress, hasher, algorithm)
-        if progress.offset:
-            await writer.open()
+        await writer.open()
         return writer
+
+    async def begin(self, upload_id: str, algorithm: Algorithm) -> BlobWriter:
+        """Begin an upload; a small one touches the disk only when it commits."""
+        return FilesystemWriter(self, upload_id, Progress(), algorithm.hasher(), algorithm)
 
     async def discard(self, upload_id: str) -> None:
         """Delete a staged file."""

@@ -69,6 +69,7 @@ class FilesystemWriter:
         self._deciding: asyncio.Task[None] | None = None
         self._is_open = True
         self._is_flushed = True
+        self._has_begun = False
 
     @property
     def offset(self) -> int:
@@ -76,8 +77,8 @@ class FilesystemWriter:
         return self._offset
 
     async def open(self) -> None:
-        """Take hold of the staged file now, instead of with the first bytes."""
-        await self._run("open", self._ensure_file)
+        """Take hold of the staged file now, instead of with the first bytes; change nothing."""
+        await self._run("open", self._hold)
 
     async def append(self, chunk: bytes) -> None:
         """Gather; wait only for the mebibyte before the one that is gathered."""
@@ -97,7 +98,7 @@ class FilesystemWriter:
 
         def flush() -> None:
             write()
-            self._ensure_file()
+            self._begin()
             if self._store.sync_uploads:
                 os.fsync(self._file)
 
@@ -114,7 +115,7 @@ class FilesystemWriter:
 
         def commit() -> None:
             write()
-            self._ensure_file()
+            self._begin()
             self._verify(digest)
             # A sweep takes bytes that no metadata knows by their age, which begins here.
             os.utime(self._file)
@@ -151,7 +152,7 @@ class FilesystemWriter:
         if descriptor is None:
             return
         try:
-            if not self._is_flushed:
+            if self._has_begun and not self._is_flushed:
                 with suppress(RegistryError):
                     await self._store.run("cut", lambda: os.ftruncate(descriptor, self._durable))
         finally:
@@ -199,7 +200,7 @@ class FilesystemWriter:
         def write() -> None:
             if not pieces:
                 return
-            self._ensure_file()
+            self._begin()
             content = memoryview(b"".join(pieces))
             if self._hasher is not None:
                 self._hasher.update(content)
@@ -216,8 +217,17 @@ class FilesystemWriter:
             raise UploadUnknownError("the upload is not open")
         return self._descriptor
 
-    def _ensure_file(self) -> None:
-        """Open and lock the staged file, cut to what is known of it."""
+    def _begin(self) -> None:
+        """Cut the staged file to what is known of it, before the first change to it."""
+        if self._has_begun:
+            return
+        self._hold()
+        os.ftruncate(self._file, self._known.offset)
+        os.lseek(self._file, self._known.offset, os.SEEK_SET)
+        self._has_begun = True
+
+    def _hold(self) -> None:
+        """Open and lock the staged file."""
         if self._descriptor is not None:
             return
         start = self._known.offset
@@ -230,8 +240,6 @@ class FilesystemWriter:
             self._take_lock(descriptor)
             if os.fstat(descriptor).st_size < start:
                 raise UploadUnknownError  # noqa: TRY301 - the descriptor is closed below
-            os.ftruncate(descriptor, start)
-            os.lseek(descriptor, start, os.SEEK_SET)
         except BaseException:
             os.close(descriptor)
             raise

@@ -38,6 +38,10 @@ class MemoryBlobStore:
         self.open_uploads.add(upload_id)
         return _MemoryWriter(self, upload_id, algorithm)
 
+    async def begin(self, upload_id: str, algorithm: Algorithm) -> BlobWriter:
+        """Begin an upload."""
+        return await self.resume(upload_id, algorithm, Progress())
+
     async def discard(self, upload_id: str) -> None:
         """Delete an upload."""
         self.staged.pop(upload_id, None)

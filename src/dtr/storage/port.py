@@ -99,10 +99,16 @@ class BlobStore(Protocol):
         """What this driver can do beyond the port."""
         ...
 
-    async def resume(self, upload_id: str, algorithm: Algorithm, progress: Progress) -> BlobWriter:
-        """Open the upload for writing at `progress`; a new upload begins with `Progress()`.
+    async def begin(self, upload_id: str, algorithm: Algorithm) -> BlobWriter:
+        """Begin an upload whose id nobody else knows."""
+        ...
 
-        Bytes after `progress.offset` that a dead process left behind are dropped.
+    async def resume(self, upload_id: str, algorithm: Algorithm, progress: Progress) -> BlobWriter:
+        """Take hold of the upload, to write on at `progress`; nothing is changed yet.
+
+        The caller looks again then whether `progress` is still what is recorded: whoever held the
+        upload before may have moved it. Bytes after `progress.offset` that a dead process left
+        behind are dropped with the first change.
 
         Raises:
             UploadBusyError: another writer has it open.
