@@ -28,7 +28,7 @@ serve: $(VENV)/run ## start the registry on 127.0.0.1:5000, its data in ./data (
 ##@ Work
 .PHONY: check lint fix
 check: lint ## format, lint, import contracts, types, fast tests: before each commit
-	$(BIN)/python3 -m pytest -q -m '$(FAST)' $(ARGS)
+	$(BIN)/python3 -m pytest -q -n auto -m '$(FAST)' $(ARGS)
 
 lint: $(VENV)/dev ## everything of check but the tests
 	$(BIN)/ruff format --check

@@ -31,7 +31,6 @@ def test_a_repository_is_created_listed_changed_and_removed(dtr: CommandLine) ->
     assert "admin/other" in dtr.good("repo", "list").out
 
 
-@pytest.mark.xfail(strict=True, reason="tables cut what is wider than the terminal")
 def test_a_long_name_is_listed_whole(quick: QuickCommandLine) -> None:
     """A name that is cut could not be used."""
     name = "alice/" + "/".join(["a-rather-long-part-of-a-name"] * 6)

@@ -283,7 +283,6 @@ def test_metadata_of_a_newer_version_is_refused(dtr: CommandLine) -> None:
     assert "another version" in dtr.fails("user", "list")
 
 
-@pytest.mark.xfail(strict=True, reason="SQLite's error at the first connection is not translated")
 def test_a_damaged_metadata_file_is_said_in_a_sentence(dtr: CommandLine) -> None:
     """The server and the other commands say which, and what to do."""
     (dtr.data_dir / "dtr.db").write_bytes(b"this is not a database" * 1000)
@@ -291,7 +290,6 @@ def test_a_damaged_metadata_file_is_said_in_a_sentence(dtr: CommandLine) -> None
         assert "metadata" in dtr.fails(*words)
 
 
-@pytest.mark.xfail(strict=True, reason="certificates are checked after the account was made")
 def test_a_start_that_fails_does_not_hide_the_password(tmp_path: Path, serve: Serve) -> None:
     """The first start that succeeds is the one that prints it."""
     address = f"127.0.0.1:{free_port()}"

@@ -30,6 +30,15 @@ async def test_a_credential_that_is_too_long_is_431(anonymous: Client) -> None:
             assert_error(await client.get(path), 431, "UNSUPPORTED")
 
 
+async def test_any_header_that_is_too_long_is_431(alice: Client) -> None:
+    """Whatever it is called, and also where nobody would read it."""
+    for name in ("Accept", "X-Nothing", "Cookie"):
+        for path in ("/v2/", "/_ping"):
+            answer = await alice.get(path, headers={name: "x" * 16385})
+            assert_error(answer, 431, "UNSUPPORTED")
+    assert (await alice.get("/v2/", headers={"Accept": "x" * 16384})).status_code == 200
+
+
 async def test_an_open_route_ignores_what_it_does_not_need(anonymous: Client) -> None:
     """A health check is not disturbed by a credential, good or bad."""
     client = Client(anonymous.http, "", "Bearer nonsense")

@@ -52,6 +52,7 @@ REFUSED: dict[str, tuple[str | bytes | dict[str, Any], str]] = {
     "layers that are no list": (GOOD | {"layers": {}}, OCI_MANIFEST),
     "a layer that is no descriptor": (GOOD | {"layers": ["x"]}, OCI_MANIFEST),
     "a config that is no descriptor": (GOOD | {"config": []}, OCI_MANIFEST),
+    "an artifactType too long": (GOOD | {"artifactType": "a/" + "b" * 254}, OCI_MANIFEST),
     "a key twice": (TEXT[:-1] + ', "schemaVersion": 2}', OCI_MANIFEST),
     "an escaped key twice": (TEXT[:-1] + ', "l\\u0061yers": []}', OCI_MANIFEST),
     "a deep key twice": (TEXT[:-1] + ', "x": {"y": 1, "y": 2}}', OCI_MANIFEST),

@@ -112,6 +112,33 @@ async def test_an_access_token_allows_no_more_than_its_level(
         assert (deleted.status_code == 404) is may_push
 
 
+@pytest.mark.parametrize("way", ["basic", "bearer"])
+async def test_a_token_that_may_push_creates_its_owners_repository(
+    target: Target, carol: Client, way: str
+) -> None:
+    """A program's first push is like its owner's; a token that may only read creates nothing."""
+    # A bearer token that may not push has no scope for it, which is another refusal.
+    refusal = 401 if way == "bearer" else 403
+    for level, status in ((Level.READ_WRITE, 202), (Level.READ_ONLY, refusal)):
+        _, secret = target.administration.create_token(carol.name, level)
+        client = carol.login(carol.name, secret)
+        repository = client.new_repository(f"new-{way}")
+        if way == "bearer":
+            client = await client.scoped(f"repository:{repository.name}:pull,push")
+        assert (await client.post(repository.uploads)).status_code == status
+
+
+async def test_revoking_all_tokens_ends_all_logins(target: Target, carol: Client) -> None:
+    """Bearer tokens of a login with the password too, which itself stays good."""
+    bearer = carol.bearing(await carol.token())
+    assert (await bearer.get("/v2/")).status_code == 200
+    target.administration.revoke_token(carol.name)
+    await target.wait(1)
+    for _ in range(target.processes * 2):
+        assert_error(await bearer.get("/v2/"), 401, "UNAUTHORIZED")
+    assert (await carol.get("/v2/")).status_code == 200
+
+
 async def test_an_administrators_token_below_admin_is_no_administrators(
     target: Target, admin: Client
 ) -> None:

@@ -219,3 +219,21 @@ async def test_an_expired_session_is_unknown(target: Target, repository: Reposit
     await target.wait(86_401)
     assert_error(await client.get(location), 404, "BLOB_UPLOAD_UNKNOWN")
     assert_error(await patch(client, location, b"5", 5), 404, "BLOB_UPLOAD_UNKNOWN")
+
+
+async def test_a_last_chunk_of_another_length_costs_nothing(repository: Repository) -> None:
+    """Content-Range and body differ: the chunk is refused, the upload stays where it was."""
+    client, location = repository.client, await repository.start_upload()
+    assert (await patch(client, location, b"01234", 0)).status_code == 202
+    answer = await client.put(
+        location,
+        params={"digest": Digest.of(b"0123456789")},
+        content=b"567",
+        headers={"Content-Range": "5-9"},
+    )
+    assert answer.status_code == 400
+    status = await client.get(location)
+    assert status.headers["Range"] == "0-4"
+    assert (await patch(client, location, b"56789", 5)).status_code == 202
+    done = await client.put(location, params={"digest": Digest.of(b"0123456789")})
+    assert done.status_code == 201

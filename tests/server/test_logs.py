@@ -116,10 +116,10 @@ def test_libraries_go_through_the_same_pipeline(
     """A line of the standard library has the same keys, arguments and redaction."""
     configure("json", "info")
     structlog.contextvars.bind_contextvars(request_id="r-1")
-    logging.getLogger("alembic.runtime").info("sent %s to %d", "Bearer abc.def", 7)
+    logging.getLogger("some.library").info("sent %s to %d", "Bearer abc.def", 7)
     (line,) = json_lines(capsys)
     assert line["event"] == "sent Bearer *** to 7"
-    assert (line["logger"], line["level"]) == ("alembic.runtime", "info")
+    assert (line["logger"], line["level"]) == ("some.library", "info")
     assert line["request_id"] == "r-1"
 
 

@@ -1,5 +1,7 @@
 """The one gate in front of every route: deny by default (CVE-2026-27771 is why there is one)."""
 
+from dataclasses import replace
+
 from dtr.accounts import records
 from dtr.accounts.identity import Identity
 from dtr.asgi import Request
@@ -133,9 +135,11 @@ class Gate:
         if principal.scope is not None and not principal.scope.allows(name, action):
             raise self._refusal(request, access)
         level, request.repository = await self.level(principal, name)
-        # What does not exist can only be created, and creating is the namespace's owner's to do.
-        needed = Level.ADMIN if self._creates(request.repository, action) else NEEDED[action]
-        if level >= needed:
+        if level >= NEEDED[action] and (
+            request.repository is not None
+            or action is not Action.PUSH
+            or await self._may_create(principal, name)
+        ):
             return
         if principal.is_anonymous:
             raise self._refusal(request, access)
@@ -143,8 +147,13 @@ class Gate:
             raise NameUnknownError(name=str(name))
         raise DeniedError(name=str(name), action=str(action))
 
-    def _creates(self, repository: Repository | None, action: Action) -> bool:
-        return repository is None and action is Action.PUSH
+    async def _may_create(self, principal: Principal, name: RepositoryName) -> bool:
+        """Tell whether the account administers the namespace, whatever its token's level.
+
+        What does not exist can only be created, and that is the namespace's owner's to do.
+        """
+        account = replace(principal, ceiling=Level.ADMIN)
+        return (await self.level(account, name))[0] is Level.ADMIN
 
     def _may_enter(self, principal: Principal, door: Door) -> bool:
         match door:

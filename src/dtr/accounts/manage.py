@@ -117,6 +117,8 @@ def revoke_token(writer: Writer, name: str, token_id: int | None) -> int:
     """Revoke one access token of a user, or all with every refresh token; return how many."""
     account = require_account(writer, name)
     removed = records.remove_tokens(writer, account.id, token_id=token_id)
+    if token_id is None:
+        records.change_account(writer, account.id)  # a new epoch: bearer tokens are void, too
     if token_id is not None and not removed:
         raise AccountUnknownError(f"{name} has no token {token_id}")
     return removed

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dtr.database import Database
 from dtr.database.migrate import is_current
@@ -24,6 +25,7 @@ from dtr.server.serve import StartError
 from dtr.server.settings import Settings, SettingsError, load_settings
 
 T = TypeVar("T")
+_PIPE_COLUMNS = 10_000
 
 ConfigOption = Annotated[
     Path | None,
@@ -43,7 +45,8 @@ PasswordFileOption = Annotated[
     typer.Option(help="Read the password from the first line of this file, not from the terminal."),
 ]
 
-_CONSOLE = Console()
+# Into a pipe or a file nothing is cut to the width of a screen.
+_CONSOLE = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +144,12 @@ def show(rows: Sequence[T], columns: Mapping[str, Callable[[T], Any]], *, as_jso
     if as_json:
         show_json([{name: value(row) for name, value in columns.items()} for row in rows])
         return
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, no_wrap=not _CONSOLE.is_terminal)
     for row in rows:
-        table.add_row(*(_cell(value(row)) for value in columns.values()))
+        # As text, not as markup: what users chose is shown as it is.
+        table.add_row(*(Text(_cell(value(row))) for value in columns.values()))
     _CONSOLE.print(table)
 
 

@@ -21,6 +21,7 @@ from dtr.model.access import Level
 commands = typer.Typer(no_args_is_help=True)
 User = Annotated[str, typer.Argument(help="Whose token it is.")]
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
+_LONGEST_SECONDS = 100 * _UNITS["y"]
 
 
 @commands.command("create")
@@ -99,7 +100,10 @@ def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d{1,6})([mhdy])", text)
     if match is None:
         fail("--expires takes a number and m, h, d or y, such as 90d.")
-    return int(match[1]) * _UNITS[match[2]]
+    seconds = int(match[1]) * _UNITS[match[2]]
+    if seconds > _LONGEST_SECONDS:
+        fail("--expires takes at most 100y; leave it out for a token that never expires.")
+    return seconds
 
 
 def _time(moment: float | None) -> str | None:

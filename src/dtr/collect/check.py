@@ -14,12 +14,14 @@ from dtr.collect import records
 from dtr.database import Database
 from dtr.model.digest import Digest
 from dtr.model.errors import ContentDamagedError, RegistryError
-from dtr.model.manifests import parse_manifest
+from dtr.model.manifests import Limits, parse_manifest
 from dtr.registry import records as registry
 from dtr.storage import BlobStore, StoredBlob
 
 _PAGE = 500
 _YOUNG_SECONDS = 3600
+# What was accepted under other limits is still to be checked.
+_ANY_SIZE = Limits(references=2**31, json_nesting=512)
 
 
 class Severity(StrEnum):
@@ -144,7 +146,7 @@ class Checker:
 
     async def _missing(self, repository_id: int, payload: bytes, media_type: str) -> list[Digest]:
         try:
-            manifest = parse_manifest(payload, media_type)
+            manifest = parse_manifest(payload, media_type, _ANY_SIZE)
         except RegistryError:
             return []
         return [

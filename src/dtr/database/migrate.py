@@ -25,11 +25,19 @@ class SchemaVersionError(InvalidError):
 
 
 def current_revision(engine: Engine) -> str | None:
-    """Return the revision of the database, or None where it is empty."""
-    with engine.connect() as connection:
-        if not inspect(connection).has_table("alembic_version"):
-            return None
-        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    """Return the revision of the database, or None where it is empty.
+
+    Raises:
+        ContentDamagedError: the file is not a database, or not a whole one.
+
+    """
+    try:
+        with engine.connect() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    except sqlite.DRIVER_ERRORS as error:
+        raise sqlite.translated(error) from error
     return None if found is None else str(found)
 
 

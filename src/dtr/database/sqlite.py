@@ -71,7 +71,7 @@ def translated(error: BaseException) -> Exception:
         case sqlite3.SQLITE_FULL:
             return StorageFullError("the disk of the metadata is full")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return ContentDamagedError("the metadata file is damaged")
+            return ContentDamagedError("the metadata file is damaged; restore it from a backup")
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return UnavailableError("the metadata is busy")
         case sqlite3.SQLITE_CONSTRAINT:

@@ -28,6 +28,7 @@ _MEDIA_TYPE = re.compile(
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _MAX_SIZE = 2**63 - 1
+_MAX_MEDIA_TYPE = 255
 _KNOWN_KEYS = frozenset(
     {"schemaVersion", "mediaType", "config", "layers", "manifests", "subject", "artifactType"}
     | {"annotations", "digest", "size", "urls", "fsLayers", "history", "signatures"}
@@ -221,6 +222,8 @@ def _artifact_type(document: dict[str, Any], media_type: str) -> str:
     value = document.get("artifactType")
     if value is not None and not isinstance(value, str):
         raise ManifestInvalidError("artifactType must be a string")
+    if value and len(value) > _MAX_MEDIA_TYPE:
+        raise ManifestInvalidError(f"artifactType is longer than {_MAX_MEDIA_TYPE} characters")
     if value or media_type in INDEX_TYPES:
         return value or ""
     return str(document["config"]["mediaType"])

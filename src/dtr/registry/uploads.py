@@ -84,7 +84,7 @@ class Uploads:
             await self._receive(request, writer)
             _check_end(request, writer.offset)
             await self._commit(upload.repository_id, upload.id, writer, digest)
-        except (DigestInvalidError, SizeInvalidError):
+        except DigestInvalidError:
             await writer.cancel()
             await self._context.database.write(records.remove_upload, upload.id)
             raise

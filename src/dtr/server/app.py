@@ -98,6 +98,7 @@ def build_application(
         access_log=_access_log(settings),
         idle_seconds=settings.server.body_idle_seconds,
         url_bytes=settings.limits.url_bytes,
+        header_bytes=settings.limits.header_bytes,
         background=[used_tokens.run],
         closers=[close],
     )

@@ -14,7 +14,7 @@ from dtr.accounts.gate import Gate
 from dtr.asgi import ClientDisconnectError, Request, Response, Route, Router
 from dtr.asgi.forwarded import Proxies
 from dtr.asgi.request import Receive, Scope, Send
-from dtr.model.errors import AddressTooLongError, RegistryError
+from dtr.model.errors import AddressTooLongError, HeaderTooLargeError, RegistryError
 from dtr.server.errors import error_response, unexpected_response
 from dtr.server.logs import AccessLog
 from dtr.server.metrics import Metrics
@@ -24,6 +24,8 @@ _FLUSH_SECONDS = 0.2
 _CLIENT_CLOSED_REQUEST = 499
 _UNROUTED = "(none)"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+# Older docker clients believe that this is a registry only if the 401 says so, too.
+_API_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
 # What users pushed is never to be taken by a browser for a page of ours.
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
@@ -44,6 +46,7 @@ class Application:
         access_log: AccessLog | None = None,
         idle_seconds: float = 60,
         url_bytes: int = 8192,
+        header_bytes: int = 16384,
         background: Sequence[Callable[[], Coroutine[object, object, None]]] = (),
         closers: Sequence[Callable[[], Awaitable[object]]] = (),
     ) -> None:
@@ -54,6 +57,7 @@ class Application:
         self._access_log = access_log
         self._idle_seconds = idle_seconds
         self._url_bytes = url_bytes
+        self._header_bytes = header_bytes
         self._background = background
         self._tasks: list[asyncio.Task[None]] = []
         self._closers = closers
@@ -76,6 +80,8 @@ class Application:
         request = Request(scope, receive, request_id=request_id, idle_seconds=self._idle_seconds)
         route, response = await self._answer(request)
         response.headers += ((b"x-request-id", request_id.encode()), _NO_SNIFFING)
+        if request.path.startswith("/v2"):
+            response.headers.append(_API_VERSION)
         status = response.status
         try:
             if status >= HTTPStatus.BAD_REQUEST:
@@ -95,6 +101,8 @@ class Application:
         try:
             if len(request.path) + len(request.scope["query_string"]) > self._url_bytes:
                 raise AddressTooLongError(limit=self._url_bytes)  # noqa: TRY301
+            if any(len(value) > self._header_bytes for _, value in request.scope["headers"]):
+                raise HeaderTooLargeError(limit=self._header_bytes)  # noqa: TRY301
             route, request.parameters = self.router.find(request.path)
             label = route.template
             endpoint = route.endpoint(request.method)

@@ -116,6 +116,7 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
             processors=_final_processors(log_format), foreign_pre_chain=shared
         )
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # its steps mean nothing to operators
     root = logging.getLogger()
     for old in [old for old in root.handlers if old.get_name() == _HANDLER]:
         root.removeHandler(old)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes, SSLProtocols
@@ -68,8 +69,8 @@ def serve(settings: Settings, announce: Callable[[Started], None]) -> None:
     _check_port(settings)
     with DataDirectory.open(settings.data.directory) as directory:
         use_directory(directory.metrics)
-        administrator = _prepare(settings, directory)
         certificate = _certificate(settings, directory)
+        administrator = _prepare(settings, directory)
         server = _web_server(settings, directory, certificate)
         runner = Supervised("job runner", partial(run_jobs, settings, directory.path))
         server.on_startup(runner.start)
@@ -182,8 +183,26 @@ def _certificate(settings: Settings, directory: DataDirectory) -> Certificate | 
         return Certificate(server.tls_cert, server.tls_key)
     if server.insecure_http or server.listen.is_loopback:
         return None
-    made = ensure_certificates(directory.tls, [server.listen.host], datetime.now(UTC))
+    made = ensure_certificates(directory.tls, _names(settings), datetime.now(UTC))
     return Certificate(made.cert_path, made.key_path, made.ca_path)
+
+
+def _names(settings: Settings) -> list[str]:
+    """Return the names and addresses under which clients may reach this server."""
+    host = settings.server.listen.host
+    public = urlsplit(settings.server.public_url).hostname
+    own = _own_addresses() if host in {"0.0.0.0", "::"} else [host]
+    return [*own, *([public] if public else [])]
+
+
+def _own_addresses() -> list[str]:
+    """Return the addresses that this machine speaks from; asking sends nothing."""
+    found = []
+    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((elsewhere, 9))
+            found.append(str(probe.getsockname()[0]))
+    return found
 
 
 def _check_port(settings: Settings) -> None:
