@@ -1,0 +1,232 @@
+"""Statements about manifests, what they refer to, and tags."""
+
+from collections.abc import Sequence
+
+import orjson
+from sqlalchemy import bindparam, delete, exists, insert, or_, select, update
+
+from dtr.database import Lookup, Reader, Writer
+from dtr.database.schema import (
+    manifest_references,
+    manifests,
+    repository_blobs,
+    tags,
+)
+from dtr.model.digest import Digest
+from dtr.model.manifests import Manifest
+from dtr.registry.records.membership import missing
+
+MANIFEST_BY_TAG = Lookup(
+    select(manifests.c.digest, manifests.c.media_type, manifests.c.payload, manifests.c.review_at)
+    .join_from(tags, manifests, manifests.c.id == tags.c.manifest_id)
+    .where(
+        tags.c.repository_id == bindparam("repository_id"), tags.c.name == bindparam("reference")
+    )
+)
+MANIFEST_BY_DIGEST = Lookup(
+    select(
+        manifests.c.digest, manifests.c.media_type, manifests.c.payload, manifests.c.review_at
+    ).where(
+        manifests.c.repository_id == bindparam("repository_id"),
+        manifests.c.digest == bindparam("reference"),
+    )
+)
+TAG_PAGE = Lookup(
+    select(tags.c.name)
+    .where(tags.c.repository_id == bindparam("repository_id"), tags.c.name > bindparam("last"))
+    .order_by(tags.c.name)
+    .limit(bindparam("count"))
+)
+REFERRER_PAGE = Lookup(
+    select(
+        manifests.c.digest,
+        manifests.c.media_type,
+        manifests.c.size,
+        manifests.c.artifact_type,
+        manifests.c.annotations,
+    )
+    .where(
+        manifests.c.repository_id == bindparam("repository_id"),
+        manifests.c.subject == bindparam("subject"),
+        manifests.c.digest > bindparam("last"),
+        or_(bindparam("every"), manifests.c.artifact_type == bindparam("artifact_type")),
+    )
+    .order_by(manifests.c.digest)
+    .limit(bindparam("count"))
+)
+
+
+def referring_manifest(reader: Reader, repository_id: int, digest: Digest, kind: str) -> str | None:
+    """Return the digest of a manifest in the repository that refers to `digest`, if any does."""
+    found = reader.scalar(
+        select(manifests.c.digest)
+        .join_from(
+            manifest_references, manifests, manifests.c.id == manifest_references.c.manifest_id
+        )
+        .where(
+            manifest_references.c.repository_id == repository_id,
+            manifest_references.c.digest == digest,
+            manifest_references.c.kind == kind,
+        )
+        .limit(1)
+    )
+    return None if found is None else str(found)
+
+
+def missing_manifests(reader: Reader, repository_id: int, wanted: Sequence[Digest]) -> list[Digest]:
+    """Return those of `wanted` that are not manifests of the repository."""
+    statement = select(manifests.c.digest).where(manifests.c.repository_id == repository_id)
+    return missing(reader, statement, manifests.c.digest, wanted)
+
+
+def find_manifest_id(reader: Reader, repository_id: int, digest: Digest) -> int | None:
+    """Return the row of a repository's manifest."""
+    where = (manifests.c.repository_id == repository_id, manifests.c.digest == digest)
+    found = reader.scalar(select(manifests.c.id).where(*where))
+    return None if found is None else int(found)
+
+
+def add_manifest(
+    writer: Writer,
+    repository_id: int,
+    digest: Digest,
+    payload: bytes,
+    manifest: Manifest,
+    now: float,
+) -> int:
+    """Insert a manifest and its references; return its row."""
+    manifest_id = int(
+        writer.scalar(
+            insert(manifests)
+            .values(
+                repository_id=repository_id,
+                digest=str(digest),
+                media_type=manifest.media_type,
+                payload=payload,
+                size=len(payload),
+                subject=manifest.subject,
+                artifact_type=manifest.artifact_type,
+                annotations=orjson.dumps(manifest.annotations).decode(),
+                pushed_at=now,
+            )
+            .returning(manifests.c.id)
+        )
+    )
+    edges = [(blob, "blob") for blob in manifest.blobs]
+    edges += [(child, "manifest") for child in manifest.children if child not in manifest.blobs]
+    rows = [
+        {
+            "manifest_id": manifest_id,
+            "digest": str(digest),
+            "repository_id": repository_id,
+            "kind": kind,
+        }
+        for digest, kind in edges
+    ]
+    if rows:
+        writer.execute(insert(manifest_references), rows)
+    return manifest_id
+
+
+def review_manifest(writer: Writer, manifest_id: int, review_at: float | None) -> None:
+    """Ask collection to look at a manifest at `review_at`, or (None) not to."""
+    writer.execute(
+        update(manifests).where(manifests.c.id == manifest_id).values(review_at=review_at)
+    )
+
+
+def review_untagged(writer: Writer, manifest_id: int, review_at: float) -> None:
+    """Ask collection to look at a manifest that lost a tag, and at the subject that it kept."""
+    review_manifest(writer, manifest_id, review_at)
+    of = select(manifests.c.repository_id, manifests.c.subject).where(manifests.c.id == manifest_id)
+    row = writer.execute(of).one()
+    if row.subject is not None:
+        writer.execute(
+            update(manifests)
+            .where(
+                manifests.c.repository_id == row.repository_id, manifests.c.digest == row.subject
+            )
+            .values(review_at=review_at)
+        )
+
+
+def keep_manifest(writer: Writer, repository_id: int, digest: Digest, review_at: float) -> bool:
+    """Keep a manifest that is still here until `review_at`; return False if it is not."""
+    manifest_id = find_manifest_id(writer, repository_id, digest)
+    if manifest_id is None:
+        return False
+    writer.execute(
+        update(manifests)
+        .where(manifests.c.id == manifest_id, manifests.c.review_at < review_at)
+        .values(review_at=review_at)
+    )
+    return True
+
+
+def put_tag(
+    writer: Writer,
+    repository_id: int,
+    name: str,
+    manifest_id: int,
+    *,
+    account_id: int | None,
+    now: float,
+) -> int | None:
+    """Point a tag at a manifest; return the row of the manifest that it pointed at before."""
+    where = (tags.c.repository_id == repository_id, tags.c.name == name)
+    values = {"manifest_id": manifest_id, "updated_at": now, "account_id": account_id}
+    before = writer.scalar(select(tags.c.manifest_id).where(*where))
+    if before is None:
+        writer.execute(insert(tags).values(repository_id=repository_id, name=name, **values))
+    else:
+        writer.execute(update(tags).where(*where).values(values))
+    return None if before in {None, manifest_id} else int(before)
+
+
+def remove_tag(writer: Writer, repository_id: int, name: str) -> int | None:
+    """Delete a tag; return the row of the manifest that it pointed at, or None without a tag."""
+    where = (tags.c.repository_id == repository_id, tags.c.name == name)
+    found = writer.scalar(delete(tags).where(*where).returning(tags.c.manifest_id))
+    return None if found is None else int(found)
+
+
+def is_tagged(reader: Reader, manifest_id: int) -> bool:
+    """Tell whether any tag points at a manifest."""
+    return bool(reader.scalar(select(exists().where(tags.c.manifest_id == manifest_id))))
+
+
+def remove_manifest(
+    writer: Writer, manifest_id: int, *, blobs_review_at: float, manifests_review_at: float
+) -> None:
+    """Delete a manifest with its tags, and have what it referred to reviewed."""
+    row = writer.execute(
+        select(manifests.c.repository_id, manifests.c.digest, manifests.c.subject).where(
+            manifests.c.id == manifest_id
+        )
+    ).one()
+    repository_id, digest = row.repository_id, row.digest
+    edges = select(manifest_references.c.digest).where(
+        manifest_references.c.manifest_id == manifest_id
+    )
+    writer.execute(
+        update(repository_blobs)
+        .where(
+            repository_blobs.c.repository_id == repository_id,
+            repository_blobs.c.digest.in_(edges.where(manifest_references.c.kind == "blob")),
+        )
+        .values(review_at=blobs_review_at)
+    )
+    children = manifests.c.digest.in_(edges.where(manifest_references.c.kind == "manifest"))
+    writer.execute(
+        update(manifests)
+        .where(
+            manifests.c.repository_id == repository_id,
+            or_(children, manifests.c.subject == digest, manifests.c.digest == row.subject),
+        )
+        .values(review_at=manifests_review_at)
+    )
+    writer.execute(delete(tags).where(tags.c.manifest_id == manifest_id))
+    writer.execute(
+        delete(manifest_references).where(manifest_references.c.manifest_id == manifest_id)
+    )
+    writer.execute(delete(manifests).where(manifests.c.id == manifest_id))

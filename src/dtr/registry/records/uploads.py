@@ -1,0 +1,127 @@
+"""Statements about upload sessions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
+
+from dtr.database import Change, Lookup, Reader, Writer
+from dtr.database.schema import (
+    uploads,
+)
+from dtr.model.digest import Algorithm, Digest
+from dtr.storage import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload session."""
+
+    id: str
+    repository_id: int
+    account_id: int
+    algorithm: Algorithm
+    progress: Progress
+    expires_at: float
+
+
+UPLOAD = Lookup(
+    select(
+        uploads.c.id,
+        uploads.c.repository_id,
+        uploads.c.account_id,
+        uploads.c.algorithm,
+        uploads.c.offset,
+        uploads.c.digest,
+        uploads.c.expires_at,
+    ).where(
+        uploads.c.id == bindparam("id"),
+        uploads.c.repository_id == bindparam("repository_id"),
+        uploads.c.account_id == bindparam("account_id"),
+    )
+)
+COUNT_UPLOADS = Lookup(
+    select(func.count()).select_from(uploads).where(uploads.c.account_id == bindparam("account_id"))
+)
+ADD_UPLOAD = Change(insert(uploads))
+ADVANCE_UPLOAD = Change(
+    update(uploads)
+    .where(
+        uploads.c.id == bindparam("upload_id"),
+        or_(
+            uploads.c.offset == bindparam("start"),
+            # This very unit ran before. Other bytes up to the same offset are not the same.
+            and_(
+                uploads.c.offset == bindparam("stop"),
+                uploads.c.digest.is_not_distinct_from(bindparam("so_far")),
+            ),
+        ),
+    )
+    .values(offset=bindparam("stop"), digest=bindparam("so_far"), expires_at=bindparam("until"))
+)
+REMOVE_UPLOAD = Change(delete(uploads).where(uploads.c.id == bindparam("id")))
+
+
+def upload_of(row: Sequence[Any]) -> Upload:
+    """Return the upload in an `UPLOAD` row."""
+    digest = None if row[5] is None else Digest(row[5])
+    return Upload(row[0], row[1], row[2], Algorithm(row[3]), Progress(row[4], digest), row[6])
+
+
+def add_upload(writer: Writer, upload: Upload, now: float) -> None:
+    """Insert an upload session."""
+    writer.change(
+        ADD_UPLOAD,
+        {
+            "id": upload.id,
+            "repository_id": upload.repository_id,
+            "account_id": upload.account_id,
+            "algorithm": str(upload.algorithm),
+            "offset": upload.progress.offset,
+            "digest": upload.progress.digest,
+            "created_at": now,
+            "expires_at": upload.expires_at,
+        },
+    )
+
+
+def count_uploads(reader: Reader, account_id: int) -> int:
+    """Return how many upload sessions an account has open."""
+    row = reader.first(COUNT_UPLOADS, {"account_id": account_id})
+    return int(row[0]) if row else 0
+
+
+def count_all_uploads(reader: Reader) -> int:
+    """Return how many upload sessions are open."""
+    return int(reader.scalar(select(func.count()).select_from(uploads)))
+
+
+def advance_upload(
+    writer: Writer, upload_id: str, *, start: int, progress: Progress, expires_at: float
+) -> bool:
+    """Move an upload from `start` to `progress`; return False when it is not there any more."""
+    parameters = {
+        "upload_id": upload_id,
+        "start": start,
+        "stop": progress.offset,
+        "so_far": progress.digest,
+        "until": expires_at,
+    }
+    return writer.change(ADVANCE_UPLOAD, parameters) == 1
+
+
+def remove_upload(writer: Writer, upload_id: str) -> bool:
+    """Delete an upload session; return whether it was there."""
+    return writer.change(REMOVE_UPLOAD, {"id": upload_id}) == 1
+
+
+def forget_upload_digests(writer: Writer) -> None:
+    """Have the bytes of every open upload read again when it commits."""
+    writer.execute(update(uploads).where(uploads.c.digest.is_not(None)).values(digest=None))
+
+
+def expired_uploads(reader: Reader, now: float, count: int) -> list[str]:
+    """Return ids of sessions that nobody continued in time."""
+    statement = select(uploads.c.id).where(uploads.c.expires_at <= now).limit(count)
+    return [row[0] for row in reader.execute(statement)]
