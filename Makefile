@@ -40,12 +40,17 @@ fix: $(VENV)/dev ## format, and mend what the linter can mend by itself
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-.PHONY: test bench
+.PHONY: test soak bench
 test: $(VENV)/dev ## install what the tests need, then run all that this machine can run
 	tools/install-debian-packages test
 	tools/install-go-tools
 	@status=0; $(MAKE) --no-print-directory lint || status=1; \
 		$(BIN)/python3 -m pytest $(ARGS) || status=1; exit $$status
+
+SECONDS_OF_RACES ?= 600
+soak: $(VENV)/dev ## what takes long, by night: 200 kills under load, ten minutes of random races
+	DTR_CRASH_KILLS=200 $(BIN)/python3 -m pytest tests/crash/test_kill.py -s --timeout=7200 $(ARGS)
+	$(BIN)/python3 -m tests.races.long_run --seconds $(SECONDS_OF_RACES) --seed $$RANDOM
 
 bench: $(VENV)/dev ## measure against other registries; tables go to benchmarks/results
 	tools/install-debian-packages bench

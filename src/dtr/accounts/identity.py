@@ -147,7 +147,10 @@ class Identity:
         if cached is None or cached[0] <= now:
             cached = await self._verified_bearer(token)
             _remember(self._bearers, token, cached, _CACHED_BEARERS)
-        return await self._current(cached[1])
+        current = await self._current(cached[1])
+        if current is not cached[1]:
+            self._bearers[token] = (cached[0], current)
+        return current
 
     async def _verified_bearer(self, token: str) -> tuple[float, Credential]:
         claims = await self._keys.verify(token)

@@ -1,6 +1,7 @@
 """Repository, tag and account names (distribution-spec, Pulling manifests)."""
 
 import re
+from functools import lru_cache
 from typing import Self
 
 from dtr.model.digest import Digest, is_digest
@@ -34,17 +35,23 @@ class RepositoryName(str):
             NameInvalidError: not in the specification's grammar, or longer than 255 characters.
 
         """
-        if len(text) > MAX_NAME_LENGTH:
-            raise NameInvalidError(f"repository name is longer than {MAX_NAME_LENGTH} characters")
-        if _NAME.match(text) is None:
-            message = "repository name must be lower-case letters, digits and ._- between slashes"
-            raise NameInvalidError(message, name=text)
+        _check_name(text)
         return cls(text)
 
     @property
     def namespace(self) -> str:
         """The first component: the account that owns the repository."""
         return self.partition("/")[0]
+
+
+@lru_cache(4096)
+def _check_name(text: str) -> None:
+    """Check once what is asked for again and again; a refusal is not remembered."""
+    if len(text) > MAX_NAME_LENGTH:
+        raise NameInvalidError(f"repository name is longer than {MAX_NAME_LENGTH} characters")
+    if _NAME.match(text) is None:
+        message = "repository name must be lower-case letters, digits and ._- between slashes"
+        raise NameInvalidError(message, name=text)
 
 
 class TagName(str):

@@ -1,35 +1,13 @@
 """What administrators do with repositories: units of work for the command line."""
 
-from dataclasses import dataclass
-
-from sqlalchemy import delete, func, select, update
-
 from dtr.accounts import manage as accounts
 from dtr.accounts import records as account_records
 from dtr.database import Reader, Writer
-from dtr.database.schema import (
-    grants,
-    manifests,
-    repositories,
-    repository_blobs,
-    tags,
-    uploads,
-)
 from dtr.model.access import Level, Repository, Visibility
-from dtr.model.digest import Digest
 from dtr.model.errors import InvalidError, NameUnknownError
 from dtr.model.names import RepositoryName
 from dtr.registry import records
-
-
-@dataclass(frozen=True, slots=True)
-class RepositorySummary:
-    """A repository as it is listed."""
-
-    name: str
-    visibility: str
-    tags: int
-    manifests: int
+from dtr.registry.records import RepositorySummary
 
 
 def require_repository(reader: Reader, name: RepositoryName) -> Repository:
@@ -39,26 +17,17 @@ def require_repository(reader: Reader, name: RepositoryName) -> Repository:
         NameUnknownError: there is none.
 
     """
-    row = reader.execute(select(repositories).where(repositories.c.name == name)).first()
-    if row is None:
+    found = records.find_repository(reader, name)
+    if found is None:
         raise NameUnknownError(f"there is no repository called {name}")
-    return Repository(row.id, name, row.namespace_id, Visibility(row.visibility))
+    return found
 
 
 def list_repositories(reader: Reader, namespace: str | None) -> list[RepositorySummary]:
     """Return all repositories, or those of a namespace, by name."""
-    repository = repositories.c.id
-    tag_count = select(func.count()).where(tags.c.repository_id == repository).scalar_subquery()
-    manifest_count = (
-        select(func.count()).where(manifests.c.repository_id == repository).scalar_subquery()
-    )
-    statement = select(
-        repositories.c.name, repositories.c.visibility, tag_count, manifest_count
-    ).order_by(repositories.c.name)
-    if namespace is not None:
-        owner = accounts.require_account(reader, namespace)
-        statement = statement.where(repositories.c.namespace_id == owner.id)
-    return [RepositorySummary(*tuple(row)) for row in reader.execute(statement)]
+    if namespace is None:
+        return records.list_repositories(reader, None)
+    return records.list_repositories(reader, accounts.require_account(reader, namespace).id)
 
 
 def create_repository(writer: Writer, name: RepositoryName, visibility: Visibility) -> Repository:
@@ -69,20 +38,14 @@ def create_repository(writer: Writer, name: RepositoryName, visibility: Visibili
 
     """
     accounts.require_account(writer, name.namespace)
-    taken = writer.scalar(select(repositories.c.id).where(repositories.c.name == name))
-    if taken is not None:
+    if records.find_repository(writer, name) is not None:
         raise InvalidError(f"there is already a repository called {name}")
     return records.ensure_repository(writer, name, visibility)
 
 
 def set_visibility(writer: Writer, name: RepositoryName, visibility: Visibility) -> None:
     """Say who may pull without a grant."""
-    repository = require_repository(writer, name)
-    writer.execute(
-        update(repositories)
-        .where(repositories.c.id == repository.id)
-        .values(visibility=str(visibility))
-    )
+    records.set_visibility(writer, require_repository(writer, name).id, visibility)
 
 
 def remove_repository(writer: Writer, name: RepositoryName) -> list[str]:
@@ -90,22 +53,7 @@ def remove_repository(writer: Writer, name: RepositoryName) -> list[str]:
 
     Bytes that no other repository has are collected afterwards.
     """
-    repository = require_repository(writer, name)
-    session_ids = select(uploads.c.id).where(uploads.c.repository_id == repository.id)
-    sessions = [row[0] for row in writer.execute(session_ids)]
-    linked = select(repository_blobs.c.digest).where(
-        repository_blobs.c.repository_id == repository.id
-    )
-    digests = [Digest(row[0]) for row in writer.execute(linked)]
-    for table in (uploads, tags):
-        writer.execute(delete(table).where(table.c.repository_id == repository.id))
-    # References go with their manifests (ON DELETE CASCADE).
-    for table in (manifests, repository_blobs, grants):
-        writer.execute(delete(table).where(table.c.repository_id == repository.id))
-    for digest in digests:
-        records.condemn_unlinked(writer, digest)
-    writer.execute(delete(repositories).where(repositories.c.id == repository.id))
-    return sessions
+    return records.remove_repository(writer, require_repository(writer, name).id)
 
 
 def grant(writer: Writer, name: str, user: str, level: Level, *, whole_namespace: bool) -> None:

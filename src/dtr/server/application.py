@@ -101,7 +101,7 @@ class Application:
         try:
             if len(request.path) + len(request.scope["query_string"]) > self._url_bytes:
                 raise AddressTooLongError(limit=self._url_bytes)  # noqa: TRY301
-            if any(len(value) > self._header_bytes for _, value in request.scope["headers"]):
+            if max(map(len, request.headers.values()), default=0) > self._header_bytes:
                 raise HeaderTooLargeError(limit=self._header_bytes)  # noqa: TRY301
             route, request.parameters = self.router.find(request.path)
             label = route.template

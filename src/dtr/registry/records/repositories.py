@@ -1,17 +1,25 @@
 """Statements about repositories and the namespaces that they are in."""
 
 import time
+from dataclasses import dataclass
 
-from sqlalchemy import bindparam, exists, insert, or_, select
+from sqlalchemy import bindparam, delete, exists, func, insert, or_, select, update
 
-from dtr.database import Lookup, Writer
+from dtr.accounts.records import FIND_REPOSITORY, repository_of
+from dtr.database import Lookup, Reader, Writer
 from dtr.database.schema import (
     accounts,
     grants,
+    manifests,
     repositories,
+    repository_blobs,
+    tags,
+    uploads,
 )
 from dtr.model.access import Repository, Visibility
+from dtr.model.digest import Digest
 from dtr.model.names import RepositoryName
+from dtr.registry.records.blobs import condemn_unlinked
 
 CATALOG_PAGE = Lookup(
     select(repositories.c.name)
@@ -38,30 +46,85 @@ CATALOG_PAGE_OF_ACCOUNT = Lookup(
     .order_by(repositories.c.name)
     .limit(bindparam("count"))
 )
-FIND_REPOSITORY = Lookup(
-    select(repositories.c.id, repositories.c.namespace_id, repositories.c.visibility).where(
-        repositories.c.name == bindparam("name")
-    )
-)
+
+
+@dataclass(frozen=True, slots=True)
+class RepositorySummary:
+    """A repository as it is listed."""
+
+    name: str
+    visibility: str
+    tags: int
+    manifests: int
+
+
+def find_repository(reader: Reader, name: RepositoryName) -> Repository | None:
+    """Return the repository called `name`, if there is one."""
+    row = reader.first(FIND_REPOSITORY, {"name": name})
+    return repository_of(name, row) if row else None
 
 
 def ensure_repository(
     writer: Writer, name: RepositoryName, visibility: Visibility = Visibility.PRIVATE
 ) -> Repository:
     """Return the repository called `name`, created, with its namespace, when it is missing."""
-    row = writer.first(FIND_REPOSITORY, {"name": name})
-    if row is None:
-        namespace_id = _ensure_namespace(writer, name.namespace)
-        values = {
-            "namespace_id": namespace_id,
-            "name": str(name),
-            "visibility": str(visibility),
-            "created_at": time.time(),
-        }
-        writer.execute(insert(repositories).values(values))
-        row = writer.first(FIND_REPOSITORY, {"name": name})
-    assert row is not None  # noqa: S101 - it was inserted in this very transaction
-    return Repository(row[0], name, row[1], Visibility(row[2]))
+    found = find_repository(writer, name)
+    if found is not None:
+        return found
+    namespace_id = _ensure_namespace(writer, name.namespace)
+    values = {
+        "namespace_id": namespace_id,
+        "name": str(name),
+        "visibility": str(visibility),
+        "created_at": time.time(),
+    }
+    statement = insert(repositories).values(values).returning(repositories.c.id)
+    return Repository(int(writer.scalar(statement)), name, namespace_id, visibility)
+
+
+def list_repositories(reader: Reader, namespace_id: int | None) -> list[RepositorySummary]:
+    """Return all repositories, or those of a namespace, by name."""
+    repository = repositories.c.id
+    tag_count = select(func.count()).where(tags.c.repository_id == repository)
+    manifest_count = select(func.count()).where(manifests.c.repository_id == repository)
+    statement = select(
+        repositories.c.name,
+        repositories.c.visibility,
+        tag_count.scalar_subquery(),
+        manifest_count.scalar_subquery(),
+    ).order_by(repositories.c.name)
+    if namespace_id is not None:
+        statement = statement.where(repositories.c.namespace_id == namespace_id)
+    return [RepositorySummary(*tuple(row)) for row in reader.execute(statement)]
+
+
+def set_visibility(writer: Writer, repository_id: int, visibility: Visibility) -> None:
+    """Say who may pull without a grant."""
+    writer.execute(
+        update(repositories)
+        .where(repositories.c.id == repository_id)
+        .values(visibility=str(visibility))
+    )
+
+
+def remove_repository(writer: Writer, repository_id: int) -> list[str]:
+    """Delete a repository with all that is in it; return its open upload sessions.
+
+    Blobs that no other repository links are condemned.
+    """
+    session_ids = select(uploads.c.id).where(uploads.c.repository_id == repository_id)
+    sessions = [row[0] for row in writer.execute(session_ids)]
+    linked = select(repository_blobs.c.digest).where(
+        repository_blobs.c.repository_id == repository_id
+    )
+    digests = [Digest(row[0]) for row in writer.execute(linked)]
+    # References go with their manifests (ON DELETE CASCADE).
+    for table in (uploads, tags, manifests, repository_blobs, grants):
+        writer.execute(delete(table).where(table.c.repository_id == repository_id))
+    for digest in digests:
+        condemn_unlinked(writer, digest)
+    writer.execute(delete(repositories).where(repositories.c.id == repository_id))
+    return sessions
 
 
 def _ensure_namespace(writer: Writer, name: str) -> int:
