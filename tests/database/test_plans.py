@@ -1,5 +1,7 @@
 """No statement of a hot path reads a table from its beginning to its end."""
 
+import importlib
+import pkgutil
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -10,11 +12,12 @@ from sqlalchemy import event
 from tests.collect.yard import GRACE, UNTAGGED_GRACE, open_yard
 from tests.http.client import descriptor
 
-from dtr.accounts import records as accounts
+import dtr.accounts
+import dtr.collect
+import dtr.registry
 from dtr.database import Change, Database, Lookup
 from dtr.model.access import Visibility
 from dtr.model.manifests import OCI_MANIFEST
-from dtr.registry import records as registry
 
 SCANNED_WHOLE = {"SIGNING_KEYS"}
 """A handful of rows, read once in a while."""
@@ -23,10 +26,11 @@ LARGE = {"blobs", "repository_blobs", "manifests", "manifest_references", "tags"
 
 def prepared() -> Iterator[tuple[str, Lookup | Change]]:
     """Find every statement that is prepared."""
-    for module in (registry, accounts):
-        for name, value in vars(module).items():
-            if isinstance(value, Lookup | Change):
-                yield name, value
+    for package in (dtr.accounts, dtr.collect, dtr.registry):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            for name, value in vars(importlib.import_module(found.name)).items():
+                if isinstance(value, Lookup | Change):
+                    yield name, value
 
 
 def plan(connection: sqlite3.Connection, sql: str, parameters: dict[str, object]) -> list[str]:
@@ -43,7 +47,7 @@ def connection(database: Database) -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-@pytest.mark.parametrize(("name", "statement"), list(prepared()))
+@pytest.mark.parametrize(("name", "statement"), list(dict(prepared()).items()))
 def test_a_prepared_statement_uses_an_index(
     connection: sqlite3.Connection, name: str, statement: Lookup | Change
 ) -> None:

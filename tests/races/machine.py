@@ -27,14 +27,14 @@ from dtr.testing.registry import ManualClock
 T = TypeVar("T")
 
 NAMES = ("admin/one", "admin/two")
-CONTENTS = tuple(b"content %d" % number * (number * 50 + 1) for number in range(3))
+CONTENTS = (b"aa", b"bbbb", b"cccccc")
 TAGS = ("latest", "stable")
 UPLOAD_TTL = 600
 COLLECT = CollectSettings(
     untagged=True, grace_seconds=GRACE, untagged_grace_seconds=UNTAGGED_GRACE, batch=2
 )
 
-_PAUSES = (1, UPLOAD_TTL, GRACE // 2, GRACE + 1, UNTAGGED_GRACE + 1, UNTAGGED_GRACE + 1)
+_PAUSES = (1, UPLOAD_TTL, GRACE + 1, UNTAGGED_GRACE * 3 // 5, UNTAGGED_GRACE + 1)
 
 names = st.sampled_from(NAMES)
 contents = st.sampled_from(CONTENTS)
@@ -274,10 +274,12 @@ class Registry(RuleBasedStateMachine):
 
     # Time, collection, crashes.
 
-    @rule(seconds=st.sampled_from(_PAUSES))
-    def pass_time(self, seconds: int) -> None:
-        """Let time pass."""
+    @rule(seconds=st.sampled_from(_PAUSES), is_collecting=st.booleans())
+    def pass_time(self, seconds: int, is_collecting: bool) -> None:  # noqa: FBT001
+        """Let time pass, and take what it made due."""
         self.clock.advance(seconds)
+        if is_collecting:
+            self.collect_everything()
 
     @rule(number=st.sampled_from((0, 1)), count=st.integers(1, 4))
     def collect_a_little(self, number: int, count: int) -> None:

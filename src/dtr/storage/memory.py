@@ -31,12 +31,11 @@ class MemoryBlobStore:
         """Open an upload."""
         if upload_id in self.open_uploads:
             raise UploadBusyError
-        staged = self.staged.setdefault(upload_id, bytearray())
-        if len(staged) < progress.offset:
+        if len(self.staged.get(upload_id, b"")) < progress.offset:
             raise UploadUnknownError
-        del staged[progress.offset :]
+        self.staged.setdefault(upload_id, bytearray())
         self.open_uploads.add(upload_id)
-        return _MemoryWriter(self, upload_id, algorithm)
+        return _MemoryWriter(self, upload_id, algorithm, progress.offset)
 
     async def begin(self, upload_id: str, algorithm: Algorithm) -> BlobWriter:
         """Begin an upload."""
@@ -96,24 +95,36 @@ class MemoryBlobStore:
 
 
 class _MemoryWriter:
-    def __init__(self, store: MemoryBlobStore, upload_id: str, algorithm: Algorithm) -> None:
+    def __init__(
+        self, store: MemoryBlobStore, upload_id: str, algorithm: Algorithm, start: int
+    ) -> None:
         self._store = store
         self._upload_id = upload_id
         self._algorithm = algorithm
         self._content = store.staged[upload_id]
+        self._start: int | None = start
         self._is_open = True
 
     @property
     def offset(self) -> int:
-        return len(self._content)
+        return len(self._content) if self._start is None else self._start
+
+    def _begin(self) -> None:
+        """Drop what a dead process left behind, before the first change."""
+        if self._start is not None:
+            del self._content[self._start :]
+            self._start = None
 
     async def append(self, chunk: bytes) -> None:
+        self._begin()
         self._content.extend(chunk)
 
     async def flush(self) -> Progress:
+        self._begin()
         return Progress(self.offset, Digest.of(bytes(self._content), self._algorithm))
 
     async def commit(self, digest: Digest) -> str:
+        self._begin()
         content = bytes(self._content)
         if Digest.of(content, digest.algorithm) != digest:
             raise DigestInvalidError(digest=str(digest))

@@ -214,6 +214,34 @@ class BlobStoreConformance:
         key = await writer.commit(Digest.of(CONTENT[:1000] + b"tail"))
         assert await pull(store, key) == CONTENT[:1000] + b"tail"
 
+    async def test_resume_alone_changes_nothing(self, store: BlobStore, twin: BlobStore) -> None:
+        """Whoever sees, holding it, that the upload went on meanwhile lets it go unharmed."""
+        upload_id = new_upload()
+        writer, progress = await stage(store, CONTENT, upload_id)
+        await writer.close()
+        for offset in (0, 1000):
+            stale = await twin.resume(upload_id, SHA256, Progress(offset))
+            assert stale.offset == offset
+            await stale.close()
+        writer = await store.resume(upload_id, SHA256, progress)
+        key = await writer.commit(Digest.of(CONTENT))
+        assert await pull(twin, key) == CONTENT
+
+    @pytest.mark.parametrize("size", [0, 10, 3 << 20])
+    async def test_an_upload_that_nobody_else_knows(self, store: BlobStore, size: int) -> None:
+        """One that begins and ends in one request is committed, or cancelled without a trace."""
+        content = bytes(size)
+        for is_wanted in (True, False):
+            writer = await store.begin(new_upload(), SHA256)
+            await writer.append(content)
+            assert writer.offset == size
+            if is_wanted:
+                key = await writer.commit(Digest.of(content))
+                assert await pull(store, key) == content
+            else:
+                await writer.cancel()
+        assert len(await committed(store)) == 1
+
     async def test_resume_at_nothing_drops_everything(
         self, store: BlobStore, twin: BlobStore
     ) -> None:
