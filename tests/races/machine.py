@@ -281,9 +281,9 @@ class Registry(RuleBasedStateMachine):
         if is_collecting:
             self.collect_everything()
 
-    @rule(number=st.sampled_from((0, 1)), count=st.integers(1, 4))
-    def collect_a_little(self, number: int, count: int) -> None:
-        """Let one of the collectors do its next few things."""
+    @rule(number=st.sampled_from((0, 1)), count=st.integers(1, 20), is_for_delete=st.booleans())
+    def collect_a_little(self, number: int, count: int, is_for_delete: bool) -> None:  # noqa: FBT001
+        """Let one of the collectors do its next few things, perhaps up to where bytes go."""
 
         async def go_on() -> SteppedCollector | None:
             collector = self.collectors[number]
@@ -293,6 +293,8 @@ class Registry(RuleBasedStateMachine):
             for _ in range(count):
                 if not await collector.step():
                     return None
+                if is_for_delete and collector.is_about_to_delete:
+                    break
             return collector
 
         self.collectors[number] = self.run(go_on())

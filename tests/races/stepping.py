@@ -1,7 +1,7 @@
 """A collector that stops before everything it does, so that others come between."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, cast
 
 from dtr.collect.collector import Collected, Collector, CollectSettings
@@ -15,9 +15,11 @@ class Gate:
     def __init__(self) -> None:
         self._tokens = asyncio.Semaphore(0)
         self._waits = asyncio.Event()
+        self.next_call = ""
 
-    async def passed(self) -> None:
+    async def passed(self, call: str) -> None:
         """Wait to be let through."""
+        self.next_call = call
         self._waits.set()
         await self._tokens.acquire()
 
@@ -45,7 +47,7 @@ class _Gated:
         found = getattr(self._target, name)
 
         async def gated(*args: Any, **kwargs: Any) -> Any:
-            await self._gate.passed()
+            await self._gate.passed(name)
             return await found(*args, **kwargs)
 
         return gated
@@ -80,10 +82,10 @@ class SteppedCollector:
             return False
         return True
 
-    async def steps(self) -> AsyncIterator[None]:
-        """Go on to the end."""
-        while await self.step():
-            yield
+    @property
+    def is_about_to_delete(self) -> bool:
+        """Whether the next thing that it does is to delete bytes."""
+        return not self._task.done() and self._gate.next_call == "delete"
 
     async def drop(self) -> None:
         """Stop where it is."""
