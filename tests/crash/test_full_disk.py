@@ -15,6 +15,7 @@ from tests.support.processes import wait_until
 from tests.support.server import RunningServer
 
 from dtr.collect.check import Severity
+from dtr.server.datadir import MINIMUM_FREE_BYTES
 
 ENVIRONMENT = {
     "DTR_COLLECT__INTERVAL_SECONDS": "0.2",
@@ -29,8 +30,8 @@ pytestmark = [pytest.mark.crash, pytest.mark.server]
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """Give a disk of 96 MiB below the directory that a server uses."""
-    with small_disk(tmp_path / "disk", 96) as disk:
+    """Give a disk of 192 MiB below the directory that a server uses."""
+    with small_disk(tmp_path / "disk", 192) as disk:
         (disk.path / "data").mkdir(mode=0o700)
         (tmp_path / "data").symlink_to(disk.path / "data")
         yield disk
@@ -138,6 +139,7 @@ def test_a_full_disk_harms_nothing(
     refused = fill_by_pushing(http, images, generator)
     assert len(images) > 10
     assert_reads_back(http, images)
+    assert disk.free_bytes > MINIMUM_FREE_BYTES
 
     disk.fill()  # to the last block: not even the metadata can grow
     for way in WAYS:
@@ -151,7 +153,7 @@ def test_a_full_disk_harms_nothing(
     disk.empty()
 
     if remedy == "grow":
-        disk.resize(160)
+        disk.resize(256)
     else:
         for tag in [tag for number, tag in enumerate(images) if number % 2]:
             digest = http.send("HEAD", f"{REPOSITORY}/manifests/{tag}").headers[
@@ -160,7 +162,7 @@ def test_a_full_disk_harms_nothing(
             answer = http.send("DELETE", f"{REPOSITORY}/manifests/{digest}")
             assert answer.status == 202, f"{tag}: {answer}"
             del images[tag]
-        wait_until(lambda: disk.free_bytes > 30 << 20, "collection made room", seconds=30)
+        wait_until(lambda: disk.free_bytes > 120 << 20, "collection made room", seconds=30)
     for number, way in enumerate(WAYS):
         content = generator.randbytes(4 << 20)
         answer = push_image(http, f"after{number}", content, way)
@@ -184,6 +186,29 @@ def test_one_push_that_does_not_fit_gives_its_room_back(
         wait_until(lambda: disk.free_bytes > free - (8 << 20), f"room after {way}", seconds=5)
     for way in WAYS:
         assert push_blob(http, generator.randbytes(10 << 20), way).status == 201
+
+
+def test_uploads_leave_the_room_that_deletes_and_starts_need(
+    server: RunningServer, disk: SmallDisk, http: Http
+) -> None:
+    """However small the pushes are, they are refused before nothing can be deleted any more."""
+    server.start()
+    generator = random.Random(2)
+    images: dict[str, bytes] = {}
+    fill_by_pushing(http, images, generator)
+    refused = 0
+    while refused < 20:
+        refused += push_blob(http, generator.randbytes(50_000), "post").status != 201
+    server.stop()
+    server.start()
+    http.close()
+    tag = next(iter(images))
+    head = http.send("HEAD", f"{REPOSITORY}/manifests/{tag}")
+    digest = head.headers["docker-content-digest"]
+    assert http.send("DELETE", f"{REPOSITORY}/manifests/{digest}").status == 202
+    free = disk.free_bytes
+    wait_until(lambda: disk.free_bytes > free + (3 << 20), "collection made room", seconds=30)
+    assert push_blob(http, generator.randbytes(1 << 20), "put").status == 201
 
 
 def test_a_start_on_a_full_disk_says_so(server: RunningServer, disk: SmallDisk) -> None:

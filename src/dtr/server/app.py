@@ -23,6 +23,7 @@ from dtr.model.manifests import Limits
 from dtr.registry.context import RegistryContext, RegistrySettings
 from dtr.registry.routes import registry_routes
 from dtr.server.application import Application
+from dtr.server.datadir import MINIMUM_FREE_BYTES
 from dtr.server.logs import AccessLog
 from dtr.server.metrics import Metrics
 from dtr.server.settings import Settings
@@ -30,6 +31,8 @@ from dtr.server.system import System
 from dtr.storage import BlobStore, FilesystemBlobStore
 
 _LOG = structlog.get_logger()
+# Uploads never take the room that deletes and the next start need.
+_RESERVE_BYTES = MINIMUM_FREE_BYTES + (16 << 20)
 _MAX_BLOB_BYTES = 2**63 - 1
 _USED_TOKENS_SECONDS = 30
 
@@ -52,6 +55,7 @@ def open_drivers(settings: Settings, directory: Path, metrics: Metrics | None = 
             sync_every_bytes=settings.storage.sync_every_bytes,
             # This machine is alone: after a power cut it starts, and forgets the uploads' digests.
             sync_uploads=False,
+            reserve_bytes=_RESERVE_BYTES,
             observe=metrics.storage,
         ),
     )

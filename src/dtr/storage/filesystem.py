@@ -43,6 +43,7 @@ class FilesystemBlobStore:
     `sync_every_bytes` is how much an upload may run ahead of the disk. Without `sync_uploads` a
     flushed upload survives the process and not a power cut: whoever opens the metadata after one
     must forget the digests of uploads, so that their bytes are read before they are believed.
+    Uploads leave `reserve_bytes` of the disk alone: what makes room has to write, too.
     """
 
     capabilities = frozenset({Capability.LOCAL_PATH})
@@ -53,6 +54,7 @@ class FilesystemBlobStore:
         *,
         sync_every_bytes: int = 32 << 20,
         sync_uploads: bool = True,
+        reserve_bytes: int = 0,
         threads: int = 8,
         observe: Callable[[str, float], None] | None = None,
     ) -> None:
@@ -60,6 +62,7 @@ class FilesystemBlobStore:
         self._uploads = root / "uploads"
         self.sync_every_bytes = sync_every_bytes
         self.sync_uploads = sync_uploads
+        self._reserve_bytes = reserve_bytes
         self._observe = observe or (lambda _operation, _seconds: None)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="storage")
         # Hash states cannot leave the process; those of uploads that continue here are kept.
@@ -159,6 +162,14 @@ class FilesystemBlobStore:
     def upload_path(self, upload_id: str) -> Path:
         """Return where an upload is staged."""
         return self._uploads / upload_id
+
+    def check_room(self, size: int) -> None:
+        """Raise `StorageFullError` where `size` bytes more would go into the reserve."""
+        if not self._reserve_bytes:
+            return
+        found = os.statvfs(self._uploads)
+        if found.f_bavail * found.f_frsize < self._reserve_bytes + size:
+            raise StorageFullError
 
     def place(self, staged: Path, key: str) -> None:
         """Rename a staged file to `key`, which nobody knows yet."""
