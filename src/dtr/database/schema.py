@@ -224,6 +224,8 @@ uploads = Table(
     # Bytes that are durable, and their digest where one process saw all of them.
     Column("offset", BigInteger, nullable=False),
     Column("digest", DigestText),
+    # What the storage driver needs to go on from there, in words that only it knows.
+    Column("storage_state", Text, nullable=False, server_default=""),
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),
     Index(None, "expires_at"),
@@ -235,4 +237,92 @@ settings = Table(
     metadata,
     Column("key", String(255), primary_key=True),
     Column("value", Text, nullable=False),
+)
+
+# How often content was pulled, apart from the rows that pushes lock. Merged in batches.
+repository_pulls = Table(
+    "repository_pulls",
+    metadata,
+    Column(
+        "repository_id", Id, ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True
+    ),
+    Column("pulls", BigInteger, nullable=False),
+    Column("last_pulled_at", Double, nullable=False),
+)
+
+manifest_pulls = Table(
+    "manifest_pulls",
+    metadata,
+    Column("manifest_id", Id, ForeignKey("manifests.id", ondelete="CASCADE"), primary_key=True),
+    Column("pulls", BigInteger, nullable=False),
+    Column("last_pulled_at", Double, nullable=False),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("kind", String(64), nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column("cron", String(255), nullable=False),
+    Column("is_enabled", Boolean, nullable=False),
+    Column("next_at", Double, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("kind", String(64), nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    # The schedule that asked for it; one such job is open at a time.
+    Column("schedule", String(64)),
+    Column("created_at", Double, nullable=False),
+    Column("run_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("deadline_seconds", Double, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("most_attempts", Integer, nullable=False),
+    # Who runs it; a runner whose heartbeat is old is taken for dead.
+    Column("runner", String(255)),
+    Column("heartbeat_at", Double),
+    Column("is_cancel_requested", Boolean, nullable=False),
+    Column("progress", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    CheckConstraint(
+        "state IN ('waiting', 'running', 'succeeded', 'failed', 'cancelled')", name="state"
+    ),
+    Index(
+        "ix_jobs_waiting",
+        "run_at",
+        sqlite_where=text("state = 'waiting'"),
+        postgresql_where=text("state = 'waiting'"),
+    ),
+    Index(
+        "ix_jobs_running",
+        "heartbeat_at",
+        sqlite_where=text("state = 'running'"),
+        postgresql_where=text("state = 'running'"),
+    ),
+    Index(
+        "uq_jobs_open_schedule",
+        "schedule",
+        unique=True,
+        sqlite_where=text("state IN ('waiting', 'running')"),
+        postgresql_where=text("state IN ('waiting', 'running')"),
+    ),
+    Index(None, "finished_at"),
+    sqlite_autoincrement=True,
+)
+
+job_logs = Table(
+    "job_logs",
+    metadata,
+    Column("job_id", Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("level", String(16), nullable=False),
+    Column("message", Text, nullable=False),
 )
