@@ -18,7 +18,7 @@ PIP := $(BIN)/python3 -m pip --quiet --disable-pip-version-check --no-input
 ARGS ?=
 
 # What a real client, the official suite, an induced crash or a server of its own makes slow.
-FAST := not clients and not conformance and not crash and not server
+FAST := not clients and not conformance and not crash and not server and not postgresql and not s3 and not outage
 
 ##@ Run
 .PHONY: serve
