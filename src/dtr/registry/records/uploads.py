@@ -80,6 +80,7 @@ def add_upload(writer: Writer, upload: Upload, now: float) -> None:
             "algorithm": str(upload.algorithm),
             "offset": upload.progress.offset,
             "digest": upload.progress.digest,
+            "storage_state": "",
             "created_at": now,
             "expires_at": upload.expires_at,
         },
