@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event, text
 from tests.database.processes import another_process, let_go
 
-from dtr.database import Database, open_database
+from dtr.database import SqliteDatabase, open_database
 from dtr.database import migrate as module
 from dtr.database.migrate import SchemaVersionError, is_current, migrate, pending_revisions
 from dtr.database.migrations import HEAD
@@ -28,14 +28,16 @@ def schema_of(path: Path) -> dict[str, str]:
     return {name: sql for name, sql in found.items() if name != "alembic_version"}
 
 
-def test_a_fresh_database_is_the_metadata(database: Database) -> None:
+def test_a_fresh_database_is_the_metadata(database: SqliteDatabase) -> None:
     """Alembic finds nothing to add, to drop or to change."""
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
 
 
-def test_a_fresh_database_is_the_metadata_to_the_word(database: Database, tmp_path: Path) -> None:
+def test_a_fresh_database_is_the_metadata_to_the_word(
+    database: SqliteDatabase, tmp_path: Path
+) -> None:
     """Also in what Alembic does not compare: checks, partial indexes, tables without row ids."""
     engine = create_engine(f"sqlite:///{tmp_path / 'metadata.db'}")
     metadata.create_all(engine)
@@ -46,7 +48,7 @@ def test_a_fresh_database_is_the_metadata_to_the_word(database: Database, tmp_pa
         assert sorted(made[name].split()) == sorted(sql.split()), name
 
 
-def test_a_second_migration_does_nothing(database: Database) -> None:
+def test_a_second_migration_does_nothing(database: SqliteDatabase) -> None:
     """There is nothing to apply, and what is there stays."""
     before = schema_of(database.path)
     assert pending_revisions(database.engine) == []
@@ -65,7 +67,7 @@ def test_a_fresh_database_gets_every_revision(tmp_path: Path) -> None:
     database.close()
 
 
-def test_a_newer_schema_is_refused(database: Database) -> None:
+def test_a_newer_schema_is_refused(database: SqliteDatabase) -> None:
     """An older program does not touch what it does not know."""
     with database.engine.connect() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))

@@ -15,7 +15,7 @@ from tests.http.client import descriptor
 import dtr.accounts
 import dtr.collect
 import dtr.registry
-from dtr.database import Change, Database, Lookup
+from dtr.database import Change, Lookup
 from dtr.model.access import Visibility
 from dtr.model.manifests import OCI_MANIFEST
 
@@ -40,7 +40,7 @@ def plan(connection: sqlite3.Connection, sql: str, parameters: dict[str, object]
 
 
 @pytest.fixture
-def connection(database: Database) -> Iterator[sqlite3.Connection]:
+def connection(database: SqliteDatabase) -> Iterator[sqlite3.Connection]:
     """Give a connection to an empty registry's metadata."""
     connection = sqlite3.connect(database.path)
     yield connection
@@ -52,8 +52,8 @@ def test_a_prepared_statement_uses_an_index(
     connection: sqlite3.Connection, name: str, statement: Lookup | Change
 ) -> None:
     """Point queries stay point queries however large the registry grows."""
-    parameters = dict.fromkeys(re.findall(r":(\w+)", statement.sql), 0)
-    steps = plan(connection, statement.sql, {**parameters, **statement.constants})
+    parameters = dict.fromkeys(re.findall(r":(\w+)", statement.sqlite.sql), 0)
+    steps = plan(connection, statement.sqlite.sql, {**parameters, **statement.sqlite.constants})
     if name not in SCANNED_WHOLE:
         assert [step for step in steps if "SCAN" in step or "TEMP B-TREE" in step] == []
 

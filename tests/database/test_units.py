@@ -22,7 +22,7 @@ from tests.database.settings_table import (
     put_twice,
 )
 
-from dtr.database import Database, Lookup, Reader, Writer, open_database
+from dtr.database import Lookup, Reader, SqliteDatabase, Writer, open_database
 from dtr.database.migrate import migrate
 from dtr.database.schema import settings
 from dtr.model.errors import (
@@ -33,7 +33,7 @@ from dtr.model.errors import (
 )
 
 
-async def test_a_unit_is_all_or_nothing(database: Database) -> None:
+async def test_a_unit_is_all_or_nothing(database: SqliteDatabase) -> None:
     """A unit that raises has done nothing, and its error arrives as it is."""
     with pytest.raises(RefusedError):
         await database.write(put_and_fail, "one")
@@ -42,7 +42,7 @@ async def test_a_unit_is_all_or_nothing(database: Database) -> None:
     assert database.read_now(keys) == []
 
 
-async def test_units_that_share_a_commit_do_not_share_a_fate(database: Database) -> None:
+async def test_units_that_share_a_commit_do_not_share_a_fate(database: SqliteDatabase) -> None:
     """Of many at once, those that fail are undone alone, whoever's error it is."""
     outcomes = await asyncio.gather(
         *(database.write(put, f"good {number:02}") for number in range(20)),
@@ -58,7 +58,7 @@ async def test_units_that_share_a_commit_do_not_share_a_fate(database: Database)
     assert await database.read(count) == 25
 
 
-async def test_a_caller_that_goes_away_takes_nobody_along(database: Database) -> None:
+async def test_a_caller_that_goes_away_takes_nobody_along(database: SqliteDatabase) -> None:
     """A cancelled request's unit runs or not; those beside and after it do."""
     tasks = [asyncio.create_task(_put(database, f"{number:02}")) for number in range(30)]
     await asyncio.sleep(0)
@@ -70,11 +70,11 @@ async def test_a_caller_that_goes_away_takes_nobody_along(database: Database) ->
     assert {f"{number:02}" for number in range(30) if number % 3} <= found
 
 
-async def _put(database: Database, key: str) -> str:
+async def _put(database: SqliteDatabase, key: str) -> str:
     return await database.write(put, key)
 
 
-async def test_closing_finishes_what_is_queued(database: Database) -> None:
+async def test_closing_finishes_what_is_queued(database: SqliteDatabase) -> None:
     """Nothing that was accepted is dropped at the end."""
     tasks = [asyncio.create_task(_put(database, str(number))) for number in range(50)]
     await asyncio.sleep(0)
@@ -84,7 +84,7 @@ async def test_closing_finishes_what_is_queued(database: Database) -> None:
 
 
 @pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
-async def test_a_unit_waits_for_another_process(database: Database, statement: str) -> None:
+async def test_a_unit_waits_for_another_process(database: SqliteDatabase, statement: str) -> None:
     """It is retried whole until the lock is free, and runs once."""
     with another_process(database.path, statement) as process:
         let_go(process, 0.8)
@@ -97,7 +97,7 @@ async def test_a_unit_waits_for_another_process(database: Database, statement: s
     assert database.read_now(keys) == ["one", "soon", "two"]
 
 
-async def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
+async def test_readers_do_not_wait_for_a_writer(database: SqliteDatabase) -> None:
     """Another process that writes stops neither units nor point queries."""
     lookup = Lookup(settings.select())
     with another_process(database.path, "BEGIN IMMEDIATE", "DELETE FROM settings"):
@@ -141,7 +141,7 @@ async def test_a_first_connection_waits_too(tmp_path: Path, kind: str) -> None:
 
 
 @contextmanager
-def open_made(path: Path) -> Iterator[Database]:
+def open_made(path: Path) -> Iterator[SqliteDatabase]:
     """Open a database that has the schema."""
     database = open_database(path)
     migrate(database.engine)
@@ -149,7 +149,7 @@ def open_made(path: Path) -> Iterator[Database]:
     database.close()
 
 
-async def test_a_reader_has_one_snapshot(database: Database) -> None:
+async def test_a_reader_has_one_snapshot(database: SqliteDatabase) -> None:
     """What is committed while it reads is not there for it, and is for the next."""
 
     def twice(reader: Reader) -> tuple[int, int]:
@@ -163,7 +163,7 @@ async def test_a_reader_has_one_snapshot(database: Database) -> None:
     assert await database.read(count) == 1
 
 
-async def test_a_reader_cannot_be_used_to_write_by_mistake(database: Database) -> None:
+async def test_a_reader_cannot_be_used_to_write_by_mistake(database: SqliteDatabase) -> None:
     """What a read unit changes is not kept."""
 
     def write(reader: Reader) -> None:
@@ -197,7 +197,7 @@ async def test_a_full_disk_is_said_and_harms_nothing(tmp_path: Path) -> None:
         assert await database.read(count) == written + 2
 
 
-async def _put_without_end(database: Database) -> None:
+async def _put_without_end(database: SqliteDatabase) -> None:
     for number in range(2000):
         await database.write(_put_many, str(number))
 
@@ -243,7 +243,7 @@ async def test_a_damaged_file_is_said(tmp_path: Path) -> None:
     database.close()
 
 
-async def test_an_acknowledged_unit_survives_sigkill(database: Database) -> None:
+async def test_an_acknowledged_unit_survives_sigkill(database: SqliteDatabase) -> None:
     """A process that is killed after its write returned has written."""
     script = f"""
 import os, signal, sys
@@ -263,7 +263,7 @@ except Exception:
     assert await database.read(keys) == ["acknowledged"]
 
 
-def test_a_durable_commit_is_synced(database: Database) -> None:
+def test_a_durable_commit_is_synced(database: SqliteDatabase) -> None:
     """FULL flushes the log at every commit; what may be lost with the power says so itself."""
     found: list[int] = []
 
@@ -278,14 +278,14 @@ def test_a_durable_commit_is_synced(database: Database) -> None:
     connection.close()
 
 
-async def _each(database: Database, unit: object) -> None:
+async def _each(database: SqliteDatabase, unit: object) -> None:
     assert callable(unit)
     await database.write(unit)
     await database.write_soon(unit)
     await database.write(unit)
 
 
-def test_driver_errors_are_not_seen_outside(database: Database) -> None:
+def test_driver_errors_are_not_seen_outside(database: SqliteDatabase) -> None:
     """A unit that the schema refuses ends in the registry's own words."""
     with pytest.raises(RegistryError) as caught:
         database.write_now(put_twice, "k")

@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import Engine, inspect, text
 
-from dtr.database import sqlite
 from dtr.database.migrations import HEAD
+from dtr.database.sqlite import connections as sqlite
 from dtr.model.errors import InvalidError
 
 _PLACE = Path(__file__).parent / "migrations"

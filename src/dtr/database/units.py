@@ -6,33 +6,83 @@ idempotent and must not touch anything but the transaction.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, CursorResult, Executable
-
-from dtr.database.sqlite import DIALECT, driver_of
+from sqlalchemy import Connection, CursorResult, Executable, text
 
 Row = tuple[Any, ...]
 
 
-class Prepared:
-    """A statement of a hot path, rendered once.
+class EngineName(StrEnum):
+    """The database engines that there are drivers for."""
 
-    Building, rendering and unwrapping in SQLAlchemy cost more than SQLite's own work on one indexed
-    row; a prepared statement is still written in SQLAlchemy Core and leaves that cost out.
+    SQLITE = "sqlite"
+    POSTGRESQL = "postgresql"
+
+
+class Rendered(NamedTuple):
+    """A statement in one engine's words, and the parameters that are always the same."""
+
+    sql: str
+    constants: dict[str, Any]
+
+
+class Prepared:
+    """A statement of a hot path, rendered once for each engine.
+
+    Building, rendering and unwrapping in SQLAlchemy cost more than an engine's own work on one
+    indexed row; a prepared statement is still written in SQLAlchemy Core and leaves that cost out.
     """
 
     def __init__(self, statement: Executable) -> None:
-        compiled = statement.compile(dialect=DIALECT)  # type: ignore[attr-defined]
         self.statement = statement
-        self.sql = str(compiled)
-        self.constants = {
-            name: value for name, value in compiled.params.items() if value is not None
-        }
+
+    def rendered(self, engine: EngineName) -> Rendered:
+        """Return the statement for `engine`, its parameters by name."""
+        return self.sqlite if engine is EngineName.SQLITE else self.postgresql
+
+    @cached_property
+    def sqlite(self) -> Rendered:
+        """The statement as `sqlite3` takes it: `:name`."""
+        from sqlalchemy.dialects.sqlite import dialect  # noqa: PLC0415
+
+        return self._render(dialect(paramstyle="named"))
+
+    @cached_property
+    def postgresql(self) -> Rendered:
+        """The statement as psycopg takes it: `%(name)s`."""
+        from sqlalchemy.dialects.postgresql import psycopg  # noqa: PLC0415
+
+        return self._render(psycopg.dialect())  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def numbered(self) -> tuple[Rendered, tuple[str, ...]]:
+        """The statement as PostgreSQL's protocol takes it, `$1`, and the parameters' names."""
+        from sqlalchemy.dialects.postgresql import psycopg  # noqa: PLC0415
+
+        compiled = self._compile(psycopg.dialect(paramstyle="numeric_dollar"))  # type: ignore[no-untyped-call]
+        return Rendered(str(compiled), _constants(compiled)), tuple(compiled.positiontup)
+
+    def _render(self, dialect: Any) -> Rendered:
+        compiled = self._compile(dialect)
+        return Rendered(str(compiled), _constants(compiled))
+
+    def _compile(self, dialect: Any) -> Any:
+        return self.statement.compile(dialect=dialect)  # type: ignore[attr-defined]
 
 
 class Lookup(Prepared):
-    """A prepared point query."""
+    """A prepared point query.
+
+    `is_immutable`: what it finds never changes, so that a standby's answer is as good as the
+    primary's; only that it finds nothing has to be asked of the primary.
+    """
+
+    def __init__(self, statement: Executable, *, is_immutable: bool = False) -> None:
+        super().__init__(statement)
+        self.is_immutable = is_immutable
 
 
 class Change(Prepared):
@@ -42,8 +92,9 @@ class Change(Prepared):
 class Reader:
     """One consistent snapshot of the metadata."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, engine: EngineName) -> None:
         self._connection = connection
+        self._engine = engine
 
     def execute(self, statement: Executable, rows: Any = None) -> CursorResult[Any]:
         """Run a SQLAlchemy Core statement, once or for each of `rows`."""
@@ -55,9 +106,12 @@ class Reader:
 
     def first(self, lookup: Lookup, parameters: Mapping[str, Any]) -> Row | None:
         """Return the first row of a prepared query."""
-        cursor = driver_of(self._connection).execute(lookup.sql, {**lookup.constants, **parameters})
-        row: Row | None = cursor.fetchone()
+        row: Row | None = self._run(lookup, parameters).fetchone()
         return row
+
+    def _run(self, prepared: Prepared, parameters: Mapping[str, Any]) -> Any:
+        sql, constants = prepared.rendered(self._engine)
+        return driver_of(self._connection).execute(sql, {**constants, **parameters})
 
 
 class Writer(Reader):
@@ -65,5 +119,19 @@ class Writer(Reader):
 
     def change(self, change: Change, parameters: Mapping[str, Any]) -> int:
         """Run a prepared change; return how many rows it changed."""
-        cursor = driver_of(self._connection).execute(change.sql, {**change.constants, **parameters})
-        return cursor.rowcount
+        count: int = self._run(change, parameters).rowcount
+        return count
+
+    def notify(self, channel: str) -> None:
+        """Wake whoever listens to `channel` once this is committed (`Database.changes`)."""
+        if self._engine is EngineName.POSTGRESQL:
+            self._connection.execute(text("SELECT pg_notify(:channel, '')"), {"channel": channel})
+
+
+def driver_of(connection: Connection) -> Any:
+    """Return the driver's connection behind SQLAlchemy's: sqlite3's or psycopg's."""
+    return connection.connection.driver_connection
+
+
+def _constants(compiled: Any) -> dict[str, Any]:
+    return {name: value for name, value in compiled.params.items() if value is not None}

@@ -1,19 +1,20 @@
-"""Open a database and run units of work on it."""
+"""The metadata in one SQLite file."""
 
 import asyncio
 import random
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from dtr.database import sqlite
-from dtr.database.committer import Committer
-from dtr.database.units import Lookup, Reader, Row, Writer
+from dtr.database.port import Database, Observe
+from dtr.database.sqlite import connections as sqlite
+from dtr.database.sqlite.committer import Committer
+from dtr.database.units import EngineName, Lookup, Reader, Row, Writer, driver_of
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -22,7 +23,7 @@ _SHORTEST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.05
 
 
-class Database:
+class SqliteDatabase(Database):
     """The metadata in one SQLite file, shared by several processes.
 
     `lookup` answers point queries on the calling thread: readers of a WAL never wait for a writer.
@@ -36,12 +37,10 @@ class Database:
 
     """
 
+    name = EngineName.SQLITE
+
     def __init__(
-        self,
-        path: Path,
-        *,
-        wait_seconds: float = 60,
-        observe: Callable[[str, float], None] | None = None,
+        self, path: Path, *, wait_seconds: float = 60, observe: Observe | None = None
     ) -> None:
         self.path = path
         self._wait_seconds = wait_seconds
@@ -56,7 +55,7 @@ class Database:
         try:
             row: Row | None = (
                 self._hot_connection()
-                .execute(lookup.sql, {**lookup.constants, **parameters})
+                .execute(lookup.sqlite.sql, {**lookup.sqlite.constants, **parameters})
                 .fetchone()
             )
         except sqlite3.Error as error:
@@ -68,7 +67,7 @@ class Database:
         try:
             return (
                 self._hot_connection()
-                .execute(lookup.sql, {**lookup.constants, **parameters})
+                .execute(lookup.sqlite.sql, {**lookup.sqlite.constants, **parameters})
                 .fetchall()
             )
         except sqlite3.Error as error:
@@ -108,8 +107,17 @@ class Database:
         """Run `unit` durably on the calling thread; for the command line and for jobs."""
         with self._connect() as connection:
             return self._transact(
-                lambda: unit(Writer(connection), *args, **kwargs), connection, is_durable=True
+                lambda: unit(Writer(connection, EngineName.SQLITE), *args, **kwargs),
+                connection,
+                is_durable=True,
             )
+
+    async def changes(self, channel: str, *, poll_seconds: float) -> AsyncIterator[None]:
+        """Yield after every poll: a file tells nobody that it has changed."""
+        del channel
+        while True:
+            await asyncio.sleep(poll_seconds)
+            yield
 
     def close(self) -> None:
         """Finish what is queued and let go of the file."""
@@ -137,9 +145,9 @@ class Database:
 
     def _read_once(self, unit: Callable[[Reader], T]) -> T:
         with self.engine.connect() as connection:
-            sqlite.driver_of(connection).execute(sqlite.BEGIN_READING)
+            driver_of(connection).execute(sqlite.BEGIN_READING)
             try:
-                return unit(Reader(connection))
+                return unit(Reader(connection, EngineName.SQLITE))
             finally:
                 sqlite.leave_transaction(connection)
 
@@ -168,15 +176,8 @@ class Database:
         return self._hot
 
 
-def open_database(
-    path: Path, *, wait_seconds: float = 60, observe: Callable[[str, float], None] | None = None
-) -> Database:
-    """Return the database in the file at `path`, which `migrate` has made."""
-    return Database(path, wait_seconds=wait_seconds, observe=observe)
-
-
 def _write_once(body: Callable[[], T], connection: Connection, *, is_durable: bool) -> T:
-    driver = sqlite.driver_of(connection)
+    driver = driver_of(connection)
     driver.execute(sqlite.SYNCHRONOUS[is_durable])
     driver.execute(sqlite.BEGIN_WRITING)
     try:

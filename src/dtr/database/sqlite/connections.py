@@ -5,12 +5,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
+from dtr.database.units import driver_of
 from dtr.model.errors import ContentDamagedError, StorageFullError, UnavailableError
 
-DIALECT = sqlite.dialect(paramstyle="named")
 DRIVER_ERRORS = (DBAPIError, sqlite3.Error)
 
 BEGIN_READING = "BEGIN"
@@ -41,13 +40,6 @@ def open_hot_connection(path: Path) -> sqlite3.Connection:
     for pragma in ("query_only=ON", "busy_timeout=5000", "mmap_size=268435456"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
-
-
-def driver_of(connection: Connection) -> sqlite3.Connection:
-    """Return the driver's connection behind SQLAlchemy's."""
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - there is no other driver
-    return driver
 
 
 def leave_transaction(connection: Connection) -> None:

@@ -16,8 +16,8 @@ from typing import Any, Protocol, cast
 import structlog
 from sqlalchemy import Connection
 
-from dtr.database import sqlite
-from dtr.database.units import Writer
+from dtr.database.sqlite import connections as sqlite
+from dtr.database.units import EngineName, Writer, driver_of
 
 _LOG = structlog.get_logger()
 _MOST_UNITS = 64
@@ -114,7 +114,7 @@ class Committer:
 
     def _alone(self, waiting: Waiting, connection: Connection) -> Outcome:
         try:
-            writer = Writer(connection)
+            writer = Writer(connection, EngineName.SQLITE)
             result = self._transact(
                 lambda: waiting.unit(writer), connection, is_durable=waiting.is_durable
             )
@@ -139,10 +139,10 @@ def _attempt(connection: Connection, unit: Callable[[Writer], Any]) -> Outcome:
     A driver's error may have ended the whole transaction: then the group is given up, and each unit
     is run alone.
     """
-    driver = sqlite.driver_of(connection)
+    driver = driver_of(connection)
     driver.execute("SAVEPOINT unit")
     try:
-        result = unit(Writer(connection))
+        result = unit(Writer(connection, EngineName.SQLITE))
     except sqlite.DRIVER_ERRORS:
         raise
     except Exception as error:  # noqa: BLE001 - it belongs to the unit's caller

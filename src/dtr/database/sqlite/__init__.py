@@ -1,0 +1,5 @@
+"""SQLite: the metadata of an embedded registry, in one file."""
+
+from dtr.database.sqlite.database import SqliteDatabase
+
+__all__ = ["SqliteDatabase"]
