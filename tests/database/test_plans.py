@@ -15,7 +15,7 @@ from tests.http.client import descriptor
 import dtr.accounts
 import dtr.collect
 import dtr.registry
-from dtr.database import Change, Lookup
+from dtr.database import Change, Lookup, SqliteDatabase
 from dtr.model.access import Visibility
 from dtr.model.manifests import OCI_MANIFEST
 
