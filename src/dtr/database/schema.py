@@ -264,7 +264,8 @@ schedules = Table(
     Column("name", String(64), primary_key=True),
     Column("kind", String(64), nullable=False),
     Column("parameters", Text, nullable=False),
-    Column("cron", String(255), nullable=False),
+    # A cron expression in UTC, or `every N s`.
+    Column("timing", String(255), nullable=False),
     Column("is_enabled", Boolean, nullable=False),
     Column("next_at", Double, nullable=False),
 )
@@ -273,6 +274,8 @@ jobs = Table(
     "jobs",
     metadata,
     Column("id", Id, primary_key=True),
+    # Chosen by whoever asks, so that asking again after a lost answer asks only once.
+    Column("key", String(64), nullable=False, unique=True),
     Column("kind", String(64), nullable=False),
     Column("parameters", Text, nullable=False),
     Column("state", String(16), nullable=False),
@@ -285,7 +288,7 @@ jobs = Table(
     Column("deadline_seconds", Double, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("most_attempts", Integer, nullable=False),
-    # Who runs it; a runner whose heartbeat is old is taken for dead.
+    # Who runs it, or ran it last; a runner whose heartbeat stands still is taken for dead.
     Column("runner", String(255)),
     Column("heartbeat_at", Double),
     Column("is_cancel_requested", Boolean, nullable=False),
@@ -296,6 +299,7 @@ jobs = Table(
     ),
     Index(
         "ix_jobs_waiting",
+        "kind",
         "run_at",
         sqlite_where=text("state = 'waiting'"),
         postgresql_where=text("state = 'waiting'"),
@@ -313,7 +317,13 @@ jobs = Table(
         sqlite_where=text("state IN ('waiting', 'running')"),
         postgresql_where=text("state IN ('waiting', 'running')"),
     ),
-    Index(None, "finished_at"),
+    Index(
+        "ix_jobs_finished",
+        "kind",
+        "finished_at",
+        sqlite_where=text("finished_at IS NOT NULL"),
+        postgresql_where=text("finished_at IS NOT NULL"),
+    ),
     sqlite_autoincrement=True,
 )
 

@@ -16,6 +16,7 @@ def upgrade() -> None:
     op.create_table(
         "jobs",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("key", sa.String(length=64), nullable=False),
         sa.Column("kind", sa.String(length=64), nullable=False),
         sa.Column("parameters", sa.Text(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
@@ -37,10 +38,17 @@ def upgrade() -> None:
             name=op.f("ck_jobs_state"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
+        sa.UniqueConstraint("key", name=op.f("uq_jobs_key")),
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_jobs_finished_at"), ["finished_at"], unique=False)
+        batch_op.create_index(
+            "ix_jobs_finished",
+            ["kind", "finished_at"],
+            unique=False,
+            sqlite_where=sa.text("finished_at IS NOT NULL"),
+            postgresql_where=sa.text("finished_at IS NOT NULL"),
+        )
         batch_op.create_index(
             "ix_jobs_running",
             ["heartbeat_at"],
@@ -50,7 +58,7 @@ def upgrade() -> None:
         )
         batch_op.create_index(
             "ix_jobs_waiting",
-            ["run_at"],
+            ["kind", "run_at"],
             unique=False,
             sqlite_where=sa.text("state = 'waiting'"),
             postgresql_where=sa.text("state = 'waiting'"),
@@ -68,7 +76,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("kind", sa.String(length=64), nullable=False),
         sa.Column("parameters", sa.Text(), nullable=False),
-        sa.Column("cron", sa.String(length=255), nullable=False),
+        sa.Column("timing", sa.String(length=255), nullable=False),
         sa.Column("is_enabled", sa.Boolean(), nullable=False),
         sa.Column("next_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_schedules")),
