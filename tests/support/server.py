@@ -23,6 +23,8 @@ class RunningServer:
 
     Everything it writes is below `directory`: the data in `data`, the log in `server.log`. The
     data outlive `stop`, `kill` and `restart`, as they would on a machine that lost its power.
+    With the URL of a database or of a storage it shares that with other servers, as `dtr user`
+    and the other commands do which are run on its data.
 
         with RunningServer(tmp_path) as server:
             server.add_user("alice", "a long enough password")
@@ -36,13 +38,21 @@ class RunningServer:
         port: int | None = None,
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        database_url: str = "",
+        storage_url: str = "",
     ) -> None:
         self.directory = directory
         self.data_dir = directory / "data"
         self.host = "127.0.0.1"
         self.port = free_port(self.host) if port is None else port
         self.admin = (ADMIN, ADMIN_PASSWORD)
-        self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
+        shared = {"DTR_DATABASE__URL": database_url, "DTR_STORAGE__URL": storage_url}
+        self._environment = {
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            **{name: url for name, url in shared.items() if url},
+            **(environment or {}),
+        }
         self._password_file = directory / "admin-password"
         self._processes = ProcessGroup(
             [
