@@ -278,9 +278,12 @@ def test_metadata_of_a_newer_version_is_refused(dtr: CommandLine) -> None:
     """By the server and by every other command."""
     with sqlite3.connect(dtr.data_dir / "dtr.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("INSERT INTO settings VALUES ('schema.oldest_program', '9999')")
     connection.close()
-    assert "schema 9999" in dtr.fails("serve", "--listen", f"127.0.0.1:{free_port()}")
-    assert "another version" in dtr.fails("user", "list")
+    for words in (("serve", "--listen", f"127.0.0.1:{free_port()}"), ("user", "list")):
+        message = dtr.fails(*words)
+        assert "schema 9999" in message
+        assert "use a newer version" in message
 
 
 def test_a_damaged_metadata_file_is_said_in_a_sentence(dtr: CommandLine) -> None:

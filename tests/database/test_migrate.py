@@ -6,17 +6,22 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event, text
 from tests.database.processes import another_process, let_go
 
 from dtr.database import SqliteDatabase, open_database
-from dtr.database import migrate as module
-from dtr.database.migrate import SchemaVersionError, is_current, migrate, pending_revisions
-from dtr.database.migrations import HEAD
-from dtr.database.schema import metadata
+from dtr.database.migrate import (
+    Kind,
+    SchemaVersionError,
+    check_schema,
+    known_steps,
+    migrate,
+    pending_steps,
+    schema_version,
+)
+from dtr.database.migrations import HEAD, NEEDED
+from dtr.database.schema import metadata, settings
 
 
 def schema_of(path: Path) -> dict[str, str]:
@@ -26,6 +31,12 @@ def schema_of(path: Path) -> dict[str, str]:
     found = {name: " ".join(re.sub(r"[\"(),]", " ", sql).split()) for name, sql in rows}
     connection.close()
     return {name: sql for name, sql in found.items() if name != "alembic_version"}
+
+
+def set_revision(database: SqliteDatabase, revision: str) -> None:
+    """Make the database say that another program's migrations made it."""
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :r"), {"r": revision})
 
 
 def test_a_fresh_database_is_the_metadata(database: SqliteDatabase) -> None:
@@ -51,42 +62,67 @@ def test_a_fresh_database_is_the_metadata_to_the_word(
 def test_a_second_migration_does_nothing(database: SqliteDatabase) -> None:
     """There is nothing to apply, and what is there stays."""
     before = schema_of(database.path)
-    assert pending_revisions(database.engine) == []
+    assert pending_steps(database.engine) == []
     assert migrate(database.engine) == []
-    assert is_current(database.engine)
+    check_schema(database.engine)
     assert schema_of(database.path) == before
 
 
-def test_a_fresh_database_gets_every_revision(tmp_path: Path) -> None:
+def test_a_fresh_database_gets_every_step(tmp_path: Path) -> None:
     """And says which."""
     database = open_database(tmp_path / "fresh.db")
-    assert not is_current(database.engine)
-    pending = pending_revisions(database.engine)
-    assert migrate(database.engine) == pending
-    assert pending[-1] == HEAD
+    with pytest.raises(SchemaVersionError, match="no schema yet"):
+        check_schema(database.engine)
+    pending = pending_steps(database.engine)
+    assert migrate(database.engine) == pending == known_steps()
+    assert pending[-1].revision == schema_version(database.engine).revision == HEAD
     database.close()
 
 
-def test_a_newer_schema_is_refused(database: SqliteDatabase) -> None:
-    """An older program does not touch what it does not know."""
-    with database.engine.connect() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    for attempt in (migrate, pending_revisions):
-        with pytest.raises(SchemaVersionError, match="9999"):
+def test_newer_before_steps_do_no_harm(database: SqliteDatabase) -> None:
+    """A program goes on working while the next one is rolled out."""
+    set_revision(database, "9998")
+    check_schema(database.engine)
+    assert migrate(database.engine) == []
+    assert schema_version(database.engine).revision == "9998"
+
+
+def test_a_newer_after_step_is_refused(database: SqliteDatabase) -> None:
+    """An older program does not touch what was taken from it."""
+    set_revision(database, "9999")
+    with database.engine.begin() as connection:
+        values = {"key": "schema.oldest_program", "value": "9999"}
+        connection.execute(settings.insert().values(values))
+    for attempt in (migrate, pending_steps, check_schema):
+        with pytest.raises(SchemaVersionError, match=f"schema 9999.*schema {HEAD}.*newer version"):
             attempt(database.engine)
-    assert not is_current(database.engine)
 
 
-def test_the_head_is_the_newest_file() -> None:
-    """The constant that spares starts from importing Alembic is right."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(module.__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
-    script = ScriptDirectory.from_config(config)
-    assert script.get_current_head() == HEAD
-    for revision in script.walk_revisions():
-        slug = Path(revision.path).stem.partition("_")[2]
-        assert slug.partition("_")[0] in {"before", "after"}
+def test_an_older_schema_is_refused_until_it_is_migrated(tmp_path: Path) -> None:
+    """A command does not work on tables that are not there yet; the message says what to do."""
+    database = open_database(tmp_path / "dtr.db")
+    migrate(database.engine)
+    set_revision(database, "0001")
+    with pytest.raises(SchemaVersionError, match="dtr migrate of this version"):
+        check_schema(database.engine)
+    assert [step.revision for step in pending_steps(database.engine)] == ["0002"]
+    database.close()
+
+
+def test_an_unfinished_copy_is_refused(database: SqliteDatabase) -> None:
+    """By commands and by the start of a server."""
+    set_revision(database, "copying")
+    for attempt in (migrate, pending_steps, check_schema):
+        with pytest.raises(SchemaVersionError, match="copy that was not finished"):
+            attempt(database.engine)
+
+
+def test_the_constants_agree_with_the_files() -> None:
+    """What spares starts from importing Alembic is right, and revisions can be compared."""
+    steps = known_steps()
+    assert [step.revision for step in steps] == [f"{n:04}" for n in range(1, len(steps) + 1)]
+    assert steps[-1].revision == HEAD
+    assert [step.revision for step in steps if step.kind is Kind.BEFORE][-1] == NEEDED
 
 
 @pytest.mark.parametrize("after", [1, 2, 5, 12, 20])
@@ -109,7 +145,7 @@ def test_an_interrupted_migration_is_begun_again(tmp_path: Path, after: int) -> 
 
     database = open_database(path)
     migrate(database.engine)
-    assert is_current(database.engine)
+    check_schema(database.engine)
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     database.close()
@@ -122,5 +158,5 @@ def test_a_migration_waits_for_another_process(tmp_path: Path) -> None:
         let_go(process, 0.8)
         database = open_database(path)
         migrate(database.engine)
-    assert is_current(database.engine)
+    check_schema(database.engine)
     database.close()

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dtr.database import Database
-from dtr.database.migrate import is_current
+from dtr.database.migrate import check_schema
 from dtr.model.errors import RegistryError
 from dtr.server.app import Drivers, open_drivers
 from dtr.server.bootstrap import read_password
@@ -105,11 +105,7 @@ def open_registry(config: Path | None, data_dir: Path | None) -> Iterator[Regist
             )
         drivers = open_drivers(settings, directory.path)
         try:
-            if not is_current(drivers.database.engine):
-                raise DataDirectoryError(
-                    "The metadata is of another version.",
-                    "Start this version with dtr serve once.",
-                )
+            check_schema(drivers.database.engine)
             yield Registry(settings, drivers)
         finally:
             drivers.database.close()

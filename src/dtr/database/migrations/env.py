@@ -4,11 +4,13 @@ from alembic import context
 
 from dtr.database.schema import metadata
 
+attributes = context.config.attributes
 context.configure(
-    connection=context.config.attributes["connection"],
+    connection=attributes["connection"],
     target_metadata=metadata,
     render_as_batch=True,
     transaction_per_migration=True,
+    on_version_apply=attributes.get("on_version_apply"),
 )
 with context.begin_transaction():
     context.run_migrations()
