@@ -17,6 +17,7 @@ __all__ = [
     "SqliteDatabase",
     "Writer",
     "open_database",
+    "open_postgresql",
     "stale_reads",
 ]
 
@@ -26,3 +27,28 @@ def open_database(
 ) -> SqliteDatabase:
     """Return the database in the file at `path`, which `migrate` has made."""
     return SqliteDatabase(path, wait_seconds=wait_seconds, observe=observe)
+
+
+def open_postgresql(
+    url: str,
+    *,
+    wait_seconds: float = 60,
+    stale_after_seconds: float = 2,
+    connections: int = 4,
+    observe: Observe | None = None,
+) -> Database:
+    """Return the database at a libpq URL; see `PostgresqlDatabase` for what the numbers mean.
+
+    Raises:
+        InvalidError: it is not such a URL.
+
+    """
+    from dtr.database.postgresql import PostgresqlDatabase  # noqa: PLC0415 - 8 MB of memory
+
+    return PostgresqlDatabase(
+        url,
+        wait_seconds=wait_seconds,
+        stale_after_seconds=stale_after_seconds,
+        connections=connections,
+        observe=observe,
+    )

@@ -1,0 +1,51 @@
+"""How a unit of work is tried again when its database moved, froze, or chose another."""
+
+import random
+import time
+from typing import Final
+
+from dtr.database.postgresql.errors import (
+    UnknownOutcomeError,
+    is_conflict,
+    is_lost,
+    is_transient,
+)
+
+_SHORTEST_PAUSE_SECONDS: Final = 0.005
+_LONGEST_PAUSE_SECONDS: Final = 0.4
+_MOST_CONFLICTS: Final = 10
+_FIRST_PATIENCE_SECONDS: Final = 4.0
+_LONGEST_PATIENCE_SECONDS: Final = 60.0
+
+
+class Attempts:
+    """The attempts at one unit of work.
+
+    `patience_seconds` is how long the next attempt may take before its connection counts as frozen.
+    It doubles, so that a unit which is slow by itself still gets through. `is_outcome_unknown` says
+    that an earlier attempt may have been committed.
+    """
+
+    def __init__(self, wait_seconds: float) -> None:
+        self._deadline = time.monotonic() + wait_seconds
+        self._pause = _SHORTEST_PAUSE_SECONDS
+        self._conflicts = 0
+        self.patience_seconds = _FIRST_PATIENCE_SECONDS
+        self.is_outcome_unknown = False
+
+    def pause_after(self, error: Exception) -> float | None:
+        """Return how many seconds to wait before the next attempt; None: there is to be none."""
+        if is_conflict(error):
+            self._conflicts += 1
+        may_succeed = is_transient(error) or (
+            is_conflict(error) and self._conflicts <= _MOST_CONFLICTS
+        )
+        if not may_succeed or time.monotonic() + self._pause > self._deadline:
+            return None
+        if isinstance(error, UnknownOutcomeError):
+            self.is_outcome_unknown = True
+        if is_lost(error):
+            self.patience_seconds = min(self.patience_seconds * 2, _LONGEST_PATIENCE_SECONDS)
+        pause = self._pause * random.uniform(0.5, 1.0)  # noqa: S311
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
+        return pause

@@ -1,0 +1,316 @@
+"""The metadata in PostgreSQL, wherever its primary is at the moment."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import psycopg
+from psycopg import IsolationLevel
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from dtr.database.port import Database, Observe, stale_reads
+from dtr.database.postgresql import listening
+from dtr.database.postgresql.attempts import Attempts
+from dtr.database.postgresql.connections import (
+    PRIMARY,
+    STANDBY,
+    Deadlines,
+    Driver,
+    Server,
+    discard,
+)
+from dtr.database.postgresql.errors import (
+    DRIVER_ERRORS,
+    LostError,
+    UnknownOutcomeError,
+    is_lost,
+    is_transient,
+    translated,
+)
+from dtr.database.postgresql.location import Location
+from dtr.database.postgresql.lookups import Lookups
+from dtr.database.units import EngineName, Lookup, Reader, Row, Writer, driver_of
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+# What an earlier attempt left may be on one machine only. Writing to the log makes this commit wait
+# for the standbys, and they get the log in order: what is found here is then as durable as it.
+_WAIT_FOR_WHAT_IS_FOUND: Final = "SELECT pg_logical_emit_message(true, 'dtr', '')"
+_STANDBY_SECONDS: Final = 0.5
+
+
+class PostgresqlDatabase(Database):
+    """PostgreSQL at a libpq URL, whose several hosts are one primary and its standbys.
+
+    Units run SERIALIZABLE: as if alone, or they are retried. A primary that is lost, read-only,
+    shutting down or frozen is not an error but a wait: the unit is run again, whole, on whoever is
+    primary then, for up to `wait_seconds`. Where the URL has several hosts, look-ups of what never
+    changes go to a standby first, and all others when no primary answers within
+    `stale_after_seconds`: `stale_reads` is then set.
+    """
+
+    name = EngineName.POSTGRESQL
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        wait_seconds: float = 60,
+        stale_after_seconds: float = 2.0,
+        connections: int = 4,
+        observe: Observe | None = None,
+    ) -> None:
+        self.location = Location.parse(url)
+        self._wait_seconds = wait_seconds
+        self._stale_after_seconds = stale_after_seconds
+        self._observe = observe or (lambda _operation, _seconds: None)
+        primary = Server(self.location, PRIMARY)
+        self._primary = primary
+        self.engine = primary.open_engine(2 * connections)
+        self._lookups = Lookups(primary)
+        self._standby: Lookups | None = None
+        self._standby_engine: Engine | None = None
+        if len(self.location.hosts) > 1:
+            standby = Server(self.location, STANDBY)
+            self._standby = Lookups(standby)
+            self._standby_engine = standby.open_engine(connections)
+        self._writers = ThreadPoolExecutor(connections, thread_name_prefix="database-writer")
+        self._readers = ThreadPoolExecutor(connections, thread_name_prefix="database-reader")
+        self._deadlines = Deadlines()
+
+    async def lookup(self, lookup: Lookup, parameters: Mapping[str, Any]) -> Row | None:
+        """Return the first row of a point query."""
+        rows = await self.lookup_all(lookup, parameters)
+        return rows[0] if rows else None
+
+    async def lookup_all(self, lookup: Lookup, parameters: Mapping[str, Any]) -> list[Row]:
+        """Return all rows of a short, indexed query."""
+        try:
+            if self._standby is None:
+                return await self._lookups.ask(
+                    lookup, parameters, within_seconds=self._wait_seconds
+                )
+            return await self._with_standby(self._standby, lookup, parameters)
+        except DRIVER_ERRORS as error:
+            raise translated(error) from error
+
+    def read(
+        self, unit: Callable[Concatenate[Reader, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[T]:
+        """Run `unit` on one snapshot of the primary, or else of a standby."""
+
+        def body(connection: Connection) -> T:
+            return unit(Reader(connection, EngineName.POSTGRESQL), *args, **kwargs)
+
+        return self._observed("read", self._read(body))
+
+    def write(
+        self, unit: Callable[Concatenate[Writer, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[T]:
+        """Run `unit` in a transaction that is durable when this returns."""
+
+        def body(connection: Connection) -> T:
+            return unit(Writer(connection, EngineName.POSTGRESQL), *args, **kwargs)
+
+        return self._observed("write", self._write(body))
+
+    def write_soon(
+        self, unit: Callable[Concatenate[Writer, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[T]:
+        """Do as `write`: a standby that takes over must know what a client was told."""
+        return self.write(unit, *args, **kwargs)
+
+    def read_now(
+        self, unit: Callable[Concatenate[Reader, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `unit` on one snapshot of the primary, on the calling thread."""
+
+        def body(connection: Connection) -> T:
+            return unit(Reader(connection, EngineName.POSTGRESQL), *args, **kwargs)
+
+        return self._insist(lambda attempts: self._read_once(self.engine, body, attempts))
+
+    def write_now(
+        self, unit: Callable[Concatenate[Writer, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `unit` durably on the calling thread."""
+
+        def body(connection: Connection) -> T:
+            return unit(Writer(connection, EngineName.POSTGRESQL), *args, **kwargs)
+
+        return self._insist(lambda attempts: self._write_once(body, attempts))
+
+    def changes(self, channel: str, *, poll_seconds: float) -> AsyncIterator[None]:
+        """Yield at each notice, at each new connection, and at least every poll."""
+        return listening.changes(self._primary, channel, poll_seconds=poll_seconds)
+
+    def close(self) -> None:
+        """Finish what is under way and close all connections."""
+        self._writers.shutdown()
+        self._readers.shutdown()
+        self._lookups.close()
+        self.engine.dispose()
+        if self._standby is not None and self._standby_engine is not None:
+            self._standby.close()
+            self._standby_engine.dispose()
+        self._deadlines.close()
+
+    async def _with_standby(
+        self, standby: Lookups, lookup: Lookup, parameters: Mapping[str, Any]
+    ) -> list[Row]:
+        if lookup.is_immutable and not standby.away_seconds:
+            try:
+                rows = await standby.ask(lookup, parameters, within_seconds=_STANDBY_SECONDS)
+            except LostError:
+                rows = []
+            if rows:
+                return rows
+        patience = self._stale_after_seconds
+        if self._lookups.away_seconds < patience:
+            try:
+                return await self._lookups.ask(lookup, parameters, within_seconds=patience)
+            except LostError:
+                pass
+        try:
+            rows = await standby.ask(lookup, parameters, within_seconds=_STANDBY_SECONDS)
+        except LostError:
+            return await self._lookups.ask(lookup, parameters, within_seconds=self._wait_seconds)
+        stale_reads.set(True)
+        self._observe("stale read", 0.0)
+        return rows
+
+    async def _read(self, body: Callable[[Connection], T]) -> T:
+        patience = self._wait_seconds if self._standby is None else self._stale_after_seconds
+        try:
+            return await self._persist(
+                self._readers, patience, lambda each: self._read_once(self.engine, body, each)
+            )
+        except DRIVER_ERRORS as error:
+            engine = self._standby_engine
+            if engine is None or not is_transient(error):
+                raise translated(error) from error
+        try:
+            result = await self._persist(
+                self._readers,
+                self._wait_seconds - patience,
+                lambda each: self._read_once(engine, body, each),
+            )
+        except DRIVER_ERRORS as error:
+            raise translated(error) from error
+        stale_reads.set(True)
+        return result
+
+    async def _write(self, body: Callable[[Connection], T]) -> T:
+        try:
+            return await self._persist(
+                self._writers, self._wait_seconds, lambda each: self._write_once(body, each)
+            )
+        except DRIVER_ERRORS as error:
+            raise translated(error) from error
+
+    async def _persist(
+        self, pool: ThreadPoolExecutor, wait_seconds: float, once: Callable[[Attempts], T]
+    ) -> T:
+        """Attempt `once` on a thread until it succeeds; the pauses hold no thread."""
+        attempts = Attempts(wait_seconds)
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return await loop.run_in_executor(pool, once, attempts)
+            except DRIVER_ERRORS as error:
+                pause = attempts.pause_after(error)
+                if pause is None:
+                    raise
+            self._observe("retry", pause)
+            await asyncio.sleep(pause)
+
+    def _insist(self, once: Callable[[Attempts], T]) -> T:
+        attempts = Attempts(self._wait_seconds)
+        while True:
+            try:
+                return once(attempts)
+            except DRIVER_ERRORS as error:
+                pause = attempts.pause_after(error)
+                if pause is None:
+                    raise translated(error) from error
+            time.sleep(pause)
+
+    async def _observed(self, operation: str, work: Coroutine[Any, Any, T]) -> T:
+        started = time.perf_counter()
+        try:
+            return await work
+        finally:
+            self._observe(operation, time.perf_counter() - started)
+
+    def _read_once(self, engine: Engine, body: Callable[[Connection], T], attempts: Attempts) -> T:
+        with engine.connect() as connection:
+            driver: Driver = driver_of(connection)
+            try:
+                with self._deadlines.within(driver, attempts.patience_seconds):
+                    _begin(driver, IsolationLevel.REPEATABLE_READ, is_read_only=True)
+                    result = body(connection)
+                    driver.rollback()
+            except BaseException as error:
+                self._leave(connection, error)
+                raise
+            connection.rollback()
+            return result
+
+    def _write_once(self, body: Callable[[Connection], T], attempts: Attempts) -> T:
+        with self.engine.connect() as connection:
+            driver: Driver = driver_of(connection)
+            try:
+                with self._deadlines.within(driver, attempts.patience_seconds):
+                    _begin(driver, IsolationLevel.SERIALIZABLE, is_read_only=False)
+                    if attempts.is_outcome_unknown:
+                        driver.execute(_WAIT_FOR_WHAT_IS_FOUND)
+                    result = body(connection)
+                    _commit(driver)
+            except BaseException as error:
+                self._leave(connection, error)
+                raise
+            connection.rollback()  # SQLAlchemy's own state; nothing is open any more
+            return result
+
+    def _leave(self, connection: Connection, error: BaseException) -> None:
+        """Undo what is open; where the connection is gone, so are probably its neighbours."""
+        driver: Driver = driver_of(connection)
+        is_gone = driver.closed or (isinstance(error, DRIVER_ERRORS) and is_lost(error))
+        if not is_gone:
+            try:
+                with self._deadlines.within(driver, 1.0):
+                    connection.rollback()
+                    driver.rollback()
+            except (psycopg.Error, DBAPIError):
+                is_gone = True
+        if is_gone:
+            discard(connection)
+            connection.engine.dispose()
+
+
+def _begin(driver: Driver, isolation: IsolationLevel, *, is_read_only: bool) -> None:
+    """Say how the next transaction shall be; psycopg begins it with the first statement."""
+    driver.isolation_level = isolation
+    driver.read_only = is_read_only
+    driver.is_wait_cancelled = False
+
+
+def _commit(driver: Driver) -> None:
+    """Commit, and tell apart what is known to have failed from what is not known.
+
+    Raises:
+        UnknownOutcomeError: no answer, or success on fewer machines than were to be waited for.
+
+    """
+    try:
+        driver.commit()
+    except psycopg.Error as error:
+        if is_lost(error):
+            raise UnknownOutcomeError(str(error)) from error
+        raise
+    if driver.is_wait_cancelled:
+        raise UnknownOutcomeError("the standbys were not waited for")

@@ -1,0 +1,88 @@
+"""What PostgreSQL's errors mean to the registry; driver errors end here."""
+
+from typing import Final
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+
+from dtr.model.errors import RegistryError, StorageFullError, UnavailableError
+
+DRIVER_ERRORS: Final = (DBAPIError, psycopg.Error)
+
+_CONNECTION_CLASSES: Final = ("08", "57P")
+_ROLLED_BACK: Final = frozenset(
+    {
+        "40001",  # serialization_failure
+        "40P01",  # deadlock_detected
+        "25006",  # read_only_sql_transaction: this was the primary a moment ago
+        "55P03",  # lock_not_available: whoever holds it may be frozen
+        "25P03",  # idle_in_transaction_session_timeout: we were
+        "57014",  # query_canceled, by an administrator
+        "53300",  # too_many_connections
+        "0A000",  # a prepared statement from before a migration
+        "26000",  # a prepared statement that this connection does not have
+    }
+)
+# Two units that both looked before either inserted: the second finds the row when it looks again.
+_CONFLICTS: Final = frozenset({"23505", "23503"})
+_FULL: Final = frozenset({"53100"})
+
+
+class LostError(psycopg.OperationalError):
+    """No connection, or no answer on it in time."""
+
+
+class UnknownOutcomeError(psycopg.OperationalError):
+    """The commit was sent, and whether it took place is not known."""
+
+
+def is_lost(error: BaseException) -> bool:
+    """Tell whether the connection, or the server behind it, is gone."""
+    origin = origin_of(error)
+    state = sqlstate(error)
+    if state is None:
+        return isinstance(origin, psycopg.OperationalError | psycopg.InterfaceError)
+    return state.startswith(_CONNECTION_CLASSES)
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Tell whether another unit was first; a fault in a unit looks the same."""
+    return sqlstate(error) in _CONFLICTS
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the same unit may succeed a moment later."""
+    return is_lost(error) or sqlstate(error) in _ROLLED_BACK
+
+
+def translated(error: BaseException) -> Exception:
+    """Return what to raise when there is no more patience."""
+    state = sqlstate(error)
+    if isinstance(error, RegistryError):
+        return error
+    if state in _FULL:
+        return StorageFullError("the disk of the metadata is full")
+    if state in _CONFLICTS:
+        return UnavailableError("what this refers to was changed by somebody else; try again")
+    if is_transient(error):
+        return UnavailableError(f"the metadata does not answer: {reason(error)}")
+    origin = origin_of(error)
+    assert isinstance(origin, Exception)  # noqa: S101
+    return origin
+
+
+def reason(error: BaseException) -> str:
+    """Return what libpq or the server said, on one line; neither repeats a password."""
+    return " ".join(str(origin_of(error)).split()) or type(error).__name__
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the code of the server's error, or None where it did not send one."""
+    return getattr(origin_of(error), "sqlstate", None)
+
+
+def origin_of(error: BaseException) -> BaseException:
+    """Return the driver's error behind SQLAlchemy's."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return error.orig
+    return error
