@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
+from dtr.database.migrations import APPLICATION_NAME
 from dtr.model.errors import InvalidError
 
 # A server that is gone without a word (no RST) is noticed after these; design 5.6 and the tests of
@@ -15,13 +16,13 @@ _DEFAULTS: Final = {
     "keepalives_idle": "2",
     "keepalives_interval": "1",
     "keepalives_count": "3",
-    "application_name": "dtr",
 }
 # A process that is frozen inside a transaction would keep its locks; nobody waits for it longer.
 _SERVER_OPTIONS: Final = (
     "-c idle_in_transaction_session_timeout=10s -c lock_timeout=10s "
     "-c default_transaction_isolation=read\\ committed"
 )
+_MOST_OF_NAME: Final = 40  # PostgreSQL cuts at 63
 _SCHEMES: Final = ("postgresql", "postgres")
 _PASSWORD: Final = re.compile(r"(//[^/@]*?:)[^/@]*@|([?&]password=)[^&]*")
 
@@ -55,6 +56,9 @@ class Location:
             }
         except psycopg.Error as error:
             raise InvalidError(f"the database URL is not valid: {error}") from None
+        # The last words say which schema this program has (`dtr migrate --after`).
+        own_name = str(given.get("application_name", ""))[:_MOST_OF_NAME]
+        given["application_name"] = f"{own_name} {APPLICATION_NAME}".strip()
         given["options"] = " ".join((_SERVER_OPTIONS, str(given.get("options", "")))).strip()
         return cls(url, {**_DEFAULTS, **given})
 

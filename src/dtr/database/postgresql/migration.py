@@ -44,7 +44,9 @@ def apply(engine: Engine, upgrade: Callable[[Connection], None]) -> None:
 
     def attempt() -> None:
         with engine.connect() as connection:
-            connection = connection.execution_options(isolation_level="READ COMMITTED")  # noqa: PLW2901
+            connection = connection.execution_options(  # noqa: PLW2901
+                isolation_level="READ COMMITTED", postgresql_readonly=False
+            )
             connection.exec_driver_sql(f"SET lock_timeout = '{_LOCK_TIMEOUT}'")
             connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
             connection.commit()
@@ -76,14 +78,15 @@ def patiently(call: Callable[[], T]) -> T:
 
 
 def programs_connected(engine: Engine) -> dict[str, int]:
-    """Return how many connections each revision's programs have open to this database.
+    """Return how many connections, but for this one, each revision's programs have open.
 
     They say it themselves (`APPLICATION_NAME`); one that has lost its connections at this very
     moment is not seen.
     """
     statement = text(
-        "SELECT substring(application_name FROM '^dtr schema ([0-9]+)$') AS revision, count(*)"
-        " FROM pg_stat_activity WHERE datname = current_database() GROUP BY 1"
+        "SELECT substring(application_name FROM 'dtr schema ([0-9]+)$') AS revision, count(*)"
+        " FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() GROUP BY 1"
     )
     with engine.connect() as connection:
         return {row[0]: row[1] for row in connection.execute(statement) if row[0] is not None}
