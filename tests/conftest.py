@@ -5,6 +5,9 @@ from collections.abc import Iterator
 import pytest
 from tests.support.postgresql import RunningPostgresql, temporary_database
 
+from dtr.database import open_postgresql
+from dtr.testing.registry import make_registry
+
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[RunningPostgresql]:
@@ -17,4 +20,21 @@ def postgresql() -> Iterator[RunningPostgresql]:
 def postgresql_url(postgresql: RunningPostgresql) -> Iterator[str]:
     """Give the URL of an empty database that only this test knows."""
     with temporary_database(postgresql) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def registry_template(postgresql: RunningPostgresql) -> str:
+    """Give the name of a database with a new registry, to be copied: `create_database(this)`."""
+    url = postgresql.create_database()
+    database = open_postgresql(url)
+    make_registry(database)
+    database.close()
+    return url.rpartition("/")[2]
+
+
+@pytest.fixture
+def registry_url(postgresql: RunningPostgresql, registry_template: str) -> Iterator[str]:
+    """Give the URL of a database with a new registry that only this test knows."""
+    with temporary_database(postgresql, registry_template) as url:
         yield url

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from tests.http.client import Client, Repository
 from tests.http.targets import InProcess, Node, Target
+from tests.support.postgresql import RunningPostgresql, temporary_database
 from tests.support.server import RunningServer
 
 from dtr.database import open_database
@@ -26,6 +27,7 @@ ENVIRONMENT = {
 TARGETS = (
     "memory",
     "files",
+    pytest.param("on_postgresql", marks=pytest.mark.postgresql),
     pytest.param("node", marks=pytest.mark.server),
 )
 
@@ -50,6 +52,30 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
     target = InProcess.open_files(tmp_path_factory.mktemp("files"), SETTINGS)
     yield target
     asyncio.run(target.close())
+
+
+@pytest.fixture(scope="session")
+def shared_database(postgresql: RunningPostgresql, registry_template: str) -> Iterator[str]:
+    """Give the URL of the PostgreSQL database of all tests."""
+    with temporary_database(postgresql, registry_template) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the directory of all tests' blobs beside that database."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture
+async def on_postgresql(shared_database: str, shared_directory: Path) -> AsyncIterator[InProcess]:
+    """Give two applications on one database and one directory, asked in turns.
+
+    They are a test's own, for their connections belong to its event loop.
+    """
+    target = InProcess.open_files(shared_directory, SETTINGS, database_url=shared_database)
+    yield target
+    await target.close()
 
 
 @pytest.fixture(scope="session")

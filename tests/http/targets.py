@@ -72,13 +72,14 @@ class InProcess:
         settings: Mapping[str, Any] | None = None,
         *,
         ca_certificate: Path | None = None,
+        database_url: str = "",
     ) -> "InProcess":
         """Open one application for each of the stores, which share what they keep."""
         clock = ManualClock()
         parsed = Settings.model_validate({"log": {"access": False}, **(settings or {})})
         applications = []
         for store in stores or [MemoryBlobStore()]:
-            state = open_state(directory, store=store, clock=clock)
+            state = open_state(directory, store=store, clock=clock, database_url=database_url)
             drivers = Drivers(state.database, state.store)
             applications.append(
                 build_application(
@@ -90,10 +91,12 @@ class InProcess:
         return target
 
     @classmethod
-    def open_files(cls, directory: Path, settings: Mapping[str, Any] | None = None) -> "InProcess":
+    def open_files(
+        cls, directory: Path, settings: Mapping[str, Any] | None = None, *, database_url: str = ""
+    ) -> "InProcess":
         """Open two applications on one directory: what two processes of one server share."""
         stores: list[BlobStore] = [FilesystemBlobStore(directory) for _ in range(2)]
-        return cls.open(directory, stores, settings)
+        return cls.open(directory, stores, settings, database_url=database_url)
 
     @property
     def processes(self) -> int:

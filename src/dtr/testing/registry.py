@@ -1,4 +1,4 @@
-"""A registry's state for tests: metadata in one SQLite file, blobs in memory, time by hand.
+"""A registry's state for tests: metadata in SQLite or PostgreSQL, blobs in memory, time by hand.
 
 What is put on top of the state is `server/app.py`'s to say, the only composition root:
 
@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from dtr.accounts import manage as accounts
-from dtr.accounts.passwords import hash_password
+from dtr.accounts.passwords import hash_password, new_token
 from dtr.accounts.signing import rotate_key
-from dtr.database import Database, open_database
+from dtr.database import Database, open_database, open_postgresql
 from dtr.database.migrate import migrate
 from dtr.model.access import Level, Visibility
 from dtr.model.names import RepositoryName
@@ -74,9 +74,11 @@ class Administration:
         self, name: str, level: Level = Level.READ_WRITE, *, lifetime_seconds: float | None = None
     ) -> tuple[int, str]:
         """Create an access token; return its id and its secret."""
-        token, secret = self._database.write_now(
+        secret = new_token()
+        token = self._database.write_now(
             accounts.create_token,
             name,
+            secret,
             label="test",
             level=level,
             lifetime_seconds=lifetime_seconds,
@@ -121,20 +123,43 @@ class RegistryState:
 
 
 def open_state(
-    directory: Path, *, store: BlobStore | None = None, clock: ManualClock | None = None
+    directory: Path,
+    *,
+    store: BlobStore | None = None,
+    clock: ManualClock | None = None,
+    database_url: str = "",
 ) -> RegistryState:
     """Return the state kept in `directory`, made when it is new; without `store`, in memory.
 
-    Opened twice with two stores on one place, it is what two processes of one server share.
+    With `database_url` the metadata are in a PostgreSQL database that `make_registry` has filled,
+    or a copy of it. Opened twice with two stores on one place, it is what two processes share.
     Closing is the application's, which closes its drivers.
     """
-    file = directory / _FILE
-    if not file.exists():
-        file.write_bytes(_template())
-    database = open_database(file, wait_seconds=5)
+    database = _open_metadata(directory, database_url)
     return RegistryState(
         database, store or MemoryBlobStore(), clock or ManualClock(), Administration(database)
     )
+
+
+def make_registry(database: Database) -> None:
+    """Make a new registry's metadata in an empty database: half a second, mostly for passwords."""
+    migrate(database.engine)
+    database.write_now(
+        rotate_key, time.time(), rotation_seconds=_ROTATION_SECONDS, token_seconds=300
+    )
+    administration = Administration(database)
+    administration.add_user(*ADMIN, is_admin=True)
+    administration.add_user(*ALICE)
+    administration.add_user(*BOB)
+
+
+def _open_metadata(directory: Path, database_url: str) -> Database:
+    if database_url:
+        return open_postgresql(database_url, wait_seconds=5)
+    file = directory / _FILE
+    if not file.exists():
+        file.write_bytes(_template())
+    return open_database(file, wait_seconds=5)
 
 
 @cache
@@ -143,13 +168,6 @@ def _template() -> bytes:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / _FILE
         database = open_database(file)
-        migrate(database.engine)
-        database.write_now(
-            rotate_key, time.time(), rotation_seconds=_ROTATION_SECONDS, token_seconds=300
-        )
-        administration = Administration(database)
-        administration.add_user(*ADMIN, is_admin=True)
-        administration.add_user(*ALICE)
-        administration.add_user(*BOB)
+        make_registry(database)
         database.close()
         return file.read_bytes()
