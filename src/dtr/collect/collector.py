@@ -40,6 +40,13 @@ class Collected:
     uploads: int = 0
     digests: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        """Return the counts as people read them."""
+        return (
+            f"{self.manifests} manifests, {self.links} blobs of repositories, "
+            f"{self.blobs} blobs from disk ({self.bytes / 1e6:.1f} MB), {self.uploads} uploads"
+        )
+
 
 class Collector:
     """Collects until nothing is due. Any number may run at once; each step is safe alone."""

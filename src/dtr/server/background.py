@@ -1,17 +1,33 @@
-"""The jobs of an embedded registry: collection, sweeping, key rotation."""
+"""The jobs of this registry, what they do, and the process that runs them."""
 
 import asyncio
+import fcntl
+import os
 import signal
 import time
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from dtr.accounts.records import remove_expired
 from dtr.accounts.signing import rotate_key
-from dtr.collect.check import Checker
-from dtr.collect.collector import Collector
-from dtr.jobs import Job, JobRunner
+from dtr.collect.check import Checker, Finding, Severity
+from dtr.collect.collector import Collected, Collector
+from dtr.database import Database
+from dtr.jobs import (
+    Body,
+    JobContext,
+    JobFailedError,
+    JobKind,
+    Runner,
+    RunnerSettings,
+    Schedule,
+    every,
+    runner_name,
+)
+from dtr.jobs.records import CHANNEL
 from dtr.server.app import Drivers, collect_settings, open_drivers
 from dtr.server.logs import configure_logging
 from dtr.server.metrics import Metrics
@@ -19,39 +35,116 @@ from dtr.server.parent import leave_with_parent
 from dtr.server.settings import Settings
 
 _LOG = structlog.get_logger()
-_CLEAN_SECONDS = 600
+_CLEAN_SECONDS: Final = 600
+_LISTEN_SECONDS: Final = 60
+_WEEK: Final = 7 * 86400
+
+COLLECT: Final = JobKind("collect", "Take away what nothing refers to and whose grace is over.")
+FSCK: Final = JobKind(
+    "fsck",
+    "Compare metadata and storage both ways.",
+    frozenset({"repair", "verify"}),
+    deadline_seconds=_WEEK,
+)
+SWEEP: Final = JobKind("sweep", "Delete the bytes that crashes left behind in storage.")
+ROTATE_KEY: Final = JobKind("rotate-key", "Replace the key that signs tokens when it is old.")
+CLEAN_ACCOUNTS: Final = JobKind("clean-accounts", "Forget expired tokens, keys and failed logins.")
+KINDS: Final = {kind.name: kind for kind in (COLLECT, FSCK, SWEEP, ROTATE_KEY, CLEAN_ACCOUNTS)}
 
 
 def run_jobs(settings: Settings, directory: Path) -> None:
-    """Run all jobs until SIGTERM; the body of the job runner's process."""
+    """Run jobs until SIGTERM; the body of the job runner's process."""
     configure_logging(settings.log.format, settings.log.level)
     leave_with_parent()
     asyncio.run(_run(settings, directory))
 
 
 async def _run(settings: Settings, directory: Path) -> None:
-    metrics = Metrics()
-    drivers = open_drivers(settings, directory, metrics)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics = Metrics()
+    drivers = open_drivers(settings, directory, metrics)
+    name = runner_name()
+    runner = Runner(
+        drivers.database,
+        bodies(settings, drivers, metrics),
+        schedules(settings),
+        runner_settings(settings),
+        name=name,
+        predecessor=succeed(directory / "run" / "runner", name),
+        observe=metrics.job,
+    )
+    listening = asyncio.create_task(_listen(drivers.database, runner), name="job listener")
     try:
-        await JobRunner(jobs(settings, drivers, metrics), stop).run()
+        await runner.run(stop)
     finally:
+        listening.cancel()
         await drivers.store.close()
         drivers.database.close()
 
 
-def jobs(settings: Settings, drivers: Drivers, metrics: Metrics) -> list[Job]:
-    """Return what the settings ask to be done regularly."""
-    background = Background(settings, drivers, metrics)
-    found = [
-        Job("clean accounts", _CLEAN_SECONDS, background.clean_accounts),
-        Job("sweep storage", settings.storage.sweep_interval_seconds, background.sweep),
+async def _listen(database: Database, runner: Runner) -> None:
+    """Wake the runner when somebody says that there is something to do."""
+    async for _ in database.changes(CHANNEL, poll_seconds=_LISTEN_SECONDS):
+        runner.wake()
+
+
+def succeed(path: Path, name: str) -> str | None:
+    """Write down that `name` is this machine's runner now; return the one before it, now dead.
+
+    The lock on the file goes with the process that has it, however that ends, and nothing lets go
+    of it earlier. So whoever is named in a file that can be locked is certainly dead, and its jobs
+    need not wait for its heartbeat to be missed.
+    """
+    path.parent.mkdir(exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    before = os.pread(descriptor, 1024, 0).decode(errors="replace").strip()
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{name}\n".encode(), 0)
+    return before or None
+
+
+def schedules(settings: Settings) -> list[Schedule]:
+    """Return what the settings ask to be done again and again, once in the whole registry."""
+    collect = settings.collect
+    clean = every(_CLEAN_SECONDS)
+    return [
+        Schedule(
+            COLLECT.name,
+            COLLECT.name,
+            collect.schedule or every(collect.interval_seconds),
+            is_enabled=collect.enabled,
+        ),
+        Schedule(SWEEP.name, SWEEP.name, every(settings.storage.sweep_interval_seconds)),
+        Schedule(ROTATE_KEY.name, ROTATE_KEY.name, clean),
+        Schedule(CLEAN_ACCOUNTS.name, CLEAN_ACCOUNTS.name, clean),
     ]
-    if settings.collect.enabled:
-        found.append(Job("collect", settings.collect.interval_seconds, background.collect))
-    return found
+
+
+def runner_settings(settings: Settings) -> RunnerSettings:
+    """Return what the settings say about this machine's runner."""
+    jobs = settings.jobs
+    return RunnerSettings(
+        slots=jobs.slots,
+        poll_seconds=jobs.poll_seconds,
+        heartbeat_limit_seconds=jobs.heartbeat_limit_seconds,
+        keep_seconds=jobs.keep_seconds,
+        keep_ended=jobs.keep_ended,
+    )
+
+
+def bodies(settings: Settings, drivers: Drivers, metrics: Metrics) -> Mapping[JobKind, Body]:
+    """Return what each kind of job does."""
+    background = Background(settings, drivers, metrics)
+    return {
+        COLLECT: background.collect,
+        FSCK: background.fsck,
+        SWEEP: background.sweep,
+        ROTATE_KEY: background.rotate_key,
+        CLEAN_ACCOUNTS: background.clean_accounts,
+    }
 
 
 class Background:
@@ -62,13 +155,17 @@ class Background:
         self._drivers = drivers
         self._metrics = metrics
 
-    async def collect(self) -> None:
+    async def collect(self, context: JobContext) -> None:
         """Collect what is due."""
         started = time.perf_counter()
         collector = Collector(
             self._drivers.database, self._drivers.store, collect_settings(self._settings)
         )
-        done = await collector.run()
+
+        def progress(done: Collected) -> None:
+            context.progress(f"collected {done}")
+
+        done = await collector.run(progress)
         counts = {
             "manifests": done.manifests,
             "links": done.links,
@@ -81,20 +178,74 @@ class Background:
         if any(counts.values()):
             _LOG.info("collected", seconds=round(seconds, 3), **counts)
 
-    async def clean_accounts(self) -> None:
-        """Rotate the signing key; forget expired tokens, keys and failed logins."""
-        auth, now = self._settings.auth, time.time()
-        await self._drivers.database.write(
+    async def fsck(self, context: JobContext) -> None:
+        """Compare metadata and storage; fail where damage is left."""
+        checker = Checker(
+            self._drivers.database,
+            self._drivers.store,
+            repair=bool(context.parameters.get("repair")),
+            verify=bool(context.parameters.get("verify")),
+        )
+        async for _ in checked(checker, context):
+            pass
+
+    async def sweep(self, context: JobContext) -> None:
+        """Delete what crashes left behind in storage."""
+        checker = Checker(self._drivers.database, self._drivers.store, repair=True)
+        count = 0
+        async for finding in checker.garbage():
+            count += 1
+            context.log(sentence_of(finding))
+            _LOG.info("swept", what=finding.what, subject=finding.subject)
+        context.progress(f"{count} swept")
+
+    async def rotate_key(self, context: JobContext) -> None:
+        """Make a new signing key where the newest is old."""
+        auth = self._settings.auth
+        is_new = await self._drivers.database.write(
             rotate_key,
-            now,
+            time.time(),
             rotation_seconds=auth.key_rotation_seconds,
             token_seconds=auth.token_seconds,
         )
-        before = now - auth.failed_login_delay_max_seconds - _CLEAN_SECONDS
-        await self._drivers.database.write(remove_expired, now, forget_failures_before=before)
+        if is_new:
+            context.progress("a new key signs tokens")
 
-    async def sweep(self) -> None:
-        """Delete what crashes left behind in storage."""
-        checker = Checker(self._drivers.database, self._drivers.store, repair=True)
-        async for finding in checker.garbage():
-            _LOG.info("swept", what=finding.what, subject=finding.subject)
+    async def clean_accounts(self, context: JobContext) -> None:
+        """Forget expired tokens, keys and failed logins."""
+        now = time.time()
+        before = now - self._settings.auth.failed_login_delay_max_seconds - _CLEAN_SECONDS
+        count = await self._drivers.database.write(
+            remove_expired, now, forget_failures_before=before
+        )
+        context.progress(f"{count} forgotten")
+
+
+async def checked(checker: Checker, context: JobContext) -> AsyncIterator[Finding]:
+    """Check everything; yield and say what is found as it is found.
+
+    Raises:
+        JobFailedError: at the end, where something is damaged and was not repaired.
+
+    """
+    counts = dict.fromkeys(Severity, 0)
+    damaged = 0
+    async for finding in checker.findings():
+        counts[finding.severity] += 1
+        damaged += not is_harmless(finding)
+        context.log(sentence_of(finding), "info" if is_harmless(finding) else "error")
+        context.progress(", ".join(f"{count} {kind}" for kind, count in counts.items()))
+        yield finding
+    if damaged:
+        raise JobFailedError(f"{damaged} damaged; with --repair what is lost is forgotten")
+
+
+def is_harmless(finding: Finding) -> bool:
+    """Tell whether a finding needs nobody's attention."""
+    return finding.severity is not Severity.DAMAGE or finding.repaired
+
+
+def sentence_of(finding: Finding) -> str:
+    """Return a finding as one line."""
+    repaired = " (repaired)" if finding.repaired else ""
+    return f"{finding.severity}: {finding.subject}: {finding.what}{repaired}"

@@ -1,6 +1,7 @@
 """What Prometheus is told. Every process counts for itself; a scrape adds them up."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
@@ -54,6 +55,12 @@ class Metrics:
         self._collect_seconds = Counter(
             "dtr_collect_seconds", "Time that collection took.", registry=self.registry
         )
+        self._jobs = Counter(
+            "dtr_jobs", "Attempts of jobs that ended.", ("kind", "outcome"), registry=self.registry
+        )
+        self._job_seconds = Counter(
+            "dtr_job_seconds", "Time that jobs took.", ("kind",), registry=self.registry
+        )
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram, Counter, Counter]] = {}
         self._timers: dict[tuple[str, str], Histogram] = {}
 
@@ -92,14 +99,24 @@ class Metrics:
             self._collected.labels(kind).inc(count)
         self._collect_seconds.inc(seconds)
 
-    def exposition(self, *, uploads_open: int) -> bytes:
-        """Return all processes' numbers in Prometheus's text format."""
+    def job(self, kind: str, outcome: str, seconds: float) -> None:
+        """Count an attempt of a job."""
+        self._jobs.labels(kind, outcome).inc()
+        self._job_seconds.labels(kind).inc(seconds)
+
+    def exposition(
+        self, *, uploads_open: int, jobs_open: Mapping[tuple[str, str], int] | None = None
+    ) -> bytes:
+        """Return all processes' numbers in Prometheus's text format.
+
+        `jobs_open` are the registry's open jobs by kind and state.
+        """
         momentary = CollectorRegistry()
         directory = os.environ.get(DIRECTORY_VARIABLE)
         if directory:
             MultiProcessCollector(momentary, directory)  # type: ignore[no-untyped-call]
         text = generate_latest(momentary if directory else self.registry)
-        return text + _momentary(uploads_open)
+        return text + _momentary(uploads_open) + _jobs(jobs_open or {})
 
     def _operation(self, component: str, operation: str, seconds: float) -> None:
         key = (component, operation)
@@ -157,3 +174,10 @@ def _momentary(uploads_open: int) -> bytes:
         "",
     ]
     return "\n".join(lines).encode()
+
+
+def _jobs(jobs_open: Mapping[tuple[str, str], int]) -> bytes:
+    lines = ["# HELP dtr_jobs_open Jobs that wait or run.", "# TYPE dtr_jobs_open gauge"]
+    for (kind, state), count in sorted(jobs_open.items()):
+        lines.append(f'dtr_jobs_open{{kind="{kind}",state="{state}"}} {count}')
+    return "\n".join([*lines, ""]).encode()

@@ -36,6 +36,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from dtr.jobs.timing import check_timing
+
 _DAY: Final = 86_400
 _MIB: Final = 2**20
 _UNITS: Final = (
@@ -137,11 +139,16 @@ def _public_url(value: str) -> str:
     return url.geturl()
 
 
+def _cron(value: str) -> str:
+    return check_timing(value) if value else value
+
+
 _Listen = Annotated[ListenAddress, PlainValidator(_listen)]
 _Path = Annotated[Path, BeforeValidator(_expanded)]
 _OptionalPath = Annotated[Path | None, BeforeValidator(_optional_path)]
 _Networks = Annotated[tuple[_Network, ...], BeforeValidator(_networks)]
 _PublicUrl = Annotated[str, AfterValidator(_public_url)]
+_Cron = Annotated[str, AfterValidator(_cron)]
 
 
 class _Section(BaseModel):
@@ -279,6 +286,8 @@ class CollectSettings(_Section):
     """Whether anything is collected."""
     interval_seconds: float = Field(300, ge=0.1, le=30 * _DAY)
     """Pause between two collections."""
+    schedule: _Cron = ""
+    """Cron expression in UTC, such as 30 3 * * *, to collect by instead; empty: by the pause."""
     grace_seconds: int = Field(_DAY, ge=0, le=3650 * _DAY)
     """How long a blob that a client may still come to rely on is kept."""
     untagged: Literal["keep", "collect"] = "keep"
@@ -298,6 +307,21 @@ class StorageSettings(_Section):
     """Bytes of an upload between two syncs to disk."""
 
 
+class JobsSettings(_Section):
+    """The queue of background jobs, which all servers of a registry share."""
+
+    slots: int = Field(4, ge=1, le=64)
+    """Most jobs that this server runs at once."""
+    poll_seconds: float = Field(1, ge=0.05, le=60)
+    """How soon a runner sees a job, or a request to cancel, that nobody told it of."""
+    heartbeat_limit_seconds: float = Field(30, ge=1, le=3600)
+    """How long a runner may be silent before others take over its jobs."""
+    keep_seconds: int = Field(7 * _DAY, ge=60, le=3650 * _DAY)
+    """How long a job and its log are kept after its end."""
+    keep_ended: int = Field(100, ge=1, le=100_000)
+    """Most jobs of a kind that are kept after their end."""
+
+
 class Settings(_Section):
     """Every setting of one server, valid and immutable."""
 
@@ -309,6 +333,7 @@ class Settings(_Section):
     auth: AuthSettings = AuthSettings()
     collect: CollectSettings = CollectSettings()
     storage: StorageSettings = StorageSettings()
+    jobs: JobsSettings = JobsSettings()
 
 
 @dataclass(frozen=True, slots=True)

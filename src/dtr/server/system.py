@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dtr.asgi import Endpoint, Request, Response, Route
 from dtr.database import Database
+from dtr.jobs import records as jobs
 from dtr.model.access import OPEN, OPERATOR
 from dtr.model.errors import RegistryError, RouteUnknownError
 from dtr.registry import records
@@ -72,7 +73,8 @@ class System:
     async def metrics(self, _request: Request) -> Response:
         """Answer all processes' numbers."""
         uploads_open = await self._database.read(records.count_all_uploads)
-        body = self._metrics.exposition(uploads_open=uploads_open)
+        jobs_open = await self._database.read(jobs.count_open)
+        body = self._metrics.exposition(uploads_open=uploads_open, jobs_open=jobs_open)
         return Response(headers={b"content-type": _METRICS_TYPE}, body=body)
 
     async def ca(self, _request: Request) -> Response:
