@@ -3,7 +3,7 @@
 import time
 
 from dtr.accounts import records
-from dtr.accounts.passwords import hash_token, new_token
+from dtr.accounts.passwords import hash_token
 from dtr.accounts.records import AccessToken, Account
 from dtr.database import Reader, Writer
 from dtr.model.access import Level
@@ -40,7 +40,10 @@ def add_user(writer: Writer, name: str, password_hash: str, *, is_admin: bool = 
 
     """
     parse_account_name(name)
+    ran_before = writer.ran_before()
     taken = records.find_account(writer, name)
+    if taken is not None and ran_before:
+        return taken
     if taken is not None:
         kind = "an account" if taken.kind == "user" else "a namespace with repositories of others"
         raise AccountConflictError(f"{name} is already {kind}; choose another name")
@@ -78,6 +81,8 @@ def remove_user(writer: Writer, name: str) -> None:
         AccountConflictError: it owns repositories, or is the last administrator.
 
     """
+    if writer.ran_before():
+        return
     account = require_account(writer, name)
     _keep_an_administrator(writer, account)
     owned = records.count_repositories(writer, account.id)
@@ -88,15 +93,20 @@ def remove_user(writer: Writer, name: str) -> None:
 
 
 def create_token(
-    writer: Writer, name: str, *, label: str, level: Level, lifetime_seconds: float | None
-) -> tuple[AccessToken, str]:
-    """Create an access token; its secret is returned once and kept nowhere."""
+    writer: Writer,
+    name: str,
+    secret: str,
+    *,
+    label: str,
+    level: Level,
+    lifetime_seconds: float | None,
+) -> AccessToken:
+    """Create the access token `secret`, which is kept nowhere."""
     account = require_account(writer, name)
     if account.kind != "user":
         raise AccountConflictError(f"{name} is an organization; tokens belong to users")
-    secret = new_token()
     expires_at = None if lifetime_seconds is None else time.time() + lifetime_seconds
-    token = records.add_token(
+    return records.add_token(
         writer,
         account.id,
         kind="access",
@@ -105,7 +115,6 @@ def create_token(
         level=level,
         expires_at=expires_at,
     )
-    return token, secret
 
 
 def list_tokens(reader: Reader, name: str) -> list[AccessToken]:
@@ -115,6 +124,8 @@ def list_tokens(reader: Reader, name: str) -> list[AccessToken]:
 
 def revoke_token(writer: Writer, name: str, token_id: int | None) -> int:
     """Revoke one access token of a user, or all with every refresh token; return how many."""
+    if writer.ran_before():
+        return 1
     account = require_account(writer, name)
     removed = records.remove_tokens(writer, account.id, token_id=token_id)
     if token_id is None:

@@ -190,7 +190,10 @@ def add_token(
     expires_at: float | None,
     parent_id: int | None = None,
 ) -> AccessToken:
-    """Insert a token."""
+    """Insert a token; its secret is its own, so that one which is here is this very one."""
+    made = find_token(writer, secret_hash)
+    if made is not None:
+        return made
     values = {
         "account_id": account_id,
         "kind": kind,
@@ -202,6 +205,12 @@ def add_token(
         "parent_id": parent_id,
     }
     return token_of(writer.execute(insert(tokens).values(values).returning(*_TOKEN)).one())
+
+
+def find_token(reader: Reader, secret_hash: str) -> AccessToken | None:
+    """Return the token that a secret stands for."""
+    row = reader.first(FIND_TOKEN, {"secret_hash": secret_hash})
+    return token_of(row) if row else None
 
 
 def list_tokens(reader: Reader, account_id: int) -> list[AccessToken]:
@@ -248,16 +257,19 @@ def remove_expired(writer: Writer, now: float, *, forget_failures_before: float)
 
 def record_failure(writer: Writer, subjects: Sequence[str], now: float) -> None:
     """Count one more failed login for each of `subjects`."""
+    if writer.ran_before():
+        return
     for subject in subjects:
-        where = failed_logins.c.subject == subject
-        changed = writer.execute(
-            update(failed_logins)
-            .where(where)
-            .values(failures=failed_logins.c.failures + 1, last_at=now)
-        )
-        if not changed.rowcount:
+        found = writer.first(FIND_FAILURES, {"subject": subject})
+        if found is None:
             values = {"subject": subject, "failures": 1, "last_at": now}
             writer.execute(insert(failed_logins).values(values))
+        else:
+            writer.execute(
+                update(failed_logins)
+                .where(failed_logins.c.subject == subject)
+                .values(failures=failed_logins.c.failures + 1, last_at=now)
+            )
 
 
 def forget_failures(writer: Writer, subject: str) -> None:

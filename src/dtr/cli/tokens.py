@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dtr.accounts import manage
+from dtr.accounts.passwords import new_token
 from dtr.cli.context import (
     ConfigOption,
     DataDirOption,
@@ -44,9 +45,10 @@ def create(
         ceiling = Level.parse(level)
     except ValueError as error:
         fail(str(error))
+    secret = new_token()
     with open_registry(config, data_dir) as registry:
-        token, secret = registry.database.write_now(
-            manage.create_token, user, label=label, level=ceiling, lifetime_seconds=lifetime
+        token = registry.database.write_now(
+            manage.create_token, user, secret, label=label, level=ceiling, lifetime_seconds=lifetime
         )
     if as_json:
         show_json(

@@ -239,6 +239,15 @@ settings = Table(
     Column("value", Text, nullable=False),
 )
 
+# Which units of work are done, for as long as one may still ask whether its own commit took place.
+finished_units = Table(
+    "finished_units",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("finished_at", Double, nullable=False),
+    Index(None, "finished_at"),
+)
+
 # How often content was pulled, apart from the rows that pushes lock. Merged in batches.
 repository_pulls = Table(
     "repository_pulls",

@@ -5,12 +5,15 @@ await, so no transaction is ever held while bytes move; it is retried whole, so 
 idempotent and must not touch anything but the transaction.
 """
 
+import time
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, CursorResult, Executable, text
+from sqlalchemy import Connection, CursorResult, Executable, bindparam, insert, select, text
+
+from dtr.database.schema import finished_units
 
 Row = tuple[Any, ...]
 
@@ -89,6 +92,10 @@ class Change(Prepared):
     """A prepared insert, update or delete."""
 
 
+_FIND_UNIT = Lookup(select(finished_units.c.id).where(finished_units.c.id == bindparam("id")))
+_NOTE_UNIT = Change(insert(finished_units))
+
+
 class Reader:
     """One consistent snapshot of the metadata."""
 
@@ -115,7 +122,37 @@ class Reader:
 
 
 class Writer(Reader):
-    """One durable transaction: all of it, or nothing."""
+    """One durable transaction: all of it, or nothing.
+
+    `unit_id` is the same in every attempt at one unit; empty where an attempt whose outcome is not
+    known cannot happen. `may_have_run`: an earlier attempt was perhaps committed, and its answer
+    lost.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        engine: EngineName,
+        *,
+        unit_id: str = "",
+        may_have_run: bool = False,
+    ) -> None:
+        super().__init__(connection, engine)
+        self._unit_id = unit_id
+        self._may_have_run = may_have_run
+
+    def ran_before(self) -> bool:
+        """Tell whether an earlier attempt at this very unit was committed; note that this one is.
+
+        For units that are not idempotent by themselves: that count, that refuse what is done
+        already, or that would undo what somebody else did between two attempts.
+        """
+        if not self._unit_id:
+            return False
+        if self._may_have_run and self.first(_FIND_UNIT, {"id": self._unit_id}) is not None:
+            return True
+        self.change(_NOTE_UNIT, {"id": self._unit_id, "finished_at": time.time()})
+        return False
 
     def change(self, change: Change, parameters: Mapping[str, Any]) -> int:
         """Run a prepared change; return how many rows it changed."""

@@ -116,6 +116,8 @@ def put_manifest(
     ]
     if missing and not accept_missing:
         raise ManifestBlobUnknownError(missing)
+    if writer.ran_before():  # its tags may have moved on meanwhile
+        return missing
     manifest_id = records.find_manifest_id(writer, repository.id, pushed.digest)
     is_new = manifest_id is None
     if manifest_id is None:
@@ -137,6 +139,8 @@ def put_manifest(
 
 
 def _delete_tag(writer: Writer, repository_id: int, tag: str, *, review_at: float) -> None:
+    if writer.ran_before():
+        return
     manifest_id = records.remove_tag(writer, repository_id, tag)
     if manifest_id is None:
         raise ManifestUnknownError(tag=tag)
@@ -158,6 +162,8 @@ def delete_manifest(
         ReferencedError: an index refers to it.
 
     """
+    if writer.ran_before():
+        return
     manifest_id = records.find_manifest_id(writer, repository_id, digest)
     if manifest_id is None:
         raise ManifestUnknownError(digest=str(digest))

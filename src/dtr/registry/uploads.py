@@ -268,6 +268,8 @@ class Uploads:
 def _open_upload(
     writer: Writer, name: RepositoryName, upload: Upload, *, now: float, most: int
 ) -> Upload:
+    if writer.ran_before():
+        return replace(upload, repository_id=records.ensure_repository(writer, name).id)
     if records.count_uploads(writer, upload.account_id) >= most:
         raise QuotaExceededError(f"this account has {most} uploads open", limit=most)
     if not upload.repository_id:
@@ -287,10 +289,11 @@ def _commit_blob(
 ) -> bool:
     """Make a blob readable in a repository; return False when its bytes were not needed."""
     if upload_id is not None and not records.remove_upload(writer, upload_id):
-        found = records.find_blob(writer, blob.digest)
-        if found is None or found[0].storage_key != blob.storage_key:
+        # Perhaps this very unit ran before, and its answer was lost.
+        if records.missing_blobs(writer, repository_id, [blob.digest]):
             raise UploadUnknownError(upload=upload_id)
-        return True  # this very unit ran before, and its answer was lost
+        found = records.find_blob(writer, blob.digest)
+        return found is not None and found[0].storage_key == blob.storage_key
     is_used = records.store_blob(writer, blob, now)
     records.link_blob(writer, repository_id, blob.digest, review_at)
     return is_used
@@ -307,6 +310,8 @@ def _mount_blob(
 
 
 def _delete_blob(writer: Writer, repository_id: int, digest: Digest) -> None:
+    if writer.ran_before():
+        return
     referring = records.referring_manifest(writer, repository_id, digest, "blob")
     if referring is not None and not records.missing_blobs(writer, repository_id, [digest]):
         message = "a manifest of this repository needs the blob; delete the manifest first"

@@ -2,6 +2,7 @@
 
 import random
 import time
+import uuid
 from typing import Final
 
 from dtr.database.postgresql.errors import (
@@ -31,6 +32,7 @@ class Attempts:
         self._pause = _SHORTEST_PAUSE_SECONDS
         self._conflicts = 0
         self.patience_seconds = _FIRST_PATIENCE_SECONDS
+        self.unit_id = uuid.uuid4().hex
         self.is_outcome_unknown = False
 
     def pause_after(self, error: Exception) -> float | None:

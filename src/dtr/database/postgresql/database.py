@@ -113,8 +113,8 @@ class PostgresqlDatabase(Database):
     ) -> Awaitable[T]:
         """Run `unit` in a transaction that is durable when this returns."""
 
-        def body(connection: Connection) -> T:
-            return unit(Writer(connection, EngineName.POSTGRESQL), *args, **kwargs)
+        def body(writer: Writer) -> T:
+            return unit(writer, *args, **kwargs)
 
         return self._observed("write", self._write(body))
 
@@ -139,8 +139,8 @@ class PostgresqlDatabase(Database):
     ) -> T:
         """Run `unit` durably on the calling thread."""
 
-        def body(connection: Connection) -> T:
-            return unit(Writer(connection, EngineName.POSTGRESQL), *args, **kwargs)
+        def body(writer: Writer) -> T:
+            return unit(writer, *args, **kwargs)
 
         return self._insist(lambda attempts: self._write_once(body, attempts))
 
@@ -204,7 +204,7 @@ class PostgresqlDatabase(Database):
         stale_reads.set(True)
         return result
 
-    async def _write(self, body: Callable[[Connection], T]) -> T:
+    async def _write(self, body: Callable[[Writer], T]) -> T:
         try:
             return await self._persist(
                 self._writers, self._wait_seconds, lambda each: self._write_once(body, each)
@@ -260,15 +260,22 @@ class PostgresqlDatabase(Database):
             connection.rollback()
             return result
 
-    def _write_once(self, body: Callable[[Connection], T], attempts: Attempts) -> T:
+    def _write_once(self, body: Callable[[Writer], T], attempts: Attempts) -> T:
+        may_have_run = attempts.is_outcome_unknown
         with self.engine.connect() as connection:
             driver: Driver = driver_of(connection)
             try:
                 with self._deadlines.within(driver, attempts.patience_seconds):
                     _begin(driver, IsolationLevel.SERIALIZABLE, is_read_only=False)
-                    if attempts.is_outcome_unknown:
+                    if may_have_run:
                         driver.execute(_WAIT_FOR_WHAT_IS_FOUND)
-                    result = body(connection)
+                    writer = Writer(
+                        connection,
+                        self.name,
+                        unit_id=attempts.unit_id,
+                        may_have_run=may_have_run,
+                    )
+                    result = body(writer)
                     _commit(driver)
             except BaseException as error:
                 self._leave(connection, error)

@@ -94,6 +94,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_job_logs")),
     )
     op.create_table(
+        "finished_units",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("finished_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_finished_units")),
+    )
+    with op.batch_alter_table("finished_units", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_finished_units_finished_at"), ["finished_at"], unique=False
+        )
+
+    op.create_table(
         "repository_pulls",
         sa.Column(
             "repository_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
