@@ -79,4 +79,5 @@ class LoginThrottle:
 
 
 def _pair(name: str, client: str) -> str:
-    return f"{name[:128]}@{client}"
+    storable = name[:128].replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL's text has no NUL
+    return f"{storable}@{client}"

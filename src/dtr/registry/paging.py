@@ -34,7 +34,7 @@ def page_start(request: Request) -> str:
     last = request.query("last") or ""
     if len(last) > _MAX_LAST:
         raise ParameterInvalidError(f"last is longer than {_MAX_LAST} characters")
-    return last
+    return last.partition("\0")[0]  # the same place: no name has a NUL, nor can a database hold it
 
 
 def add_next_link(
