@@ -1,0 +1,1 @@
+"""Registries that move: metadata from engine to engine, content from other registries."""
