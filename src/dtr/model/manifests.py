@@ -224,6 +224,8 @@ def _artifact_type(document: dict[str, Any], media_type: str) -> str:
         raise ManifestInvalidError("artifactType must be a string")
     if value and len(value) > _MAX_MEDIA_TYPE:
         raise ManifestInvalidError(f"artifactType is longer than {_MAX_MEDIA_TYPE} characters")
+    if value and not value.isprintable():
+        raise ManifestInvalidError("artifactType has characters that no media type has")
     if value or media_type in INDEX_TYPES:
         return value or ""
     return str(document["config"]["mediaType"])
