@@ -15,7 +15,7 @@ from dtr.database import Database, stale_reads
 from dtr.jobs import records, schedules
 from dtr.jobs.execution import Body, End, Execution
 from dtr.jobs.model import Claim, Job, JobKind, NewJob, Outcome, Schedule, Survey
-from dtr.jobs.timing import pause_seconds
+from dtr.jobs.timing import next_time, pause_seconds
 from dtr.jobs.watch import Watch
 from dtr.model.errors import RegistryError, UnavailableError
 
@@ -24,8 +24,7 @@ _HEARTBEATS_PER_LIMIT = 4
 _PRUNE_SECONDS = 60
 _LONGEST_RETRY_SECONDS = 300
 _SPREAD_SECONDS = 5
-_MOMENT_SECONDS = 3
-"""How long running jobs may go on when their runner is asked to stop."""
+_LEAVE_SECONDS = 2  # for what is cut short to end, and then for its rows to be written
 
 Observe = Callable[[str, str, float], None]
 """Told of each attempt that ended here: its kind, its outcome, its seconds."""
@@ -44,6 +43,8 @@ class RunnerSettings:
     keep_seconds: float = 7 * 86400
     keep_ended: int = 100
     """Most jobs of a kind that are remembered after their end."""
+    moment_seconds: float = 3
+    """How long jobs may go on when their runner is asked to stop."""
 
 
 def runner_name(purpose: str = "") -> str:
@@ -108,7 +109,7 @@ class Runner:
         await stop.wait()
         self.wake()
         # A turn is not cut short: it may be claiming. But it may also wait for the database.
-        await asyncio.wait([turning], timeout=_MOMENT_SECONDS)
+        await asyncio.wait([turning], timeout=self._settings.moment_seconds)
         await self.stop()
 
     async def turn(self) -> float:
@@ -153,16 +154,16 @@ class Runner:
     async def stop(self) -> None:
         """Let running jobs end within a moment, then let other runners have them."""
         self._is_stopping = True
-        await self._wait_for_tasks(_MOMENT_SECONDS)
+        await self._wait_for_tasks(self._settings.moment_seconds)
         left = list(self._held.values())
         for execution in left:
             execution.end(End.HANDED_BACK)
-        await self._wait_for_tasks(_MOMENT_SECONDS / 2)
+        await self._wait_for_tasks(_LEAVE_SECONDS)
         reports = [execution.context.report() for execution in left]
         if not reports:
             return
         try:
-            async with asyncio.timeout(_MOMENT_SECONDS):
+            async with asyncio.timeout(_LEAVE_SECONDS):
                 await self._database.write(records.hand_back, reports, self._clock())
         except (RegistryError, TimeoutError) as error:
             _LOG.warning("jobs could not be handed back", jobs=len(reports), error=str(error))
@@ -185,12 +186,7 @@ class Runner:
             taken = await self._database.write(records.release_runner, self._predecessor, now)
             if taken:
                 _LOG.warning("jobs of a dead runner wait again", jobs=taken)
-        # First runs are spread, so that a start is not a burst of work.
-        first = {
-            schedule.name: now
-            + min(pause_seconds(schedule.timing) or 0, _SPREAD_SECONDS) * random.random()  # noqa: S311
-            for schedule in self._wanted
-        }
+        first = {schedule.name: _first_time(schedule.timing, now) for schedule in self._wanted}
         await self._database.write(schedules.synchronise, self._wanted, now, first)
         self._is_introduced = True
 
@@ -357,6 +353,14 @@ class Runner:
     async def _wait_for_tasks(self, seconds: float) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
+
+
+def _first_time(timing: str, now: float) -> float:
+    """Return when a new schedule is due: soon, but spread, so that a start is no burst of work."""
+    pause = pause_seconds(timing)
+    if pause is None:
+        return next_time(timing, now)
+    return now + min(pause, _SPREAD_SECONDS) * random.random()  # noqa: S311
 
 
 def _retry_seconds(attempts: int) -> float:
