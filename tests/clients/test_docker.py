@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.clients.client import Client, ClientFailedError, is_refusal, isolated_environment
-from tests.clients.images import make_image, write_docker_archive
-from tests.support.processes import ProcessGroup, requires, requires_root, unmount_beneath
+from tests.clients.client import Client, is_refusal
+from tests.clients.engine import load, login, running_engine
+from tests.clients.images import make_image
 from tests.support.registry import Registry, Repository
 
 pytestmark = pytest.mark.clients
@@ -17,38 +17,9 @@ MANIFEST_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the address of a private engine; loopback registries need no TLS there."""
-    requires_root("the docker engine")
-    program = requires("dockerd", "containerd", "runc", "docker")
-    directory = tmp_path_factory.mktemp("dockerd")
-    address = f"unix://{directory / 'socket'}"
-    options = ("--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs")
-    daemon = ProcessGroup(
-        [
-            *(program, "--host", address, *options),
-            *("--data-root", directory / "data", "--exec-root", directory / "exec"),
-            *("--pidfile", directory / "pid"),
-        ],
-        log=directory / "dockerd.log",
-        environment=isolated_environment(directory / "home"),
-    )
-    client = Client("docker", directory / "home", "--host", address)
-    daemon.start()
-    try:
-        daemon.wait_until_ready(lambda: is_answered(client), seconds=60)
+    """Give the address of a private engine."""
+    with running_engine(tmp_path_factory.mktemp("dockerd")) as address:
         yield address
-    finally:
-        daemon.stop(seconds=30)
-        unmount_beneath(directory)
-
-
-def is_answered(client: Client) -> bool:
-    """Whether the engine answers its client."""
-    try:
-        client.run("version")
-    except ClientFailedError:
-        return False
-    return True
 
 
 @pytest.fixture
@@ -57,21 +28,6 @@ def docker(engine: str, home: Path, registry: Registry) -> Client:
     client = Client("docker", home, "--host", engine)
     login(client, registry)
     return client
-
-
-def login(client: Client, registry: Registry) -> None:
-    """Log in with the account's password from standard input."""
-    options = ("--username", registry.username, "--password-stdin", registry.address)
-    assert "Login Succeeded" in client.run("login", *options, stdin=registry.password)
-
-
-def load(docker: Client, name: str, *, architecture: str = "amd64", layers: int = 2) -> str:
-    """Load a new image into the engine under a name; give its id."""
-    image = make_image(name, architecture=architecture, layers=layers)
-    archive = docker.home / "archive.tar"
-    write_docker_archive(archive, image, name)
-    docker.run("load", "--input", archive)
-    return image.config.digest
 
 
 def repository_digests(docker: Client, name: str) -> list[str]:

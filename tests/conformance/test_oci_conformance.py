@@ -9,8 +9,11 @@ from typing import Self
 from xml.etree import ElementTree as ET
 
 import pytest
+from tests.support.balanced import BalancedServers
+from tests.support.postgresql import RunningPostgresql, temporary_database
 from tests.support.processes import ROOT, requires
-from tests.support.registry import Registry, registry_under_test
+from tests.support.registry import USER, Registry, registry_under_test
+from tests.support.seaweed import RunningS3
 
 pytestmark = pytest.mark.conformance
 
@@ -31,14 +34,49 @@ SWITCHES = (
     *("OCI_DATA_NONDISTRIBUTABLE", "OCI_DATA_CUSTOM_FIELDS", "OCI_DATA_NO_LAYERS"),
     *("OCI_DATA_EMPTY_BLOB", "OCI_DATA_SHA512"),
 )
+ON_POSTGRESQL = (pytest.mark.postgresql,)
+ON_S3 = (pytest.mark.postgresql, pytest.mark.s3)
+DEPLOYMENTS = (
+    "embedded",
+    pytest.param("postgresql-files-one", marks=ON_POSTGRESQL),
+    pytest.param("postgresql-files-three", marks=ON_POSTGRESQL),
+    pytest.param("postgresql-s3-one", marks=ON_S3),
+    pytest.param("postgresql-s3-three", marks=ON_S3),
+)
 MINIMUM_CHECKS = 900  # 992 at this version; fewer would mean that it did not run as wanted
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """Give the registry under test; DTR_TEST_REGISTRY aims at another one."""
-    with registry_under_test(tmp_path_factory.mktemp("registry")) as registry:
-        yield registry
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a place for what the registries store."""
+    return tmp_path_factory.mktemp("conformance")
+
+
+@pytest.fixture
+def registry(request: pytest.FixtureRequest, directory: Path) -> Iterator[Registry]:
+    """Give the registry of a deployment; `DTR_TEST_REGISTRY` aims `embedded` at another one."""
+    deployment: str = request.param
+    (directory / deployment).mkdir()
+    if deployment == "embedded":
+        with registry_under_test(directory / deployment) as registry:
+            yield registry
+        return
+    postgresql: RunningPostgresql = request.getfixturevalue("postgresql")
+    s3: RunningS3 | None = request.getfixturevalue("s3") if "s3" in deployment else None
+    with (
+        temporary_database(postgresql) as url,
+        BalancedServers(
+            directory / deployment,
+            count=3 if "three" in deployment else 1,
+            database_url=url,
+            storage_url=s3.url_of(deployment) if s3 else "",
+            environment=s3.environment if s3 else {},
+        ) as servers,
+    ):
+        [first, *others] = servers.servers
+        account = first.add_user(*USER)
+        address = servers.balancer.address if others else first.address
+        yield Registry(address, *account, log=first.log, server=first)
 
 
 def run_conformance(registry: Registry, report: Path) -> str:
@@ -114,21 +152,23 @@ def summary(results: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.timeout(DEADLINE_SECONDS + 30)
-def test_every_conformance_check_passes(registry: Registry) -> None:
+@pytest.mark.timeout(DEADLINE_SECONDS + 60)
+@pytest.mark.parametrize("registry", DEPLOYMENTS, indirect=True)
+def test_every_conformance_check_passes(registry: Registry, request: pytest.FixtureRequest) -> None:
     """No check of the official program fails, errs or is skipped; its report is kept."""
-    output = run_conformance(registry, REPORT)
-    junit = REPORT / "junit.xml"
+    report = REPORT / request.node.callspec.id
+    output = run_conformance(registry, report)
+    junit = report / "junit.xml"
     assert junit.exists(), f"the program left no report:\n{output}"
     checks = Checks.from_report(junit)
     print(
         f"\nconformance: {checks.total} checks, {checks.failures} failures,"
-        f" {checks.errors} errors, {checks.skipped} skipped; report in {REPORT}"
+        f" {checks.errors} errors, {checks.skipped} skipped; report in {report}"
     )
     listing = "\n".join(checks.others[:60])
     assert (checks.failures, checks.errors, checks.skipped) == (0, 0, 0), listing
     assert checks.others == (), listing
     assert checks.total >= MINIMUM_CHECKS
-    groups = summary(REPORT / "results.yaml")
+    groups = summary(report / "results.yaml")
     assert groups
     assert {name: status for name, status in groups.items() if status != "Pass"} == {}

@@ -1,5 +1,7 @@
 """A real HAProxy before several servers: each request goes to the next one, nothing sticks."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,7 @@ TRUSTED_PROXIES = '["127.0.0.0/8"]'
 # nothing twice: whatever only reads, and manifests, which a repeated PUT leaves as they are.
 HTTP = """\
     mode http
+    option httplog
     option forwardfor
     option http-server-close
     option redispatch 1
@@ -31,6 +34,8 @@ TCP = """\
     option redispatch 1
     retries 3
 """
+# `option httplog`: backend/server, the times, then the status.
+_STATUS = re.compile(r" registry/\S+ [-\d/+]+ (\d{3}) ")
 CONFIG = """\
 global
     maxconn 4000
@@ -96,6 +101,11 @@ class RunningHaproxy:
     def log(self) -> Path:
         """What the balancer says about each request or connection."""
         return self._processes.log
+
+    def statuses(self) -> Counter[int]:
+        """Count the statuses of all answers so far, those that clients tried again included."""
+        found = _STATUS.findall(self.log.read_text(errors="replace"))
+        return Counter(map(int, found))
 
     def start(self) -> Self:
         """Start and return once a server answers through it."""

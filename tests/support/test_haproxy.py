@@ -58,5 +58,8 @@ def test_a_server_that_is_gone_costs_no_request(
     ):
         two.kill()
         assert statuses(client, 30) == [200] * 30
+        counted = balancer.statuses()
+        assert counted.keys() == {200}
+        assert counted[200] >= 30
         two.start()
         wait_until(lambda: 401 in statuses(client, 2), "the second server answers again")
