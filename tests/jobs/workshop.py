@@ -40,21 +40,21 @@ class Unreliable:
         self._database = database
         self.faults: list[str] = []
         self.is_away = False
+        self.is_gone = False
+        """Whoever asks has been killed, and never hears an answer."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
 
     async def read(self, unit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a unit that only reads."""
-        if self.is_away:
-            raise UnavailableError
+        await self._meet()
         return await self._database.read(unit, *args, **kwargs)
 
     async def write(self, unit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a unit, or fail."""
         fault = self.faults.pop(0) if self.faults else ""
-        if self.is_away or fault == "away":
-            raise UnavailableError
+        await self._meet(is_away=fault == "away")
         result = await self._database.write(unit, *args, **kwargs)
         if fault == "twice":
             return await self._database.write(unit, *args, **kwargs)
@@ -63,6 +63,12 @@ class Unreliable:
         return result
 
     write_soon = write
+
+    async def _meet(self, *, is_away: bool = False) -> None:
+        if self.is_gone:
+            await asyncio.Event().wait()
+        if self.is_away or is_away:
+            raise UnavailableError
 
 
 class Clock:
@@ -177,9 +183,7 @@ class Workshop:
         """Return once no runner is at anything but the jobs that the test holds."""
         for _ in range(2000):
             await asyncio.sleep(0.001)
-            held = sum(not work.gate.done() for work in self.working)
-            waiting = sum(machine.database.is_away for machine in self.machines)
-            if waiting or sum(len(each.runner.held) for each in self.machines) <= held:
+            if all(self._is_settled(machine) for machine in self.machines):
                 return
         raise TimeoutError("a job that was let go has not ended")
 
@@ -192,9 +196,14 @@ class Workshop:
     async def kill(self, machine: Machine) -> None:
         """End a machine as SIGKILL does: nothing is written."""
         self.machines.remove(machine)
+        await self.kill_remains(machine)
+
+    async def kill_remains(self, machine: Machine) -> None:
+        """End what a runner is at, without a word; a process that has gone is at nothing."""
+        machine.database.is_gone = True
         for execution in list(machine.runner.held.values()):
             execution.end(End.LOST)
-        await self.until(lambda: not machine.runner.held)
+        await self.until(lambda: not self.work_of(machine))
 
     async def stop(self, machine: Machine) -> None:
         """End a machine as SIGTERM does."""
@@ -209,6 +218,11 @@ class Workshop:
         """End everything."""
         for machine in list(self.machines):
             await self.kill(machine)
+
+    def _is_settled(self, machine: Machine) -> bool:
+        begun = {work.job.claim for work in self.work_of(machine) if not work.gate.done()}
+        held = {execution.job.claim for execution in machine.runner.held.values()}
+        return begun == held or (machine.database.is_away and begun <= held)
 
     async def _body(self, context: JobContext) -> None:
         job = context.job
