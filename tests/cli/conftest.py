@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tests.cli.command import CommandLine, QuickCommandLine
 
-from dtr.server.app import open_drivers
 from dtr.server.bootstrap import bootstrap
 from dtr.server.datadir import DataDirectory
+from dtr.server.drivers import open_drivers
 from dtr.server.settings import Settings
 
 

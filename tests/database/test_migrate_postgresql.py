@@ -97,7 +97,7 @@ def test_a_first_start_that_was_cut_short_goes_on(engine: Engine) -> None:
     migrate(engine)
     complete = catalog(engine)
     with engine.begin() as connection:
-        tables = "jobs, job_logs, schedules, repository_pulls, manifest_pulls"
+        tables = "jobs, job_logs, schedules, repository_pulls, manifest_pulls, finished_units"
         connection.execute(text(f"DROP TABLE {tables}"))
         connection.execute(text("ALTER TABLE uploads DROP COLUMN storage_state"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
@@ -111,7 +111,7 @@ def test_a_step_lets_traffic_pass_while_it_waits(engine: Engine) -> None:
     """What it needs a lock of is in use: others do not queue behind it for long."""
     migrate(engine)
     with engine.begin() as connection:
-        tables = "jobs, job_logs, schedules, repository_pulls, manifest_pulls"
+        tables = "jobs, job_logs, schedules, repository_pulls, manifest_pulls, finished_units"
         connection.execute(text(f"DROP TABLE {tables}"))
         connection.execute(text("ALTER TABLE uploads DROP COLUMN storage_state"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))

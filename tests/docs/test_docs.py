@@ -17,7 +17,8 @@ from tests.support.processes import ROOT
 from dtr.cli.application import application
 from dtr.model.access import Access, Action, Door
 from dtr.model.errors import RegistryError
-from dtr.server.app import build_application, open_drivers
+from dtr.server.app import build_application
+from dtr.server.drivers import open_drivers
 from dtr.server.errors import spoken
 from dtr.server.metrics import Metrics
 from dtr.server.settings import Settings, sample_config

@@ -12,7 +12,8 @@ from tests.http.conftest import Connect, OpenRegistry
 from tests.http.targets import InProcess, Node, Target
 
 from dtr.model.errors import UnavailableError
-from dtr.server.app import Drivers, build_application
+from dtr.server.app import build_application
+from dtr.server.drivers import Drivers
 from dtr.server.logs import AccessLog
 from dtr.server.metrics import Metrics
 from dtr.server.settings import Settings

@@ -29,7 +29,8 @@ from tests.http.client import basic
 
 from dtr.collect.check import Checker, Severity
 from dtr.collect.collector import Collector
-from dtr.server.app import Drivers, build_application, collect_settings
+from dtr.server.app import build_application, collect_settings
+from dtr.server.drivers import Drivers
 from dtr.server.metrics import Metrics
 from dtr.server.settings import Settings
 from dtr.storage import FilesystemBlobStore

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import jwt
@@ -18,6 +19,8 @@ _REQUIRED = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"]
 _LEEWAY_SECONDS = 5
 _RELOAD_SECONDS = 60
 _LEAST_RELOAD_SECONDS = 1
+_POLL_SECONDS = 1
+_CHANNEL = "signing_keys"
 
 
 class KeyRing:
@@ -84,6 +87,12 @@ class KeyRing:
             raise UnauthorizedError(f"bearer token is not valid: {error}") from None
         return claims
 
+    async def follow(self) -> None:
+        """Look again when any process has changed the keys, until cancelled."""
+        async for _ in self._database.changes(_CHANNEL, poll_seconds=_POLL_SECONDS):
+            with suppress(UnavailableError):
+                await self._load(0)
+
     async def _find(self, key_id: str) -> ec.EllipticCurvePrivateKey:
         if key_id not in self._keys:
             await self._load(_LEAST_RELOAD_SECONDS)
@@ -119,6 +128,7 @@ def rotate_key(
     records.add_signing_key(
         writer, secrets.token_hex(8), pem.decode(), now=now, expires_at=expires_at
     )
+    writer.notify(_CHANNEL)
     return True
 
 

@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import typer
 from rich.console import Console
@@ -17,15 +19,16 @@ from rich.text import Text
 from dtr.database import Database
 from dtr.database.migrate import check_schema
 from dtr.model.errors import RegistryError
-from dtr.server.app import Drivers, open_drivers
-from dtr.server.bootstrap import read_password
 from dtr.server.certificates import CertificateError
 from dtr.server.datadir import DataDirectory, DataDirectoryError
+from dtr.server.drivers import Drivers, open_drivers
+from dtr.server.passwords import read_password
 from dtr.server.serve import StartError
 from dtr.server.settings import Settings, SettingsError, load_settings
 
 T = TypeVar("T")
 _PIPE_COLUMNS = 10_000
+_WAIT_SECONDS = 10
 
 ConfigOption = Annotated[
     Path | None,
@@ -73,6 +76,19 @@ def failures_as_sentences() -> Iterator[None]:
         fail(str(error))
 
 
+def refuse_password(database_url: str | None) -> None:
+    """Fail where the command line has a password: every user of the machine can read it there."""
+    if database_url is None:
+        return
+    parts = urlsplit(database_url)
+    if parts.password is not None or "password" in parse_qs(parts.query):
+        fail(
+            "the command line is no place for a password: other users of this machine can read it. "
+            "Put it into a file and name that in DTR_DATABASE__PASSWORD_FILE, or put the whole URL "
+            "into DTR_DATABASE__URL."
+        )
+
+
 def fail(message: str) -> NoReturn:
     """Say what happened and what to do, and end with exit status 1."""
     typer.secho("Error: ", fg="red", bold=True, err=True, nl=False)
@@ -97,18 +113,26 @@ def open_registry(config: Path | None, data_dir: Path | None) -> Iterator[Regist
     """Open an existing registry for a command, and say in a sentence what is wrong with it."""
     with failures_as_sentences():
         settings = settings_of(config, data_dir)
-        directory = DataDirectory.open_shared(settings.data.directory)
-        if not directory.database.exists():
-            raise DataDirectoryError(
-                f"The directory {directory.path} holds no registry yet.",
-                "Start it once with dtr serve.",
-            )
-        drivers = open_drivers(settings, directory.path)
+        drivers = open_drivers(settings, _directory(settings))
         try:
+            drivers.database.wait_until_there(seconds=_WAIT_SECONDS)
             check_schema(drivers.database.engine)
             yield Registry(settings, drivers)
         finally:
             drivers.database.close()
+
+
+def _directory(settings: Settings) -> Path:
+    """Return the data directory; an embedded registry must be in it."""
+    if settings.database.url:
+        return settings.data.directory
+    directory = DataDirectory.open_shared(settings.data.directory)
+    if not directory.database.exists():
+        raise DataDirectoryError(
+            f"The directory {directory.path} holds no registry yet.",
+            "Start it once with dtr serve, or name its database with DTR_DATABASE__URL.",
+        )
+    return directory.path
 
 
 def ask_password(name: str, password_file: Path | None) -> str:
@@ -152,6 +176,13 @@ def show(rows: Sequence[T], columns: Mapping[str, Callable[[T], Any]], *, as_jso
 def show_json(document: Any) -> None:
     """Print a JSON document."""
     typer.echo(json.dumps(document, indent=2, default=str))
+
+
+def time_of(moment: float | None) -> str | None:
+    """Return a time as people read it, in UTC."""
+    if moment is None:
+        return None
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _cell(value: Any) -> str:

@@ -13,6 +13,7 @@ from dtr.cli.context import (
     fail,
     open_registry,
     show,
+    time_of,
 )
 from dtr.model.access import Level, Visibility
 from dtr.model.names import RepositoryName
@@ -45,6 +46,8 @@ def list_repositories(
                 "visibility": lambda repository: repository.visibility,
                 "tags": lambda repository: repository.tags,
                 "manifests": lambda repository: repository.manifests,
+                "pulls": lambda repository: repository.pulls,
+                "last pulled": lambda repository: time_of(repository.last_pulled_at),
             },
             as_json=as_json,
         )

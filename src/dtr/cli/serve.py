@@ -5,7 +5,13 @@ from typing import Annotated
 
 import typer
 
-from dtr.cli.context import ConfigOption, DataDirOption, failures_as_sentences, settings_of
+from dtr.cli.context import (
+    ConfigOption,
+    DataDirOption,
+    failures_as_sentences,
+    refuse_password,
+    settings_of,
+)
 from dtr.server.serve import Started
 from dtr.server.serve import serve as serve_registry
 
@@ -18,6 +24,16 @@ def serve(
             metavar="ADDRESS:PORT",
             help="Where to listen. Loopback is served over plain HTTP, any other address over TLS. "
             "\\[default: 127.0.0.1:5000]",
+            show_default=False,
+        ),
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="postgresql://...",
+            help="PostgreSQL for the metadata, with all its hosts and without a password: that "
+            "comes from DTR_DATABASE__PASSWORD_FILE or ~/.pgpass. "
+            "\\[default: SQLite in the data directory]",
             show_default=False,
         ),
     ] = None,
@@ -66,10 +82,12 @@ def serve(
             "insecure_http": insecure_http or None,
             "drain_seconds": drain_seconds,
         },
+        "database": {"url": database_url},
         "data": {"admin_password_file": admin_password_file},
         "log": {"format": log_format},
     }
     with failures_as_sentences():
+        refuse_password(database_url)
         settings = settings_of(
             config,
             data_dir,

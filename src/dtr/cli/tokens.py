@@ -1,7 +1,6 @@
 """`dtr token`."""
 
 import re
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -16,6 +15,7 @@ from dtr.cli.context import (
     open_registry,
     show,
     show_json,
+    time_of,
 )
 from dtr.model.access import Level
 
@@ -52,7 +52,7 @@ def create(
         )
     if as_json:
         show_json(
-            {"id": token.id, "user": user, "token": secret, "expires": _time(token.expires_at)}
+            {"id": token.id, "user": user, "token": secret, "expires": time_of(token.expires_at)}
         )
     else:
         typer.echo(secret)
@@ -74,9 +74,9 @@ def list_tokens(
             "id": lambda token: token.id,
             "label": lambda token: token.label,
             "level": lambda token: str(token.level),
-            "created": lambda token: _time(token.created_at),
-            "expires": lambda token: _time(token.expires_at),
-            "last used": lambda token: _time(token.last_used_at),
+            "created": lambda token: time_of(token.created_at),
+            "expires": lambda token: time_of(token.expires_at),
+            "last used": lambda token: time_of(token.last_used_at),
         },
         as_json=as_json,
     )
@@ -106,9 +106,3 @@ def _seconds(text: str) -> float:
     if seconds > _LONGEST_SECONDS:
         fail("--expires takes at most 100y; leave it out for a token that never expires.")
     return seconds
-
-
-def _time(moment: float | None) -> str | None:
-    if moment is None:
-        return None
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

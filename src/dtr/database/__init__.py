@@ -32,6 +32,7 @@ def open_database(
 def open_postgresql(
     url: str,
     *,
+    password: str | None = None,
     wait_seconds: float = 60,
     stale_after_seconds: float = 2,
     connections: int = 4,
@@ -47,6 +48,7 @@ def open_postgresql(
 
     return PostgresqlDatabase(
         url,
+        password=password,
         wait_seconds=wait_seconds,
         stale_after_seconds=stale_after_seconds,
         connections=connections,

@@ -87,5 +87,15 @@ class Database(ABC):
         """
 
     @abstractmethod
+    def wait_until_there(self, *, seconds: float) -> None:
+        """Return once the database lets us in; for a start, to say at once what is wrong.
+
+        Raises:
+            InvalidError: it answered that it will not, and why.
+            UnavailableError: it did not answer in time.
+
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Finish what is queued and let go."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from dtr.accounts.gate import Gate
 from dtr.database import Database
 from dtr.model.manifests import Limits
+from dtr.registry.counters import PullCounter
 from dtr.storage import BlobStore
 
 
@@ -34,4 +35,5 @@ class RegistryContext:
     store: BlobStore
     gate: Gate
     settings: RegistrySettings
+    pulls: PullCounter
     clock: Callable[[], float] = time.time

@@ -1,5 +1,6 @@
 """Pull: manifests and blobs (distribution-spec end-2, end-3)."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 
@@ -25,6 +26,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z", re.ASCII)
 _SMALL_BYTES = 64 << 10
 _OCTETS = b"application/octet-stream"
 _IMMUTABLE = b"private, max-age=31536000, immutable"
+_KEEP_SECONDS = 1.0
 _REVALIDATE = b"private, no-cache"
 
 Keep = Callable[[Writer, int, Digest, float], bool]
@@ -48,7 +50,7 @@ class Pull:
         )
         if row is None:
             raise ManifestUnknownError(reference=str(reference))
-        digest, media_type, payload, review_at = row
+        digest, media_type, payload, review_at, manifest_id = row
         grace = self._context.settings.untagged_grace_seconds
         if review_at is not None and not await self._is_kept(
             request, Digest(digest), review_at, grace, records.keep_manifest
@@ -63,6 +65,8 @@ class Pull:
         if _is_current(request, encoded):
             return Response(304, headers=headers)
         headers[b"content-type"] = media_type.encode()
+        if request.method == "GET":
+            self._context.pulls.count(repository.id, manifest_id, self._context.clock())
         return Response(headers=headers, body=payload)
 
     async def blob(self, request: Request) -> Response:
@@ -155,13 +159,24 @@ class Pull:
             return True
         if (await self._context.gate.level(principal, repository.name))[0] < Level.READ_WRITE:
             return True
-        try:
-            return await self._context.database.write(keep, repository.id, digest, now + grace)
-        except UnavailableError:
-            # A full disk stops pushes, not pulls: whoever gets the bytes relies on nothing more.
-            if request.method == "HEAD":
-                raise
+        kept = asyncio.ensure_future(
+            self._context.database.write(keep, repository.id, digest, now + grace)
+        )
+        if request.method == "HEAD":
+            return await kept
+        # A full disk or a lost primary stops pushes, not pulls: whoever gets the bytes relies on
+        # nothing more. The write goes on by itself.
+        done, _ = await asyncio.wait({kept}, timeout=_KEEP_SECONDS)
+        if not done:
+            kept.add_done_callback(_forget)
             return True
+        return isinstance(kept.exception(), UnavailableError) or kept.result()
+
+
+def _forget(kept: asyncio.Future[bool]) -> None:
+    """Take note of how a write ended that nobody waits for."""
+    if not kept.cancelled():
+        kept.exception()
 
 
 async def _begun(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

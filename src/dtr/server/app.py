@@ -4,7 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -17,48 +17,23 @@ from dtr.accounts.signing import KeyRing
 from dtr.accounts.tokens import TokenEndpoint
 from dtr.asgi.forwarded import Proxies
 from dtr.collect.collector import CollectSettings
-from dtr.database import Database, open_database
+from dtr.database import Database
 from dtr.model.errors import RegistryError
 from dtr.model.manifests import Limits
 from dtr.registry.context import RegistryContext, RegistrySettings
+from dtr.registry.counters import PullCounter
 from dtr.registry.routes import registry_routes
 from dtr.server.application import Application
-from dtr.server.datadir import MINIMUM_FREE_BYTES
+from dtr.server.drivers import Drivers
 from dtr.server.logs import AccessLog
 from dtr.server.metrics import Metrics
 from dtr.server.settings import Settings
 from dtr.server.system import System
-from dtr.storage import BlobStore, FilesystemBlobStore
 
 _LOG = structlog.get_logger()
-# Uploads never take the room that deletes and the next start need.
-_RESERVE_BYTES = MINIMUM_FREE_BYTES + (16 << 20)
 _MAX_BLOB_BYTES = 2**63 - 1
 _USED_TOKENS_SECONDS = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Drivers:
-    """What holds the registry's state."""
-
-    database: Database
-    store: BlobStore
-
-
-def open_drivers(settings: Settings, directory: Path, metrics: Metrics | None = None) -> Drivers:
-    """Return the drivers of the embedded registry in `directory`."""
-    metrics = metrics or Metrics()
-    return Drivers(
-        open_database(directory / "dtr.db", observe=metrics.database),
-        FilesystemBlobStore(
-            directory,
-            sync_every_bytes=settings.storage.sync_every_bytes,
-            # This machine is alone: after a power cut it starts, and forgets the uploads' digests.
-            sync_uploads=False,
-            reserve_bytes=_RESERVE_BYTES,
-            observe=metrics.storage,
-        ),
-    )
+_LAST_WRITE_SECONDS = 5
 
 
 def build_application(
@@ -83,13 +58,18 @@ def build_application(
         public_url=settings.server.public_url,
         metrics_public=settings.server.metrics_public,
     )
-    context = RegistryContext(database, store, gate, registry_settings(settings), clock)
+    pulls = PullCounter(database)
+    context = RegistryContext(database, store, gate, registry_settings(settings), pulls, clock)
     tokens = TokenEndpoint(database, identity, keys, gate, auth, proxies, clock=clock)
     system = System(database, store, metrics, ca_certificate=ca_certificate)
     used_tokens = UsedTokens(database, identity)
 
     async def close() -> None:
-        await used_tokens.write()
+        for gathered in (used_tokens, pulls):
+            with suppress(
+                RegistryError, TimeoutError
+            ):  # the database is away; that must not keep us
+                await asyncio.wait_for(gathered.write(), _LAST_WRITE_SECONDS)
         identity.close()
         await store.close()
         database.close()
@@ -103,7 +83,7 @@ def build_application(
         idle_seconds=settings.server.body_idle_seconds,
         url_bytes=settings.limits.url_bytes,
         header_bytes=settings.limits.header_bytes,
-        background=[used_tokens.run],
+        background=[used_tokens.run, pulls.run, keys.follow],
         closers=[close],
     )
 

@@ -14,6 +14,7 @@ from dtr.accounts.gate import Gate
 from dtr.asgi import ClientDisconnectError, Request, Response, Route, Router
 from dtr.asgi.forwarded import Proxies
 from dtr.asgi.request import Receive, Scope, Send
+from dtr.database import stale_reads
 from dtr.model.errors import AddressTooLongError, HeaderTooLargeError, RegistryError
 from dtr.server.errors import error_response, unexpected_response
 from dtr.server.logs import AccessLog
@@ -27,6 +28,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 # Older docker clients believe that this is a registry only if the 401 says so, too.
 _API_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
 # What users pushed is never to be taken by a browser for a page of ours.
+_STALE = (b"warning", b'110 - "Response is Stale"')  # RFC 7234, section 5.5.1
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 
@@ -78,7 +80,10 @@ class Application:
         started = time.perf_counter()
         request_id = f"{self._process_id}{next(self._numbers):08x}"
         request = Request(scope, receive, request_id=request_id, idle_seconds=self._idle_seconds)
+        stale_reads.set(False)
         route, response = await self._answer(request)
+        if stale_reads.get():
+            response.headers.append(_STALE)
         response.headers += ((b"x-request-id", request_id.encode()), _NO_SNIFFING)
         if request.path.startswith("/v2"):
             response.headers.append(_API_VERSION)

@@ -28,7 +28,8 @@ from dtr.jobs import (
     runner_name,
 )
 from dtr.jobs.records import CHANNEL
-from dtr.server.app import Drivers, collect_settings, open_drivers
+from dtr.server.app import collect_settings
+from dtr.server.drivers import Drivers, open_drivers
 from dtr.server.logs import configure_logging
 from dtr.server.metrics import Metrics
 from dtr.server.parent import leave_with_parent
@@ -230,12 +231,14 @@ async def checked(checker: Checker, context: JobContext) -> AsyncIterator[Findin
     """
     counts = dict.fromkeys(Severity, 0)
     damaged = 0
+    context.progress("nothing found so far")
     async for finding in checker.findings():
         counts[finding.severity] += 1
         damaged += not is_harmless(finding)
         context.log(sentence_of(finding), "info" if is_harmless(finding) else "error")
         context.progress(", ".join(f"{count} {kind}" for kind, count in counts.items()))
         yield finding
+    context.progress(", ".join(f"{count} {kind}" for kind, count in counts.items()))
     if damaged:
         raise JobFailedError(f"{damaged} damaged; with --repair what is lost is forgotten")
 

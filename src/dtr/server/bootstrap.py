@@ -1,19 +1,18 @@
 """The first start: schema, signing key, first administrator."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from dtr.accounts import records
-from dtr.accounts.manage import add_user
 from dtr.accounts.passwords import hash_password, new_password
 from dtr.accounts.signing import rotate_key
-from dtr.database import Database, Writer
+from dtr.database import Database, EngineName, Writer
 from dtr.database.migrate import migrate
-from dtr.model.errors import InvalidError
+from dtr.database.proof import prove
 from dtr.registry.records import forget_upload_digests
 from dtr.server.datadir import DataDirectory, write_atomically
+from dtr.server.passwords import read_password
 from dtr.server.settings import Settings
 
 FIRST_ADMINISTRATOR = "admin"
@@ -40,9 +39,12 @@ def bootstrap(
 
     """
     migrate(database.engine)
+    if database.name is EngineName.SQLITE:
+        # The machine may have lost power: what was staged is read again before it is believed.
+        database.write_now(forget_upload_digests)
+    else:
+        prove(database)
     auth = settings.auth
-    # The machine may have lost power: what was staged is read again before it is believed.
-    database.write_now(forget_upload_digests)
     database.write_now(
         rotate_key,
         time.time(),
@@ -57,7 +59,8 @@ def bootstrap(
     else:
         password = new_password()
         write_atomically(directory.initial_admin_password, f"{password}\n".encode(), 0o600)
-    database.write_now(_add_first, hash_password(password))
+    if not database.write_now(_add_first, hash_password(password)):
+        return None  # another server was first
     return FirstAdministrator(
         FIRST_ADMINISTRATOR,
         None if given else password,
@@ -65,24 +68,11 @@ def bootstrap(
     )
 
 
-def read_password(path: Path) -> str:
-    """Return the first line of a password file.
-
-    Raises:
-        InvalidError: it cannot be read or is empty.
-
-    """
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise InvalidError(f"the password file {path} cannot be read: {reason}") from None
-    password = content.splitlines()[0] if content else ""
-    if not password:
-        raise InvalidError(f"the password file {path} is empty")
-    return password
-
-
-def _add_first(writer: Writer, password_hash: str) -> None:
-    if not records.list_accounts(writer):
-        add_user(writer, FIRST_ADMINISTRATOR, password_hash, is_admin=True)
+def _add_first(writer: Writer, password_hash: str) -> bool:
+    ran_before = writer.ran_before()
+    if ran_before or records.list_accounts(writer):
+        return ran_before
+    records.add_account(
+        writer, FIRST_ADMINISTRATOR, kind="user", password_hash=password_hash, is_admin=True
+    )
+    return True

@@ -19,11 +19,12 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from dtr.server.app import build_application, open_drivers
+from dtr.server.app import build_application
 from dtr.server.background import run_jobs
 from dtr.server.bootstrap import FirstAdministrator, bootstrap
 from dtr.server.certificates import check_certificate, ensure_certificates
 from dtr.server.datadir import DataDirectory
+from dtr.server.drivers import open_drivers
 from dtr.server.logs import GRANIAN_LOGGING, configure_logging
 from dtr.server.metrics import Metrics, use_directory
 from dtr.server.parent import leave_with_parent
@@ -132,6 +133,7 @@ class Supervised:
 def _prepare(settings: Settings, directory: DataDirectory) -> FirstAdministrator | None:
     drivers = open_drivers(settings, directory.path)
     try:
+        drivers.database.wait_until_there(seconds=settings.database.failover_wait_seconds)
         return bootstrap(settings, directory, drivers.database)
     finally:
         drivers.database.close()

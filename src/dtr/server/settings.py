@@ -208,6 +208,21 @@ class DataSettings(_Section):
     """File with the first administrator's password; without it one is generated."""
 
 
+class DatabaseSettings(_Section):
+    """The metadata."""
+
+    url: Secret = Secret("")
+    """PostgreSQL as a libpq URL, all its hosts in it; empty: SQLite in the data directory."""
+    password_file: _OptionalPath = None
+    """File with the password, which then need not be in the URL."""
+    failover_wait_seconds: float = Field(60, ge=1, le=3600)
+    """How long a request waits for a database that is away before it is refused with 503."""
+    stale_after_seconds: float = Field(2, ge=0.1, le=60)
+    """How long a pull waits for the primary before a standby answers for it."""
+    connections: int = Field(4, ge=1, le=100)
+    """Writers of each process at a time; readers, likewise."""
+
+
 class LogSettings(_Section):
     """What the server logs."""
 
@@ -327,6 +342,7 @@ class Settings(_Section):
 
     server: ServerSettings = ServerSettings()
     data: DataSettings = DataSettings()
+    database: DatabaseSettings = DatabaseSettings()
     log: LogSettings = LogSettings()
     limits: LimitSettings = LimitSettings()
     registry: RegistrySettings = RegistrySettings()

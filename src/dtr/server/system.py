@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dtr.asgi import Endpoint, Request, Response, Route
-from dtr.database import Database
+from dtr.database import Database, stale_reads
 from dtr.jobs import records as jobs
 from dtr.model.access import OPEN, OPERATOR
 from dtr.model.errors import RegistryError, RouteUnknownError
@@ -17,6 +17,7 @@ from dtr.storage import BlobStore
 _HEALTH_SECONDS = 1.0
 _TIMEOUT_SECONDS = 5.0
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_READ_ONLY = "metadata: no primary answers; pulls go on, pushes wait"
 _WELCOME = """This is a container registry.
 Log in and push with docker, podman, skopeo or any OCI client; the API is at /v2/.
 """
@@ -41,6 +42,7 @@ class System:
         self._clock = clock
         self._checked_at = float("-inf")
         self._problem = ""
+        self._is_read_only = False
         self._checking = asyncio.Lock()
 
     def routes(self) -> list[Route]:
@@ -62,13 +64,19 @@ class System:
         return Response.json({"Error": "", "Healthy": True})
 
     async def health(self, _request: Request) -> Response:
-        """Answer 200, or 503 naming the component that fails, in the original's shape."""
+        """Answer 200, or 503 naming the component that fails, in the original's shape.
+
+        A registry that can only be pulled from says so and is healthy: a balancer that took it out
+        would stop the pulls, too.
+        """
         async with self._checking:
             if self._clock() - self._checked_at >= _HEALTH_SECONDS:
                 self._problem = await self._check()
+                self._is_read_only = not self._problem and stale_reads.get()
                 self._checked_at = self._clock()
         healthy = not self._problem
-        return Response.json({"Error": self._problem, "Healthy": healthy}, 200 if healthy else 503)
+        problem = _READ_ONLY if self._is_read_only else self._problem
+        return Response.json({"Error": problem, "Healthy": healthy}, 200 if healthy else 503)
 
     async def metrics(self, _request: Request) -> Response:
         """Answer all processes' numbers."""

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import psycopg
+import structlog
 from psycopg import IsolationLevel
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -27,12 +28,15 @@ from dtr.database.postgresql.errors import (
     LostError,
     UnknownOutcomeError,
     is_lost,
+    is_refusal,
     is_transient,
+    reason,
     translated,
 )
 from dtr.database.postgresql.location import Location
 from dtr.database.postgresql.lookups import Lookups
 from dtr.database.units import EngineName, Lookup, Reader, Row, Writer, driver_of
+from dtr.model.errors import InvalidError, UnavailableError
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -41,6 +45,8 @@ P = ParamSpec("P")
 # for the standbys, and they get the log in order: what is found here is then as durable as it.
 _WAIT_FOR_WHAT_IS_FOUND: Final = "SELECT pg_logical_emit_message(true, 'dtr', '')"
 _STANDBY_SECONDS: Final = 0.5
+_WAIT_SECONDS: Final = 1.0
+_LOG = structlog.get_logger()
 
 
 class PostgresqlDatabase(Database):
@@ -59,12 +65,13 @@ class PostgresqlDatabase(Database):
         self,
         url: str,
         *,
+        password: str | None = None,
         wait_seconds: float = 60,
         stale_after_seconds: float = 2.0,
         connections: int = 4,
         observe: Observe | None = None,
     ) -> None:
-        self.location = Location.parse(url)
+        self.location = Location.parse(url, password)
         self._wait_seconds = wait_seconds
         self._stale_after_seconds = stale_after_seconds
         self._observe = observe or (lambda _operation, _seconds: None)
@@ -147,6 +154,30 @@ class PostgresqlDatabase(Database):
     def changes(self, channel: str, *, poll_seconds: float) -> AsyncIterator[None]:
         """Yield at each notice, at each new connection, and at least every poll."""
         return listening.changes(self._primary, channel, poll_seconds=poll_seconds)
+
+    def wait_until_there(self, *, seconds: float) -> None:
+        """Wait for a primary.
+
+        Raises:
+            InvalidError: a server answered that it will not have us, and why.
+            UnavailableError: no primary answered in time.
+
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self._primary.connect().close()
+            except psycopg.Error as error:
+                if is_refusal(error):
+                    message = f"the database at {self.location} refuses: {reason(error)}"
+                    raise InvalidError(message) from error
+                if time.monotonic() > deadline:
+                    message = f"no primary at {self.location} answers: {reason(error)}"
+                    raise UnavailableError(message) from error
+                _LOG.warning("waiting for the database", reason=reason(error))
+            else:
+                return
+            time.sleep(_WAIT_SECONDS)
 
     def close(self) -> None:
         """Finish what is under way and close all connections."""

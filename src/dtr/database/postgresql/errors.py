@@ -25,6 +25,16 @@ _ROLLED_BACK: Final = frozenset(
 )
 # Two units that both looked before either inserted: the second finds the row when it looks again.
 _CONFLICTS: Final = frozenset({"23505", "23503"})
+# Of the reasons for which a server sends a client away, those that time mends.
+_PASSING: Final = (
+    "starting up",
+    "shutting down",
+    "not yet accepting",
+    "recovery",
+    "too many",
+    "terminating",
+    "reserved for",
+)
 _FULL: Final = frozenset({"53100"})
 
 
@@ -69,6 +79,15 @@ def translated(error: BaseException) -> Exception:
     origin = origin_of(error)
     assert isinstance(origin, Exception)  # noqa: S101
     return origin
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Tell whether a server answered, and no server will answer otherwise by itself.
+
+    libpq gives no code for a connection that was refused, only the server's sentence.
+    """
+    said = reason(error)
+    return "FATAL:" in said and not any(word in said for word in _PASSING)
 
 
 def reason(error: BaseException) -> str:

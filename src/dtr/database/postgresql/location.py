@@ -35,8 +35,10 @@ class Location:
     parameters: dict[str, Any]
 
     @classmethod
-    def parse(cls, url: str) -> Self:
+    def parse(cls, url: str, password: str | None = None) -> Self:
         """Read a libpq URL; hosts, ports and every other parameter are as libpq has them.
+
+        `password` stands in for one that the URL does not have.
 
         Raises:
             InvalidError: it is not one; the message does not repeat it.
@@ -59,6 +61,8 @@ class Location:
         # The last words say which schema this program has (`dtr migrate --after`).
         own_name = str(given.get("application_name", ""))[:_MOST_OF_NAME]
         given["application_name"] = f"{own_name} {APPLICATION_NAME}".strip()
+        if password is not None:
+            given.setdefault("password", password)
         given["options"] = " ".join((_SERVER_OPTIONS, str(given.get("options", "")))).strip()
         return cls(url, {**_DEFAULTS, **given})
 

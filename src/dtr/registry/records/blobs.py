@@ -35,7 +35,8 @@ BLOB = Lookup(
         repository_blobs.c.repository_id == bindparam("repository_id"),
         repository_blobs.c.digest == bindparam("digest"),
         blobs.c.state == LIVE,
-    )
+    ),
+    is_immutable=True,
 )
 FIND_BLOB = Lookup(
     select(blobs.c.digest, blobs.c.size, blobs.c.storage_key, blobs.c.state).where(

@@ -16,20 +16,26 @@ from dtr.model.digest import Digest
 from dtr.model.manifests import Manifest
 from dtr.registry.records.membership import missing
 
+_PULLED = (
+    manifests.c.digest,
+    manifests.c.media_type,
+    manifests.c.payload,
+    manifests.c.review_at,
+    manifests.c.id,
+)
 MANIFEST_BY_TAG = Lookup(
-    select(manifests.c.digest, manifests.c.media_type, manifests.c.payload, manifests.c.review_at)
+    select(*_PULLED)
     .join_from(tags, manifests, manifests.c.id == tags.c.manifest_id)
     .where(
         tags.c.repository_id == bindparam("repository_id"), tags.c.name == bindparam("reference")
     )
 )
 MANIFEST_BY_DIGEST = Lookup(
-    select(
-        manifests.c.digest, manifests.c.media_type, manifests.c.payload, manifests.c.review_at
-    ).where(
+    select(*_PULLED).where(
         manifests.c.repository_id == bindparam("repository_id"),
         manifests.c.digest == bindparam("reference"),
-    )
+    ),
+    is_immutable=True,
 )
 TAG_PAGE = Lookup(
     select(tags.c.name)

@@ -13,6 +13,7 @@ from dtr.database.schema import (
     manifests,
     repositories,
     repository_blobs,
+    repository_pulls,
     tags,
     uploads,
 )
@@ -56,6 +57,8 @@ class RepositorySummary:
     visibility: str
     tags: int
     manifests: int
+    pulls: int
+    last_pulled_at: float | None
 
 
 def find_repository(reader: Reader, name: RepositoryName) -> Repository | None:
@@ -87,12 +90,18 @@ def list_repositories(reader: Reader, namespace_id: int | None) -> list[Reposito
     repository = repositories.c.id
     tag_count = select(func.count()).where(tags.c.repository_id == repository)
     manifest_count = select(func.count()).where(manifests.c.repository_id == repository)
-    statement = select(
-        repositories.c.name,
-        repositories.c.visibility,
-        tag_count.scalar_subquery(),
-        manifest_count.scalar_subquery(),
-    ).order_by(repositories.c.name)
+    statement = (
+        select(
+            repositories.c.name,
+            repositories.c.visibility,
+            tag_count.scalar_subquery(),
+            manifest_count.scalar_subquery(),
+            func.coalesce(repository_pulls.c.pulls, 0),
+            repository_pulls.c.last_pulled_at,
+        )
+        .outerjoin_from(repositories, repository_pulls)
+        .order_by(repositories.c.name)
+    )
     if namespace_id is not None:
         statement = statement.where(repositories.c.namespace_id == namespace_id)
     return [RepositorySummary(*tuple(row)) for row in reader.execute(statement)]

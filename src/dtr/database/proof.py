@@ -1,0 +1,49 @@
+"""Prove by use that a database does what units of work need: write, read back, delete."""
+
+import uuid
+from collections.abc import Callable
+
+from sqlalchemy import delete, insert, select
+
+from dtr.database.port import Database
+from dtr.database.schema import settings
+from dtr.database.units import Reader, Writer
+from dtr.model.errors import InvalidError
+
+
+def prove(database: Database) -> None:
+    """Write a row, read it back and delete it.
+
+    Raises:
+        InvalidError: one of the three did not work; the message says which, and why.
+
+    """
+    key = f"check {uuid.uuid4().hex}"
+    _step("write to", lambda: database.write_now(_put, key))
+    if not _step("read from", lambda: database.read_now(_is_there, key)):
+        raise InvalidError("the database does not show what was just written to it")
+    _step("delete from", lambda: database.write_now(_remove, key))
+
+
+def _step(what: str, action: Callable[[], bool]) -> bool:
+    try:
+        return action()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        message = f"cannot {what} the database: {reason}. Does its user own the tables?"
+        raise InvalidError(message) from error
+
+
+def _put(writer: Writer, key: str) -> bool:
+    if not writer.ran_before():
+        writer.execute(insert(settings).values(key=key, value=""))
+    return True
+
+
+def _is_there(reader: Reader, key: str) -> bool:
+    return reader.scalar(select(settings.c.key).where(settings.c.key == key)) is not None
+
+
+def _remove(writer: Writer, key: str) -> bool:
+    writer.execute(delete(settings).where(settings.c.key == key))
+    return True
