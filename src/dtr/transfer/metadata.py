@@ -279,6 +279,8 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
     """Read everything as it is at one moment."""
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
+            connection.detach()
+            connection.exec_driver_sql("PRAGMA query_only=ON")
             connection.exec_driver_sql("BEGIN")
         else:
             connection = connection.execution_options(  # noqa: PLW2901
