@@ -181,7 +181,7 @@ class Workshop:
 
     async def settle(self) -> None:
         """Return once no runner is at anything but the jobs that the test holds."""
-        for _ in range(2000):
+        for _ in range(10_000):
             await asyncio.sleep(0.001)
             if all(self._is_settled(machine) for machine in self.machines):
                 return

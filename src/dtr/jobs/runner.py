@@ -1,6 +1,7 @@
 """Runs the registry's jobs on one machine, beside the runners of other machines."""
 
 import asyncio
+import os
 import random
 import secrets
 import socket
@@ -48,8 +49,9 @@ class RunnerSettings:
 
 
 def runner_name(purpose: str = "") -> str:
-    """Return a name for a runner that no other ever had: the machine's and something random."""
-    return ":".join(filter(None, (socket.gethostname()[:200], purpose, secrets.token_hex(4))))
+    """Return a name that no runner ever had: machine, process, and something random."""
+    parts = (socket.gethostname()[:200], purpose, str(os.getpid()), secrets.token_hex(4))
+    return ":".join(filter(None, parts))
 
 
 class Runner:
