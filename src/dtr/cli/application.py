@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dtr import __version__
-from dtr.cli import config, maintenance, repositories, serve, tokens, users
+from dtr.cli import config, jobs, maintenance, repositories, serve, tokens, users
 
 application = typer.Typer(
     help="A trusted container registry.",
@@ -19,6 +19,7 @@ application.add_typer(repositories.commands, name="repo", help="Repositories and
 application.add_typer(tokens.commands, name="token", help="Access tokens: passwords for programs.")
 application.command("gc")(maintenance.gc)
 application.command("fsck")(maintenance.fsck)
+application.add_typer(jobs.commands, name="jobs", help="Background jobs: what runs, ran and will.")
 application.add_typer(config.commands, name="config", help="Settings: check and explain them.")
 
 

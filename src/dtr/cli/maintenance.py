@@ -1,16 +1,35 @@
 """`dtr gc` and `dtr fsck`."""
 
 import asyncio
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from dtr.cli.context import ConfigOption, DataDirOption, JsonOption, open_registry, show_json
+from dtr.cli.context import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    Registry,
+    fail,
+    open_registry,
+    show_json,
+)
 from dtr.collect.check import Checker, Finding, Severity
 from dtr.collect.collector import Collected, Collector
+from dtr.jobs import Body, Job, JobContext, JobKind, NewJob, Runner, State, runner_name
 from dtr.server.app import collect_settings
+from dtr.server.background import (
+    COLLECT,
+    FSCK,
+    checked,
+    is_harmless,
+    runner_settings,
+    sentence_of,
+)
+from dtr.server.logs import configure_logging
 
 _CONSOLE = Console(stderr=True)
 
@@ -27,23 +46,18 @@ def gc(
 
     Takes what nothing refers to and whose grace is over: blobs without a manifest, manifests that
     nothing reaches (where collect.untagged says so), uploads that nobody continued. The server does
-    the same by itself every collect.interval_seconds.
+    the same by itself every collect.interval_seconds. It is a job, 'dtr jobs' shows it, and it
+    waits for one of the same kind that runs.
     """
     with open_registry(config, data_dir) as registry:
         collector = Collector(
             registry.database, registry.drivers.store, collect_settings(registry.settings)
         )
-        if dry_run:
-            done = asyncio.run(collector.plan())
-        else:
-            with _CONSOLE.status("Collecting") as status:
-                done = asyncio.run(
-                    collector.run(lambda done: status.update(f"Collected {_counts(done)}"))
-                )
+        done = asyncio.run(collector.plan()) if dry_run else _collect(registry, collector)
     if as_json:
         show_json({"dry_run": dry_run, **asdict(done)})
     else:
-        typer.echo(f"{'Would collect' if dry_run else 'Collected'} {_counts(done)}.")
+        typer.echo(f"{'Would collect' if dry_run else 'Collected'} {done}.")
 
 
 def fsck(
@@ -64,32 +78,79 @@ def fsck(
 ) -> None:
     """Compare metadata and storage both ways; may run while the registry serves.
 
-    Exit status 1: something is damaged that was not repaired. Garbage and notes do no harm.
+    It is a job, 'dtr jobs' shows it, and it waits for one of the same kind that runs. Exit status
+    1: something is damaged that was not repaired. Garbage and notes do no harm.
     """
     with open_registry(config, data_dir) as registry:
         checker = Checker(registry.database, registry.drivers.store, repair=repair, verify=verify)
-        findings = asyncio.run(_gather(checker, quiet=as_json))
+        findings = _check(registry, checker, {"repair": repair, "verify": verify}, quiet=as_json)
     if as_json:
         show_json([asdict(finding) for finding in findings])
-    counts = {kind: sum(found.severity is kind for found in findings) for kind in Severity}
-    if not as_json:
+    else:
+        counts = {kind: sum(found.severity is kind for found in findings) for kind in Severity}
         typer.echo(", ".join(f"{count} {kind}" for kind, count in counts.items()) + ".")
-    if any(found.severity is Severity.DAMAGE and not found.repaired for found in findings):
+    if not all(map(is_harmless, findings)):
         raise typer.Exit(1)
 
 
-async def _gather(checker: Checker, *, quiet: bool) -> list[Finding]:
+def _collect(registry: Registry, collector: Collector) -> Collected:
+    collected = Collected()
+
+    with _CONSOLE.status("Collecting") as status:
+
+        async def collect(context: JobContext) -> None:
+            nonlocal collected
+
+            def progress(done: Collected) -> None:
+                context.progress(f"collected {done}")
+                status.update(f"Collected {done}")
+
+            collected = await collector.run(progress)
+
+        job = _run_here(registry, COLLECT, {}, collect, status.update)
+    if job.state is not State.SUCCEEDED:
+        fail(f"the collection {job.state}{job.error and ': '}{job.error}")
+    return collected
+
+
+def _check(
+    registry: Registry, checker: Checker, parameters: dict[str, bool], *, quiet: bool
+) -> list[Finding]:
     findings = []
-    async for finding in checker.findings():
-        findings.append(finding)
-        if not quiet:
-            repaired = " (repaired)" if finding.repaired else ""
-            typer.echo(f"{finding.severity}: {finding.subject}: {finding.what}{repaired}")
+
+    async def check(context: JobContext) -> None:
+        async for finding in checked(checker, context):
+            findings.append(finding)
+            if not quiet:
+                typer.echo(sentence_of(finding))
+
+    job = _run_here(registry, FSCK, parameters, check, lambda text: typer.echo(text, err=True))
+    if job.state is not State.SUCCEEDED and all(map(is_harmless, findings)):
+        fail(f"the check {job.state}{job.error and ': '}{job.error}")
     return findings
 
 
-def _counts(done: Collected) -> str:
-    return (
-        f"{done.manifests} manifests, {done.links} blobs of repositories, "
-        f"{done.blobs} blobs from disk ({done.bytes / 1e6:.1f} MB), {done.uploads} uploads"
+def _run_here(
+    registry: Registry,
+    kind: JobKind,
+    parameters: dict[str, bool],
+    body: Body,
+    tell: Callable[[str], None],
+) -> Job:
+    """Run a job in this process; `tell` is told, once, of each job that it has to wait for."""
+    configure_logging(registry.settings.log.format, "error")
+    runner = Runner(
+        registry.database,
+        {kind: body},
+        settings=replace(runner_settings(registry.settings), slots=0),
+        name=runner_name("dtr"),
     )
+    told = set()
+
+    def wait(running: list[Job]) -> None:
+        for job in running:
+            if job.id not in told:
+                told.add(job.id)
+                tell(f"Waiting for job {job.id}, {job.kind}, which runs on {job.runner}")
+
+    return asyncio.run(runner.run_here(NewJob(kind, parameters, most_attempts=1), wait))
