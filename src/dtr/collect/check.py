@@ -159,11 +159,14 @@ class Checker:
     async def _orphans(self, page: list[StoredBlob]) -> list[Finding]:
         if not page:
             return []
-        digests = [_digest_in(stored.key) for stored in page]
-        known = await self._database.read(records.known_keys, digests)
+        # Sessions first: one that commits meanwhile is then found by its key.
+        uploads = [stored.upload_id for stored in page if stored.upload_id is not None]
+        sessions = await self._database.read(records.known_uploads, uploads)
+        keys = [stored.key for stored in page]
+        known = await self._database.read(records.known_keys, keys)
         found = []
         for stored in page:
-            if stored.key in known:
+            if stored.key in known or stored.upload_id in sessions:
                 continue
             if self._repair:
                 await self._store.delete(stored.key)
@@ -189,9 +192,3 @@ class Checker:
                 yield Finding(
                     Severity.GARBAGE, "staged bytes without a session", upload_id, self._repair
                 )
-
-
-def _digest_in(key: str) -> str:
-    """Return the digest that a storage key begins with: `sha256/ab/abcd….UPLOAD`."""
-    algorithm, _, rest = key.partition("/")
-    return f"{algorithm}:{rest.rpartition('/')[2].partition('.')[0]}"

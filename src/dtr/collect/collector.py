@@ -83,8 +83,9 @@ class Collector:
         database, now = self._database, self._clock()
         expired = await database.read(registry.expired_uploads, now, self._settings.batch)
         for upload_id in expired:
-            if await database.write(records.remove_expired_upload, upload_id, now):
-                await self._store.discard(upload_id)
+            progress = await database.write(records.remove_expired_upload, upload_id, now)
+            if progress is not None:
+                await self._store.discard(upload_id, progress)
                 done.uploads += 1
         return len(expired) == self._settings.batch
 

@@ -17,6 +17,7 @@ from dtr.database.schema import (
 )
 from dtr.model.digest import Digest
 from dtr.registry import records as registry
+from dtr.storage import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +161,9 @@ def manifests_after(reader: Reader, manifest_id: int, count: int) -> list[Any]:
     )
 
 
-def known_keys(reader: Reader, digests: list[str]) -> set[str]:
-    """Return the storage keys of blobs with these digests."""
-    statement = select(blobs.c.storage_key).where(blobs.c.digest.in_(digests))
+def known_keys(reader: Reader, keys: list[str]) -> set[str]:
+    """Return which of these storage keys a blob has."""
+    statement = select(blobs.c.storage_key).where(blobs.c.storage_key.in_(keys))
     return {row[0] for row in reader.execute(statement)}
 
 
@@ -172,10 +173,10 @@ def known_uploads(reader: Reader, upload_ids: list[str]) -> set[str]:
     return {row[0] for row in reader.execute(statement)}
 
 
-def remove_expired_upload(writer: Writer, upload_id: str, now: float) -> bool:
-    """Delete a session that nobody continued; return False if somebody did, or ended it."""
-    where = and_(uploads.c.id == upload_id, uploads.c.expires_at <= now)
-    return writer.execute(delete(uploads).where(where)).rowcount == 1
+def remove_expired_upload(writer: Writer, upload_id: str, now: float) -> Progress | None:
+    """Delete a session that nobody continued and return where it was; None if somebody did."""
+    expired = exists().where(uploads.c.id == upload_id, uploads.c.expires_at <= now)
+    return registry.take_upload(writer, upload_id) if writer.scalar(select(expired)) else None
 
 
 def is_live(reader: Reader, blob: registry.Blob) -> bool:

@@ -130,6 +130,7 @@ blobs = Table(
     Column("state", String(16), nullable=False),
     Column("created_at", Double, nullable=False),
     CheckConstraint("state IN ('live', 'condemned')", name="state"),
+    Index(None, "storage_key"),
     Index(
         "ix_blobs_condemned",
         "id",

@@ -16,6 +16,7 @@ from dtr.model.errors import (
     NameUnknownError,
     QuotaExceededError,
     ReferencedError,
+    RegistryError,
     RequestTimeoutError,
     SizeInvalidError,
     UploadInvalidError,
@@ -68,10 +69,12 @@ class Uploads:
             _check_end(request, writer.offset)
         except (ClientDisconnectError, RequestTimeoutError):
             # What arrived is kept, so that the client can ask where it is and go on.
-            await self._save(upload, writer)
+            await self._save(request, upload, writer)
             raise
+        except UploadUnknownError:
+            raise await self._moved(request, upload) from None
         else:
-            upload = await self._save(upload, writer)
+            upload = await self._save(request, upload, writer)
         finally:
             await writer.close()
         return _session(request.name, upload, 202)
@@ -83,14 +86,15 @@ class Uploads:
         try:
             await self._receive(request, writer)
             _check_end(request, writer.offset)
-            await self._commit(upload.repository_id, upload.id, writer, digest)
+            await self._commit(upload, writer, digest)
         except DigestInvalidError:
-            await writer.cancel()
-            await self._context.database.write(records.remove_upload, upload.id)
+            await self._give_up(upload, writer)
             raise
         except (ClientDisconnectError, RequestTimeoutError):
-            await self._save(upload, writer)
+            await self._save(request, upload, writer)
             raise
+        except UploadUnknownError:
+            raise await self._moved(request, upload) from None
         finally:
             await writer.close()
         return _created(request.name, digest)
@@ -102,8 +106,8 @@ class Uploads:
     async def cancel(self, request: Request) -> Response:
         """Answer DELETE: forget the upload (end-14)."""
         upload = await self._find(request)
-        await self._context.database.write(records.remove_upload, upload.id)
-        await self._context.store.discard(upload.id)
+        progress = await self._context.database.write(records.take_upload, upload.id)
+        await self._context.store.discard(upload.id, progress or Progress())
         return Response(204)
 
     async def delete_blob(self, request: Request) -> Response:
@@ -146,11 +150,11 @@ class Uploads:
     async def _whole(self, request: Request, digest: Digest) -> Response:
         """Take a blob that came with its POST (end-4b)."""
         repository = request.repository or await self._create(request)
-        upload_id = str(uuid.uuid4())
-        writer = await self._context.store.begin(upload_id, digest.algorithm)
+        upload = self._new_upload(request, repository, digest.algorithm)
+        writer = await self._context.store.begin(upload.id, digest.algorithm)
         try:
             await self._receive(request, writer)
-            await self._commit(repository.id, None, writer, digest)
+            await self._commit(upload, writer, digest, has_session=False)
         except BaseException:
             await writer.cancel()
             raise
@@ -162,20 +166,25 @@ class Uploads:
         return await self._context.database.write(records.ensure_repository, request.name)
 
     async def _open_session(self, request: Request, algorithm: Algorithm) -> Upload:
-        upload = Upload(
-            id=str(uuid.uuid4()),
-            repository_id=request.repository.id if request.repository else 0,
-            account_id=request.principal.account_id or 0,
-            algorithm=algorithm,
-            progress=Progress(),
-            expires_at=self._expires_at(),
-        )
+        upload = self._new_upload(request, request.repository, algorithm)
         return await self._context.database.write_soon(
             _open_upload,
             request.name,
             upload,
             now=self._context.clock(),
             most=self._settings.upload_sessions_per_account,
+        )
+
+    def _new_upload(
+        self, request: Request, repository: Repository | None, algorithm: Algorithm
+    ) -> Upload:
+        return Upload(
+            id=str(uuid.uuid4()),
+            repository_id=repository.id if repository else 0,
+            account_id=request.principal.account_id or 0,
+            algorithm=algorithm,
+            progress=Progress(),
+            expires_at=self._expires_at(),
         )
 
     async def _find(self, request: Request) -> Upload:
@@ -207,37 +216,62 @@ class Uploads:
         writer = await self._context.store.resume(upload.id, upload.algorithm, upload.progress)
         try:
             now = await self._find(request)
-            if now.progress.offset != upload.progress.offset:
-                message = "another request continued this upload at the same time"
-                raise UploadRangeError(message, offset=now.progress.offset)  # noqa: TRY301
+            if not _is_same(now.progress, upload.progress):
+                raise _continued_elsewhere(now)  # noqa: TRY301
         except BaseException:
             await writer.close()
             raise
         return upload, writer
+
+    async def _moved(self, request: Request, upload: Upload) -> RegistryError:
+        """Return what to say where the upload's bytes are gone: another request may have won.
+
+        Raises:
+            UploadUnknownError: the session is over.
+
+        """
+        now = await self._find(request)
+        if _is_same(now.progress, upload.progress):
+            return UploadUnknownError(upload=upload.id)
+        return _continued_elsewhere(now)
 
     async def _receive(self, request: Request, writer: BlobWriter) -> None:
         limit = self._settings.blob_bytes - writer.offset
         async for chunk in request.stream(limit=limit):
             await writer.append(chunk)
 
-    async def _save(self, upload: Upload, writer: BlobWriter) -> Upload:
-        """Write and record what arrived, so that any process can go on from there."""
+    async def _save(self, request: Request, upload: Upload, writer: BlobWriter) -> Upload:
+        """Write and record what arrived, so that any process can go on from there.
+
+        Raises:
+            UploadRangeError: another request that began at the same place was recorded first.
+
+        """
         progress = await writer.flush()
         expires_at = self._expires_at()
         is_there = await self._context.database.write_soon(
             records.advance_upload,
             upload.id,
-            start=upload.progress.offset,
+            start=upload.progress,
             progress=progress,
             expires_at=expires_at,
         )
         if not is_there:
             await writer.cancel()
-            raise UploadUnknownError(upload=upload.id)
+            raise await self._moved(request, upload)
+        await writer.recorded()
         return replace(upload, progress=progress, expires_at=expires_at)
 
+    async def _give_up(self, upload: Upload, writer: BlobWriter) -> None:
+        """End a session whose content is not what it was said to be, if it is still there."""
+        database, progress = self._context.database, upload.progress
+        is_over = await database.write(records.remove_upload, upload.id, progress)
+        await writer.cancel()
+        if is_over:
+            await self._context.store.discard(upload.id, progress)
+
     async def _commit(
-        self, repository_id: int, upload_id: str | None, writer: BlobWriter, digest: Digest
+        self, upload: Upload, writer: BlobWriter, digest: Digest, *, has_session: bool = True
     ) -> None:
         """Make the bytes durable, then the metadata that makes them readable."""
         size = writer.offset
@@ -245,15 +279,16 @@ class Uploads:
         try:
             is_used = await self._context.database.write(
                 _commit_blob,
-                repository_id,
-                upload_id,
+                upload,
                 Blob(digest, size, key),
+                has_session=has_session,
                 now=self._context.clock(),
                 review_at=self._review_at(),
             )
         except UploadUnknownError:
-            await self._context.store.delete(key)
+            await writer.withdraw()
             raise
+        await writer.recorded()
         if not is_used:
             # Somebody else was first with the same content; theirs is kept.
             await self._context.store.delete(key)
@@ -280,23 +315,38 @@ def _open_upload(
 
 def _commit_blob(
     writer: Writer,
-    repository_id: int,
-    upload_id: str | None,
+    upload: Upload,
     blob: Blob,
     *,
+    has_session: bool,
     now: float,
     review_at: float,
 ) -> bool:
-    """Make a blob readable in a repository; return False when its bytes were not needed."""
-    if upload_id is not None and not records.remove_upload(writer, upload_id):
+    """Make a blob readable in a repository; return False when its bytes were not needed.
+
+    Raises:
+        UploadUnknownError: the session is over, or another request moved it.
+
+    """
+    repository_id = upload.repository_id
+    if has_session and not records.remove_upload(writer, upload.id, upload.progress):
         # Perhaps this very unit ran before, and its answer was lost.
-        if records.missing_blobs(writer, repository_id, [blob.digest]):
-            raise UploadUnknownError(upload=upload_id)
-        found = records.find_blob(writer, blob.digest)
-        return found is not None and found[0].storage_key == blob.storage_key
+        is_over = records.upload_progress(writer, upload.id) is None
+        if not is_over or records.missing_blobs(writer, repository_id, [blob.digest]):
+            raise UploadUnknownError(upload=upload.id)
+        return records.is_stored(writer, blob.storage_key)
     is_used = records.store_blob(writer, blob, now)
     records.link_blob(writer, repository_id, blob.digest, review_at)
     return is_used
+
+
+def _is_same(now: Progress, before: Progress) -> bool:
+    return (now.offset, now.state) == (before.offset, before.state)
+
+
+def _continued_elsewhere(upload: Upload) -> UploadRangeError:
+    message = "another request continued this upload at the same time"
+    return UploadRangeError(message, offset=upload.progress.offset)
 
 
 def _mount_blob(

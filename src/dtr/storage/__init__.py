@@ -2,6 +2,7 @@
 
 from dtr.storage.filesystem import FilesystemBlobStore
 from dtr.storage.memory import MemoryBlobStore
+from dtr.storage.opening import StorageOptions, open_blob_store
 from dtr.storage.port import BlobStore, BlobWriter, Capability, Progress, StoredBlob
 
 __all__ = [
@@ -11,5 +12,7 @@ __all__ = [
     "FilesystemBlobStore",
     "MemoryBlobStore",
     "Progress",
+    "StorageOptions",
     "StoredBlob",
+    "open_blob_store",
 ]

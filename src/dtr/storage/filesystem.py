@@ -1,4 +1,4 @@
-"""Blobs in a directory: local disk, later also an NFS mount.
+"""Blobs in a directory: on a local disk, or on an NFS mount that several machines share.
 
     ROOT/uploads/UPLOAD_ID                          staged, private
     ROOT/blobs/sha256/ab/abcd….UPLOAD_ID            committed
@@ -7,19 +7,31 @@ A commit is: verify, rename, fsync the file, fsync the directory, and only then 
 the name; with both names known, the journal of the file system is flushed once instead of twice.
 The name in `blobs` begins with the digest, so that a directory without its metadata can still be
 read by people, and ends with the upload's id, so that no name is used twice.
+
+What an NFS server must give, and a default mount of Linux does (`hard`, NFS 4.1 or later):
+
+- Close-to-open consistency. Nothing here trusts attributes that a client has cached: a name that
+  is not found is looked for again after its directory was opened, which asks the server; sizes and
+  inodes are taken from files that were just opened.
+- Rename within the mount is atomic, and a file that was fsynced before or after it is whole.
+- fsync of files and directories returns when the server has them durably (never export `async`).
+- `flock` is seen by all machines; the metadata are asked again by whoever holds it.
+
+A blob never changes under its name, so bytes that a client has cached are right. A file that is
+deleted while another machine reads it may end that answer; collection deletes what nothing needs.
 """
 
 import asyncio
 import errno
 import os
 import time
-from collections import OrderedDict
+import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from dtr.model.digest import Algorithm
 from dtr.model.errors import (
@@ -27,14 +39,17 @@ from dtr.model.errors import (
     RegistryError,
     StorageFullError,
     UnavailableError,
+    UnsupportedError,
     UploadUnknownError,
 )
-from dtr.storage.filesystem_writer import FilesystemWriter, Hasher, sync_directory
+from dtr.storage.filesystem_check import check_directory
+from dtr.storage.filesystem_writer import FilesystemWriter, open_shared, sync_directory
+from dtr.storage.hashers import KeptHashers
 from dtr.storage.port import CHUNK_BYTES, BlobStore, BlobWriter, Capability, Progress, StoredBlob
 
 T = TypeVar("T")
 
-_KEPT_HASHERS = 256
+_PARTIAL = ".partial-"
 
 
 class FilesystemBlobStore:
@@ -46,7 +61,7 @@ class FilesystemBlobStore:
     Uploads leave `reserve_bytes` of the disk alone: what makes room has to write, too.
     """
 
-    capabilities = frozenset({Capability.LOCAL_PATH})
+    capabilities = frozenset({Capability.LOCAL_PATH, Capability.LOCKS_UPLOADS})
 
     def __init__(
         self,
@@ -65,15 +80,14 @@ class FilesystemBlobStore:
         self._reserve_bytes = reserve_bytes
         self._observe = observe or (lambda _operation, _seconds: None)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="storage")
-        # Hash states cannot leave the process; those of uploads that continue here are kept.
-        self._hashers: OrderedDict[str, tuple[int, Hasher]] = OrderedDict()
+        self.hashers = KeptHashers()
         # Parents that mkdir makes by itself would be open to others.
         for directory in (root, self._uploads, self._blobs, *(self._blobs / a for a in Algorithm)):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     async def resume(self, upload_id: str, algorithm: Algorithm, progress: Progress) -> BlobWriter:
         """Open and lock the staged file."""
-        hasher = self._take_hasher(upload_id, algorithm, progress)
+        hasher = self.hashers.take(upload_id, algorithm, progress)
         writer = FilesystemWriter(self, upload_id, progress, hasher, algorithm)
         await writer.open()
         return writer
@@ -82,9 +96,13 @@ class FilesystemBlobStore:
         """Begin an upload; a small one touches the disk only when it commits."""
         return FilesystemWriter(self, upload_id, Progress(), algorithm.hasher(), algorithm)
 
-    async def discard(self, upload_id: str) -> None:
+    async def discard(
+        self,
+        upload_id: str,
+        progress: Progress = Progress(),  # noqa: ARG002, B008 - frozen; all is under the id
+    ) -> None:
         """Delete a staged file."""
-        self._hashers.pop(upload_id, None)
+        self.hashers.forget(upload_id)
         await self.run("discard", lambda: self.upload_path(upload_id).unlink(missing_ok=True))
 
     async def read(
@@ -125,12 +143,13 @@ class FilesystemBlobStore:
 
     async def walk(self) -> AsyncIterator[StoredBlob]:
         """List one directory at a time."""
-        for algorithm in Algorithm:
-            for directory in await self.run("list", partial(_names, self._blobs / algorithm)):
-                place = self._blobs / algorithm / directory
+        for kind in await self.run("list", partial(_names, self._blobs)):
+            for directory in await self.run("list", partial(_names, self._blobs / kind)):
+                place = self._blobs / kind / directory
                 for found in await self.run("list", partial(_files, place)):
                     name, size, modified_at = found
-                    yield StoredBlob(f"{algorithm}/{directory}/{name}", size, modified_at)
+                    if not name.startswith(_PARTIAL):
+                        yield StoredBlob(f"{kind}/{directory}/{name}", size, modified_at)
 
     async def walk_uploads(self) -> AsyncIterator[StoredBlob]:
         """List the staged files."""
@@ -141,9 +160,33 @@ class FilesystemBlobStore:
         """Return the committed file's place; keys are this driver's own, so no traversal."""
         return self._blobs / key
 
+    async def redirect_url(self, key: str, seconds: float) -> str:
+        """Refuse: clients cannot reach the directory."""
+        raise UnsupportedError(key=key, seconds=seconds)
+
+    async def adopt(self, key: str, stream: AsyncIterator[bytes], size: int) -> None:
+        """Write beside the place of `key`, fsync, and rename."""
+        target = self.path(key)
+        staged = target.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
+        await self.run(
+            "adopt", lambda: target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        )
+        file = await self.run("adopt", lambda: staged.open("wb"))
+        try:
+            async for chunk in stream:
+                await self.run("write", partial(file.write, chunk))
+            await self.run("adopt", partial(_place_whole, file, staged, target, size))
+        finally:
+            file.close()
+            staged.unlink(missing_ok=True)
+
     async def check(self) -> None:
         """Touch the staging directory."""
         await self.run("check", lambda: os.utime(self._uploads))
+
+    async def check_by_use(self) -> None:
+        """Go through everything that an upload, a download and collection do."""
+        await self.run("check", lambda: check_directory(self._uploads))
 
     async def close(self) -> None:
         """Finish what threads are doing."""
@@ -187,26 +230,6 @@ class FilesystemBlobStore:
         """Make the name of `key` durable."""
         sync_directory((self._blobs / key).parent)
 
-    def keep_hasher(self, upload_id: str, offset: int, hasher: Hasher) -> None:
-        """Remember a hash state for whoever resumes the upload in this process."""
-        self._hashers[upload_id] = (offset, hasher)
-        while len(self._hashers) > _KEPT_HASHERS:
-            self._hashers.popitem(last=False)
-
-    def _take_hasher(
-        self, upload_id: str, algorithm: Algorithm, progress: Progress
-    ) -> Hasher | None:
-        """Return the hash state of the upload's bytes, if what is recorded of them agrees.
-
-        Another process may have written other bytes up to the same offset since.
-        """
-        kept_offset, hasher = self._hashers.pop(upload_id, (0, algorithm.hasher()))
-        if not progress.offset:
-            return algorithm.hasher()
-        is_same = kept_offset == progress.offset and hasher.name == algorithm
-        found = f"{hasher.name}:{hasher.hexdigest()}"
-        return hasher if is_same and found == progress.digest else None
-
 
 def translated(error: OSError) -> RegistryError:
     """Return what an operating system's error means to the registry."""
@@ -215,9 +238,19 @@ def translated(error: OSError) -> RegistryError:
     return UnavailableError(f"blob storage cannot be read or written: {error.strerror}")
 
 
+def _place_whole(file: BinaryIO, staged: Path, target: Path, size: int) -> None:
+    file.flush()
+    if os.fstat(file.fileno()).st_size != size:
+        raise ContentDamagedError("the content to copy is not of the size that it should be")
+    os.fsync(file.fileno())
+    staged.rename(target)
+    for directory in (target.parent, target.parent.parent, target.parent.parent.parent):
+        sync_directory(directory)
+
+
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return open_shared(path, os.O_RDONLY)
     except FileNotFoundError:
         raise ContentDamagedError("stored content is missing") from None
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from dtr.model.digest import Algorithm, Digest
 from dtr.model.errors import (
@@ -16,27 +16,11 @@ from dtr.model.errors import (
     UploadBusyError,
     UploadUnknownError,
 )
+from dtr.storage.hashers import Hasher
 from dtr.storage.port import CHUNK_BYTES, BlobWriter, Progress
 
 if TYPE_CHECKING:
     from dtr.storage.filesystem import FilesystemBlobStore
-
-
-class Hasher(Protocol):
-    """The part of a hashlib object that is used."""
-
-    @property
-    def name(self) -> str:
-        """The algorithm."""
-        ...
-
-    def update(self, content: bytes | memoryview, /) -> None:
-        """Take more content."""
-        ...
-
-    def hexdigest(self) -> str:
-        """Return the digest of all content so far."""
-        ...
 
 
 class FilesystemWriter:
@@ -70,6 +54,7 @@ class FilesystemWriter:
         self._is_open = True
         self._is_flushed = True
         self._has_begun = False
+        self._key = ""
 
     @property
     def offset(self) -> int:
@@ -107,6 +92,9 @@ class FilesystemWriter:
         self._is_flushed = True
         return Progress(self._offset, self._digest())
 
+    async def recorded(self) -> None:
+        """Nothing was replaced: the staged file only grows."""
+
     async def commit(self, digest: Digest) -> str:
         """Verify, rename, fsync file and directory."""
         await self._settle(everything=True)
@@ -129,9 +117,13 @@ class FilesystemWriter:
             self._is_flushed = True
 
         await self._run("commit", commit)
-        self._hasher = None
+        self._hasher, self._key = None, key
         await self.close()
         return key
+
+    async def withdraw(self) -> None:
+        """Unlink the committed file, which has this upload's name."""
+        await self._store.delete(self._key)
 
     async def close(self) -> None:
         """Drop the lock; keep the hash state where it covers what is flushed.
@@ -147,7 +139,7 @@ class FilesystemWriter:
         under_way = [task for task in tasks if task is not None]
         await asyncio.gather(*under_way, return_exceptions=True)
         if self._hasher is not None and self._is_flushed:
-            self._store.keep_hasher(self._upload_id, self._offset, self._hasher)
+            self._store.hashers.keep(self._upload_id, self._offset, self._hasher)
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return
@@ -232,9 +224,9 @@ class FilesystemWriter:
         if self._descriptor is not None:
             return
         start = self._known.offset
-        flags = os.O_RDWR | os.O_CLOEXEC | (0 if start else os.O_CREAT)
+        flags = os.O_RDWR | (0 if start else os.O_CREAT)
         try:
-            descriptor = os.open(self._path, flags, 0o600)
+            descriptor = open_shared(self._path, flags)
         except FileNotFoundError:
             raise UploadUnknownError from None
         try:
@@ -252,10 +244,15 @@ class FilesystemWriter:
         except BlockingIOError:
             raise UploadBusyError from None
         # Whoever held the lock may have committed: the file is then a blob and not ours to touch.
+        # Opened, not asked for by name: a client of NFS may answer that without its server.
         try:
-            is_staged = self._path.stat().st_ino == os.fstat(descriptor).st_ino
+            found = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            is_staged = False
+            raise UploadUnknownError from None
+        try:
+            is_staged = os.path.samestat(os.fstat(found), os.fstat(descriptor))
+        finally:
+            os.close(found)
         if not is_staged:
             raise UploadUnknownError
 
@@ -276,6 +273,18 @@ class FilesystemWriter:
 def _digest_of_file(path: Path, algorithm: Algorithm) -> Digest:
     with path.open("rb") as file:
         return Digest(f"{algorithm}:{hashlib.file_digest(file, algorithm.hasher).hexdigest()}")
+
+
+def open_shared(path: Path, flags: int) -> int:
+    """Open a file that another machine may have made a moment ago.
+
+    A client of NFS may remember that there was no such name; opening the directory has it ask.
+    """
+    try:
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        os.close(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def sync_directory(directory: Path) -> None:

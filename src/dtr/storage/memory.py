@@ -19,7 +19,7 @@ from dtr.storage.port import CHUNK_BYTES, BlobStore, BlobWriter, Capability, Pro
 class MemoryBlobStore:
     """Keeps everything in dictionaries; gone with the process."""
 
-    capabilities: frozenset[Capability] = frozenset()
+    capabilities = frozenset({Capability.LOCKS_UPLOADS})
 
     def __init__(self) -> None:
         self.staged: dict[str, bytearray] = {}
@@ -41,7 +41,11 @@ class MemoryBlobStore:
         """Begin an upload."""
         return await self.resume(upload_id, algorithm, Progress())
 
-    async def discard(self, upload_id: str) -> None:
+    async def discard(
+        self,
+        upload_id: str,
+        progress: Progress = Progress(),  # noqa: ARG002, B008 - frozen; all is under the id
+    ) -> None:
         """Delete an upload."""
         self.staged.pop(upload_id, None)
 
@@ -80,8 +84,22 @@ class MemoryBlobStore:
         """Refuse: memory has no files."""
         raise UnsupportedError(key=key)
 
+    async def redirect_url(self, key: str, seconds: float) -> str:
+        """Refuse: clients cannot reach memory."""
+        raise UnsupportedError(key=key, seconds=seconds)
+
+    async def adopt(self, key: str, stream: AsyncIterator[bytes], size: int) -> None:
+        """Keep bytes under a key of another store."""
+        content = b"".join([chunk async for chunk in stream])
+        if len(content) != size:
+            raise ContentDamagedError("the content to copy is not of the size that it should be")
+        self.committed[key] = (content, time.time())
+
     async def check(self) -> None:
         """Memory always answers."""
+
+    async def check_by_use(self) -> None:
+        """Memory always works."""
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -104,6 +122,7 @@ class _MemoryWriter:
         self._content = store.staged[upload_id]
         self._start: int | None = start
         self._is_open = True
+        self._key = ""
 
     @property
     def offset(self) -> int:
@@ -123,6 +142,9 @@ class _MemoryWriter:
         self._begin()
         return Progress(self.offset, Digest.of(bytes(self._content), self._algorithm))
 
+    async def recorded(self) -> None:
+        """Nothing was replaced."""
+
     async def commit(self, digest: Digest) -> str:
         self._begin()
         content = bytes(self._content)
@@ -130,7 +152,11 @@ class _MemoryWriter:
             raise DigestInvalidError(digest=str(digest))
         await self.close()
         await self._store.discard(self._upload_id)
-        return self._store.put(content)
+        self._key = self._store.put(content)
+        return self._key
+
+    async def withdraw(self) -> None:
+        await self._store.delete(self._key)
 
     async def close(self) -> None:
         if self._is_open:

@@ -22,6 +22,19 @@ class Capability(Enum):
 
     LOCAL_PATH = auto()
     """`path` names a file that the server may send whole without reading it."""
+    REDIRECT = auto()
+    """`redirect_url` names a URL at which a client can read the bytes for itself."""
+    LOCKS_UPLOADS = auto()
+    """Storage itself keeps a second writer of an upload out, as long as the first is open.
+
+    Without it any number may be open; what each writes is its own, and what the upload consists of
+    is decided by who records its progress first, in place of the very progress that it began at.
+    """
+    EARLY_KEYS = auto()
+    """What an upload flushed is already at a place from which no commit moves it.
+
+    `walk` finds it there, although nobody was given its key.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +42,32 @@ class Progress:
     """How far an upload is: `offset` bytes are flushed.
 
     `digest` is theirs where one process saw all of them, else None; it lets whoever commits skip
-    reading them again.
+    reading them again. `state` is what the driver needs to know to go on, in words of its own.
     """
 
     offset: int = 0
     digest: Digest | None = None
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
-    """One committed object that storage holds, as `walk` finds it."""
+    """One object that storage holds, as `walk` finds it.
+
+    `upload_id` is the upload that wrote it, where that may be neither committed nor over.
+    """
 
     key: str
     size: int
     modified_at: float
+    upload_id: str | None = None
 
 
 class BlobWriter(Protocol):
     """The bytes of one upload, being received.
 
-    At most one writer of an upload is open at a time, also across processes.
+    At most one writer of an upload is open at a time, also across processes, where the driver has
+    `Capability.LOCKS_UPLOADS`.
     """
 
     @property
@@ -64,6 +83,13 @@ class BlobWriter(Protocol):
         """Write all bytes, so that any process can resume from here after the end of this one."""
         ...
 
+    async def recorded(self) -> None:
+        """Be told that the metadata now know what `flush` or `commit` returned.
+
+        What that has replaced is deleted, as far as storage answers.
+        """
+        ...
+
     async def commit(self, digest: Digest) -> str:
         """Verify the bytes, make them durable and readable, and return their key.
 
@@ -73,12 +99,22 @@ class BlobWriter(Protocol):
         """
         ...
 
+    async def withdraw(self) -> None:
+        """Take back a commit that the metadata refused: delete what this writer made for it.
+
+        What other writers of the upload may have committed stays.
+        """
+        ...
+
     async def close(self) -> None:
         """Let go of the upload without deciding about it; idempotent, also after commit."""
         ...
 
     async def cancel(self) -> None:
-        """Delete the upload's bytes; idempotent, and without effect after commit."""
+        """Delete what this writer wrote; idempotent, and without effect after commit.
+
+        What the upload had before is deleted, too, where storage locks uploads.
+        """
         ...
 
 
@@ -117,8 +153,11 @@ class BlobStore(Protocol):
         """
         ...
 
-    async def discard(self, upload_id: str) -> None:
-        """Delete what an upload left; idempotent."""
+    async def discard(self, upload_id: str, progress: Progress = Progress()) -> None:
+        """Delete what an upload left that is over without a commit; idempotent.
+
+        `progress` is what was recorded of it last. Without it nothing is deleted that has a key.
+        """
         ...
 
     def read(self, key: str, *, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
@@ -155,8 +194,37 @@ class BlobStore(Protocol):
         """
         ...
 
+    async def redirect_url(self, key: str, seconds: float) -> str:
+        """Return a URL at which anybody who has it can read the bytes for `seconds`.
+
+        Raises:
+            UnsupportedError: the driver lacks `Capability.REDIRECT`.
+
+        """
+        ...
+
+    async def adopt(self, key: str, stream: AsyncIterator[bytes], size: int) -> None:
+        """Store bytes under a key that another store made; nobody knows the key here yet.
+
+        What is there under the key, whole or not, is replaced.
+
+        Raises:
+            ContentDamagedError: the stream had not `size` bytes; nothing is under the key.
+
+        """
+        ...
+
     async def check(self) -> None:
         """Prove that storage answers; raises `UnavailableError` when it does not."""
+        ...
+
+    async def check_by_use(self) -> None:
+        """Write, read, list and delete something, which takes a moment and leaves no trace.
+
+        Raises:
+            UnavailableError: the message says which step failed and why.
+
+        """
         ...
 
     async def close(self) -> None:

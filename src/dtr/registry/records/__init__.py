@@ -13,6 +13,7 @@ from dtr.registry.records.blobs import (
     blob_of,
     condemn_unlinked,
     find_blob,
+    is_stored,
     keep_blob,
     link_blob,
     missing_blobs,
@@ -61,7 +62,9 @@ from dtr.registry.records.uploads import (
     expired_uploads,
     forget_upload_digests,
     remove_upload,
+    take_upload,
     upload_of,
+    upload_progress,
 )
 
 __all__ = [
@@ -100,6 +103,7 @@ __all__ = [
     "find_manifest_id",
     "find_repository",
     "forget_upload_digests",
+    "is_stored",
     "is_tagged",
     "keep_blob",
     "keep_manifest",
@@ -118,6 +122,8 @@ __all__ = [
     "set_visibility",
     "sources_of",
     "store_blob",
+    "take_upload",
     "unlink_blob",
     "upload_of",
+    "upload_progress",
 ]

@@ -90,6 +90,11 @@ def find_blob(reader: Reader, digest: Digest) -> tuple[Blob, str] | None:
     return (blob_of(row), str(row[3])) if row else None
 
 
+def is_stored(reader: Reader, storage_key: str) -> bool:
+    """Tell whether a blob has its bytes under this key."""
+    return bool(reader.scalar(select(exists().where(blobs.c.storage_key == storage_key))))
+
+
 def store_blob(writer: Writer, blob: Blob, now: float) -> bool:
     """Make a blob live with these bytes; return False when it is live with others.
 

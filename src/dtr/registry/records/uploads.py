@@ -35,6 +35,7 @@ UPLOAD = Lookup(
         uploads.c.offset,
         uploads.c.digest,
         uploads.c.expires_at,
+        uploads.c.storage_state,
     ).where(
         uploads.c.id == bindparam("id"),
         uploads.c.repository_id == bindparam("repository_id"),
@@ -50,23 +51,47 @@ ADVANCE_UPLOAD = Change(
     .where(
         uploads.c.id == bindparam("upload_id"),
         or_(
-            uploads.c.offset == bindparam("start"),
+            and_(
+                uploads.c.offset == bindparam("start"),
+                uploads.c.storage_state == bindparam("state_before"),
+            ),
             # This very unit ran before. Other bytes up to the same offset are not the same.
             and_(
                 uploads.c.offset == bindparam("stop"),
+                uploads.c.storage_state == bindparam("state"),
                 uploads.c.digest.is_not_distinct_from(bindparam("so_far")),
             ),
         ),
     )
-    .values(offset=bindparam("stop"), digest=bindparam("so_far"), expires_at=bindparam("until"))
+    .values(
+        offset=bindparam("stop"),
+        digest=bindparam("so_far"),
+        storage_state=bindparam("state"),
+        expires_at=bindparam("until"),
+    )
 )
-REMOVE_UPLOAD = Change(delete(uploads).where(uploads.c.id == bindparam("id")))
+FIND_PROGRESS = Lookup(
+    select(uploads.c.offset, uploads.c.digest, uploads.c.storage_state).where(
+        uploads.c.id == bindparam("id")
+    )
+)
+REMOVE_UPLOAD = Change(
+    delete(uploads).where(
+        uploads.c.id == bindparam("id"),
+        uploads.c.offset == bindparam("start"),
+        uploads.c.storage_state == bindparam("state_before"),
+    )
+)
 
 
 def upload_of(row: Sequence[Any]) -> Upload:
     """Return the upload in an `UPLOAD` row."""
-    digest = None if row[5] is None else Digest(row[5])
-    return Upload(row[0], row[1], row[2], Algorithm(row[3]), Progress(row[4], digest), row[6])
+    progress = _progress_of((row[4], row[5], row[7]))
+    return Upload(row[0], row[1], row[2], Algorithm(row[3]), progress, row[6])
+
+
+def _progress_of(row: Sequence[Any]) -> Progress:
+    return Progress(row[0], None if row[1] is None else Digest(row[1]), row[2])
 
 
 def add_upload(writer: Writer, upload: Upload, now: float) -> None:
@@ -80,7 +105,7 @@ def add_upload(writer: Writer, upload: Upload, now: float) -> None:
             "algorithm": str(upload.algorithm),
             "offset": upload.progress.offset,
             "digest": upload.progress.digest,
-            "storage_state": "",
+            "storage_state": upload.progress.state,
             "created_at": now,
             "expires_at": upload.expires_at,
         },
@@ -99,22 +124,46 @@ def count_all_uploads(reader: Reader) -> int:
 
 
 def advance_upload(
-    writer: Writer, upload_id: str, *, start: int, progress: Progress, expires_at: float
+    writer: Writer, upload_id: str, *, start: Progress, progress: Progress, expires_at: float
 ) -> bool:
-    """Move an upload from `start` to `progress`; return False when it is not there any more."""
+    """Move an upload from `start` to `progress`; return False when it is not at `start` any more.
+
+    Of writers that began at the same place, this decides which one the others go on from.
+    """
     parameters = {
         "upload_id": upload_id,
-        "start": start,
+        "start": start.offset,
+        "state_before": start.state,
         "stop": progress.offset,
+        "state": progress.state,
         "so_far": progress.digest,
         "until": expires_at,
     }
     return writer.change(ADVANCE_UPLOAD, parameters) == 1
 
 
-def remove_upload(writer: Writer, upload_id: str) -> bool:
-    """Delete an upload session; return whether it was there."""
-    return writer.change(REMOVE_UPLOAD, {"id": upload_id}) == 1
+def upload_progress(reader: Reader, upload_id: str) -> Progress | None:
+    """Return how far an upload is, or None when there is no such session."""
+    row = reader.first(FIND_PROGRESS, {"id": upload_id})
+    return _progress_of(row) if row else None
+
+
+def remove_upload(writer: Writer, upload_id: str, progress: Progress) -> bool:
+    """Delete an upload session that is at `progress`; return whether it was there."""
+    parameters = {
+        "id": upload_id,
+        "start": progress.offset,
+        "state_before": progress.state,
+    }
+    return writer.change(REMOVE_UPLOAD, parameters) == 1
+
+
+def take_upload(writer: Writer, upload_id: str) -> Progress | None:
+    """Delete an upload session wherever it is, and return where; None when there is none."""
+    progress = upload_progress(writer, upload_id)
+    if progress is not None:
+        remove_upload(writer, upload_id, progress)
+    return progress
 
 
 def forget_upload_digests(writer: Writer) -> None:

@@ -134,6 +134,8 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("manifest_id", name=op.f("pk_manifest_pulls")),
     )
+    with op.batch_alter_table("blobs", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_blobs_storage_key"), ["storage_key"], unique=False)
     with op.batch_alter_table("uploads", schema=None) as batch_op:
         batch_op.add_column(
             sa.Column("storage_state", sa.Text(), server_default="", nullable=False)

@@ -1,0 +1,145 @@
+"""Where blobs are: what `storage.url` may say, as a value."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+_PARAMETERS: Final = {
+    "file": frozenset[str](),
+    "s3": frozenset({"endpoint", "region"}),
+    "azure": frozenset({"account", "endpoint"}),
+    "gs": frozenset[str](),
+}
+_CONTAINER = re.compile(r"[a-z0-9A-Z][a-zA-Z0-9._-]{1,221}\Z", re.ASCII)
+_SEGMENT = re.compile(r"[a-zA-Z0-9._-]+\Z", re.ASCII)
+_VALUE = re.compile(r"[a-zA-Z0-9-]+\Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class StorageLocation:
+    """A place for blobs: a directory, or a prefix in a bucket of an object store.
+
+    It never holds a credential, so it may be shown and logged as it is.
+
+    >>> StorageLocation.parse("s3://backups/registry?region=eu-west-1").prefix
+    'registry'
+    """
+
+    scheme: str
+    container: str = ""
+    """The bucket, or Azure's container; empty for a directory."""
+    prefix: str = ""
+    """Where in the bucket, without a slash at either end; or the directory."""
+    endpoint: str = ""
+    region: str = ""
+    account: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `file:///DIRECTORY`, `s3://BUCKET/PREFIX?…`, `azure://…` or `gs://…`.
+
+        Raises:
+            ValueError: it is none of these, or holds a credential; the message, one sentence, says
+                so without repeating more of it than its scheme and the names of its parameters.
+
+        """
+        try:
+            url = urlsplit(text)
+            _refuse_credentials(url)
+        except UnicodeError:
+            raise ValueError("the storage URL cannot be read") from None
+        if url.scheme not in _PARAMETERS:
+            raise ValueError(
+                "must begin with file:///, s3://, azure:// or gs://, "
+                f"not with {_shown(url.scheme) or 'something else'}"
+            )
+        parameters = _parameters(url)
+        if url.scheme == "file":
+            return cls("file", prefix=_directory(url))
+        location = cls(url.scheme, url.netloc, _prefix(url), **parameters)
+        location._check()
+        return location
+
+    @property
+    def directory(self) -> Path:
+        """The directory of a `file` location."""
+        return Path(self.prefix)
+
+    def __str__(self) -> str:
+        """Show the location as a URL."""
+        if self.scheme == "file":
+            return f"file://{self.prefix}"
+        named = (("endpoint", self.endpoint), ("region", self.region), ("account", self.account))
+        query = "&".join(f"{name}={value}" for name, value in named if value)
+        path = f"/{self.prefix}" if self.prefix else ""
+        return f"{self.scheme}://{self.container}{path}{'?' if query else ''}{query}"
+
+    def _check(self) -> None:
+        if not _CONTAINER.match(self.container):
+            raise ValueError(f"must name a bucket or container: {self.scheme}://NAME/PREFIX")
+        if self.scheme == "azure" and not self.account:
+            raise ValueError("must name the storage account: azure://CONTAINER?account=NAME")
+        for name, value in (("region", self.region), ("account", self.account)):
+            if value and not _VALUE.match(value):
+                raise ValueError(f"its {name} may have letters, digits and hyphens only")
+        if self.endpoint:
+            _check_endpoint(self.endpoint)
+
+
+def _refuse_credentials(url: SplitResult) -> None:
+    if "@" in url.netloc or (url.scheme != "file" and ":" in url.netloc):
+        raise ValueError(
+            "must hold no credentials: give them in the environment, "
+            "in a file or by the role of the machine"
+        )
+
+
+def _parameters(url: SplitResult) -> dict[str, str]:
+    allowed = _PARAMETERS[url.scheme]
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(url.query, keep_blank_values=True):
+        if name not in allowed:
+            known = ", ".join(sorted(allowed)) or "none"
+            raise ValueError(
+                f"{url.scheme}:// does not take the parameter {_shown(name)} (it takes: {known}); "
+                "credentials belong into the environment, a file or the role of the machine"
+            )
+        if name in found:
+            raise ValueError(f"names the parameter {name} twice")
+        found[name] = value.rstrip("/") if name == "endpoint" else value
+    if url.fragment:
+        raise ValueError("must have no part after '#'")
+    return found
+
+
+def _directory(url: SplitResult) -> str:
+    path = unquote(url.path)
+    if url.netloc not in {"", "localhost"} or not path.startswith("/") or "\0" in path:
+        raise ValueError("must name a directory from the root on: file:///DIRECTORY")
+    return str(Path(path))
+
+
+def _prefix(url: SplitResult) -> str:
+    prefix = url.path.strip("/")
+    for segment in prefix.split("/") if prefix else ():
+        if not _SEGMENT.match(segment) or segment in {".", ".."}:
+            raise ValueError(
+                "its prefix may have letters, digits, '.', '_' and '-' between slashes only"
+            )
+    return prefix
+
+
+def _check_endpoint(endpoint: str) -> None:
+    url = urlsplit(endpoint)
+    if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
+        raise ValueError("its endpoint must be http:// or https://, a host and perhaps a port")
+    if "@" in url.netloc:
+        raise ValueError("must hold no credentials, also not in its endpoint")
+    _ = url.port  # raises ValueError where it is not a port
+
+
+def _shown(name: str) -> str:
+    """Repeat a name only where it cannot be a secret that somebody pasted."""
+    return name if len(name) <= 32 and name.replace("_", "").isalpha() else "it has"  # noqa: PLR2004

@@ -1,0 +1,74 @@
+"""Which driver a storage URL means."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dtr.model.errors import InvalidError
+from dtr.storage.filesystem import FilesystemBlobStore
+from dtr.storage.location import StorageLocation
+from dtr.storage.objects import ObjectBlobStore
+from dtr.storage.port import BlobStore
+
+
+@dataclass(frozen=True, slots=True)
+class StorageOptions:
+    """How a driver goes about it, as far as it can."""
+
+    sync_every_bytes: int = 32 << 20
+    reserve_bytes: int = 0
+    patience_seconds: float = 60
+    connections: int = 64
+
+
+def open_blob_store(
+    url: str,
+    directory: Path,
+    options: StorageOptions = StorageOptions(),
+    *,
+    observe: Callable[[str, float], None] | None = None,
+) -> BlobStore:
+    """Return the store at `url`; in `directory`, the data directory, where it is empty.
+
+    Nothing is asked of an object store yet: `check_by_use` does.
+
+    Raises:
+        InvalidError: the URL means nothing, holds a credential, or names a directory that is not
+            there: one that we made might be below a mount point whose mount is missing.
+
+    """
+    if not url:
+        return FilesystemBlobStore(
+            directory,
+            sync_every_bytes=options.sync_every_bytes,
+            # This machine is alone: after a power cut it starts, and forgets the uploads' digests.
+            sync_uploads=False,
+            reserve_bytes=options.reserve_bytes,
+            observe=observe,
+        )
+    try:
+        location = StorageLocation.parse(url)
+    except ValueError as error:
+        raise InvalidError(f"the storage URL {error}") from None
+    if location.scheme != "file":
+        return ObjectBlobStore(
+            location,
+            patience_seconds=options.patience_seconds,
+            connections=options.connections,
+            observe=observe,
+        )
+    if not location.directory.is_dir():
+        raise InvalidError(
+            f"the storage directory {location.directory} is not there; make it, or mount it"
+        )
+    try:
+        return FilesystemBlobStore(
+            location.directory,
+            sync_every_bytes=options.sync_every_bytes,
+            reserve_bytes=options.reserve_bytes,
+            observe=observe,
+        )
+    except OSError as error:
+        raise InvalidError(
+            f"the storage directory {location.directory} cannot be used: {error.strerror}"
+        ) from None
