@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.support.postgresql import RunningPostgresql, temporary_database
+from tests.support.seaweed import RunningS3
 
 from dtr.database import open_postgresql
 from dtr.testing.registry import make_registry
@@ -38,3 +39,10 @@ def registry_url(postgresql: RunningPostgresql, registry_template: str) -> Itera
     """Give the URL of a database with a new registry that only this test knows."""
     with temporary_database(postgresql, registry_template) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningS3]:
+    """Give an S3 server with one bucket; for tests marked `s3`."""
+    with RunningS3(tmp_path_factory.mktemp("s3")) as server:
+        yield server

@@ -8,11 +8,13 @@ from typing import Any
 import httpx
 import pytest
 from tests.http.client import Client, Repository
-from tests.http.targets import InProcess, Node, Target
+from tests.http.targets import Deployed, InProcess, Node, Target
+from tests.support.balanced import BalancedServers
 from tests.support.postgresql import RunningPostgresql, temporary_database
+from tests.support.seaweed import RunningS3
 from tests.support.server import RunningServer
 
-from dtr.database import open_database
+from dtr.database import open_database, open_postgresql
 from dtr.testing.registry import ADMIN, ALICE, BOB, Administration
 
 # Every test shares one address with all others, so logins are slowed down late.
@@ -24,14 +26,18 @@ ENVIRONMENT = {
     "DTR_SERVER__DRAIN_SECONDS": "1",
     "DTR_AUTH__FAILED_LOGINS_BEFORE_DELAY": "1000",
 }
-TARGETS = (
+IN_PROCESS = (
     "memory",
     "files",
     pytest.param("on_postgresql", marks=pytest.mark.postgresql),
+)
+PROCESSES = (
     pytest.param("node", marks=pytest.mark.server),
+    pytest.param("balanced", marks=[pytest.mark.server, pytest.mark.postgresql]),
+    pytest.param("balanced_s3", marks=[pytest.mark.server, pytest.mark.postgresql, pytest.mark.s3]),
 )
 
-PARSING = pytest.mark.parametrize("target", [TARGETS[0], TARGETS[-1]], indirect=True)
+PARSING = pytest.mark.parametrize("target", [IN_PROCESS[0], *PROCESSES], indirect=True)
 """For what is refused before anything is shared: two processes say it no other way than one."""
 
 OpenRegistry = Callable[..., InProcess]
@@ -91,9 +97,50 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         database.close()
 
 
-@pytest.fixture(params=TARGETS)
+@pytest.fixture(scope="session")
+def balanced(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgresql: RunningPostgresql,
+    registry_template: str,
+) -> Iterator[Deployed]:
+    """Give three servers on one database and one directory, each request to the next of them."""
+    directory = tmp_path_factory.mktemp("balanced")
+    with temporary_database(postgresql, registry_template) as url:
+        yield from deployed(directory, url)
+
+
+@pytest.fixture(scope="session")
+def balanced_s3(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgresql: RunningPostgresql,
+    registry_template: str,
+    s3: RunningS3,
+) -> Iterator[Deployed]:
+    """Give three servers on one database and one bucket, each request to the next of them."""
+    directory = tmp_path_factory.mktemp("balanced-s3")
+    with temporary_database(postgresql, registry_template) as url:
+        yield from deployed(directory, url, s3)
+
+
+def deployed(directory: Path, url: str, s3: RunningS3 | None = None) -> Iterator[Deployed]:
+    """Run three servers behind a balancer."""
+    servers = BalancedServers(
+        directory,
+        database_url=url,
+        storage_url=s3.url_of("balanced") if s3 else "",
+        environment={**ENVIRONMENT, "DTR_SERVER__WORKERS": "1", **(s3.environment if s3 else {})},
+    )
+    database = open_postgresql(url, wait_seconds=5)
+    try:
+        with servers:
+            yield Deployed(servers.url, Administration(database), processes=len(servers.servers))
+    finally:
+        database.close()
+
+
+@pytest.fixture(params=[*IN_PROCESS, *PROCESSES])
 def target(request: pytest.FixtureRequest) -> Target:
-    """Give each deployment in turn; a further one (balancer, cluster) joins in `TARGETS`."""
+    """Give each deployment in turn; a further one (a cluster) joins in `PROCESSES`."""
     found: Target = request.getfixturevalue(request.param)
     return found
 

@@ -12,8 +12,9 @@ import pytest
 from tests.http.asgi import ask
 from tests.support.server import RunningServer
 
-from dtr.server.app import Drivers, build_application
+from dtr.server.app import build_application
 from dtr.server.application import Application
+from dtr.server.drivers import Drivers
 from dtr.server.metrics import Metrics
 from dtr.server.settings import Settings
 from dtr.storage import BlobStore, FilesystemBlobStore
@@ -144,18 +145,16 @@ class _Turns(httpx.AsyncBaseTransport):
         return await next(self._turns).handle_async_request(request)
 
 
-class Node:
-    """A real server on this machine; every request is a connection of its own."""
+class Deployed:
+    """Real server processes on this machine; every request is a connection of its own."""
 
-    processes = 2
-
-    def __init__(self, server: RunningServer, administration: Administration) -> None:
-        self.server = server
-        self.url = server.url
+    def __init__(self, url: str, administration: Administration, *, processes: int) -> None:
+        self.url = url
         self.administration = administration
+        self.processes = processes
 
     def transport(self) -> httpx.AsyncBaseTransport:
-        """Return a transport that keeps no connection, so that any worker gets any request."""
+        """Return a transport that keeps no connection, so that any process gets any request."""
         limits = httpx.Limits(max_keepalive_connections=0)
         return httpx.AsyncHTTPTransport(verify=False, limits=limits, trust_env=False)
 
@@ -179,3 +178,11 @@ class Node:
         writer.close()
         await writer.wait_closed()
         await asyncio.sleep(0.2)
+
+
+class Node(Deployed):
+    """One server with two workers."""
+
+    def __init__(self, server: RunningServer, administration: Administration) -> None:
+        super().__init__(server.url, administration, processes=2)
+        self.server = server

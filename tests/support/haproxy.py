@@ -11,7 +11,7 @@ from tests.support.processes import ProcessGroup, free_port, requires
 from tests.support.server import answers
 
 HOST = "127.0.0.1"
-TRUSTED_PROXIES = '["127.0.0.0/8"]'
+TRUSTED_PROXIES = "127.0.0.0/8"
 """What `server.trusted_proxies` of a server behind this balancer is set to."""
 
 # `option http-server-close` because HAProxy otherwise asks the server that answered 401 again.
