@@ -13,6 +13,12 @@ from tests.support.seaweed import RunningS3
 
 ACCOUNT = ("alice", "alice's long enough password")
 ENVIRONMENT = {"DTR_LOG__ACCESS": "false"}
+POSTGRESQL = {
+    # How soon a standby follows again: commits wait for it. The default is five seconds.
+    "wal_retrieve_retry_interval": "500ms",
+    "wal_receiver_timeout": "5s",
+    "wal_sender_timeout": "5s",
+}
 
 
 @dataclass
@@ -25,7 +31,9 @@ class Stage:
     def start(self) -> Self:
         """Start everything and make the account."""
         with ExitStack() as stack:
-            self.primary = stack.enter_context(RunningPostgresql(is_durable=True))
+            self.primary = stack.enter_context(
+                RunningPostgresql(is_durable=True, settings=POSTGRESQL)
+            )
             database = self.primary.create_database().rpartition("/")[2]
             self.standby = stack.enter_context(self.primary.standby())
             self.s3 = None

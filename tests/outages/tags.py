@@ -47,6 +47,21 @@ class TagClients:
             (await http.post(path, content=_CONFIG)).raise_for_status()
         self._clients = [asyncio.create_task(self._work(number)) for number in range(_CLIENTS)]
 
+    async def until_more(self, count: int, *, seconds: float = 90) -> None:
+        """Return once there were this many more operations.
+
+        Raises:
+            TimeoutError: there were not, in time.
+
+        """
+        wanted = self.operations + count
+        async with asyncio.timeout(seconds):
+            while self.operations < wanted:
+                for client in self._clients:
+                    if client.done():
+                        client.result()
+                await asyncio.sleep(_PAUSE_SECONDS)
+
     async def stop(self) -> None:
         """Let every client finish its request, and end."""
         self._stopping.set()
@@ -91,6 +106,8 @@ class TagClients:
             answer = await http.put(url, content=payload, headers={"Content-Type": MANIFEST_TYPE})
             if answer.status_code == httpx.codes.CREATED:
                 returned = time.monotonic()
+        except httpx.ConnectError:
+            return  # nobody heard of it
         except httpx.TransportError:
             pass
         self.unknown += returned == UNKNOWN

@@ -18,7 +18,7 @@ from tests.outages.report import Row
 from tests.outages.stage import ACCOUNT, Stage
 from tests.outages.tags import TagClients
 from tests.support.network import packets_dropped
-from tests.support.processes import requires, requires_root
+from tests.support.processes import requires, requires_root, wait_until
 from tests.support.seaweed import requires_weed
 
 pytestmark = [pytest.mark.outage, pytest.mark.timeout(900)]
@@ -58,11 +58,15 @@ def kill_servers(stage: Stage) -> float:
 
 
 def restart_database(stage: Stage) -> float:
-    """Kill the primary and start it again, as after a crash of its machine; nobody takes over."""
+    """Kill the primary and start it again, as after a crash of its machine; nobody takes over.
+
+    It commits again when its standby follows it.
+    """
     with outage() as measured:
         stage.primary.kill()
         time.sleep(3)
         stage.primary.start()
+        wait_until(lambda: stage.primary.is_followed_by(stage.standby), "the standby follows")
     return measured[0]
 
 
@@ -70,6 +74,15 @@ def promote_standby(stage: Stage) -> float:
     """Stop the primary, notice it as a cluster manager would, and promote the standby."""
     with outage() as measured:
         stage.primary.stop()
+        time.sleep(3)
+        stage.standby.promote()
+    return measured[0]
+
+
+def promote_after_kill(stage: Stage) -> float:
+    """Likewise, but the primary has no time to say anything to anybody."""
+    with outage() as measured:
+        stage.primary.kill()
         time.sleep(3)
         stage.standby.promote()
     return measured[0]
@@ -116,6 +129,7 @@ def requirements(strike: Strike) -> None:
         ("a server, killed", kill_servers),
         ("the primary, killed and restarted", restart_database),
         ("the primary, stopped; the standby promoted", promote_standby),
+        ("the primary, killed; the standby promoted", promote_after_kill),
         pytest.param("the S3 server, killed and restarted", restart_storage, marks=pytest.mark.s3),
         ("the primary, frozen", freeze_database),
         ("packets to the primary, dropped", drop_packets),
@@ -138,6 +152,7 @@ async def test_nobody_loses_anything(
         await load.until_more(3)
         seconds = await asyncio.to_thread(strike, stage)
         await load.until_more(6)
+        await tags.until_more(100)
         await tags.stop()
         await load.stop()
         lost = [line for url in stage.urls for line in await load.lost(url)]
