@@ -37,6 +37,16 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where blobs are: file:///DIRECTORY, s3://BUCKET/PREFIX?endpoint=...&region=..., "
+            "azure://CONTAINER/PREFIX?account=... or gs://BUCKET/PREFIX. Credentials come from "
+            "the environment, files or the machine's role. \\[default: the data directory]",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Web processes. \\[default: the cores]", show_default=False, min=0),
@@ -85,6 +95,7 @@ def serve(
         "database": {"url": database_url},
         "data": {"admin_password_file": admin_password_file},
         "log": {"format": log_format},
+        "storage": {"url": storage},
     }
     with failures_as_sentences():
         refuse_password(database_url)

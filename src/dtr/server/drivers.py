@@ -1,18 +1,23 @@
 """What holds the registry's state: opened as the settings say, and proved by use at the start."""
 
-from dataclasses import dataclass
+import asyncio
+import multiprocessing
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
 from dtr.database import Database, open_database, open_postgresql
+from dtr.model.errors import RegistryError, UnavailableError
 from dtr.server.datadir import MINIMUM_FREE_BYTES
 from dtr.server.metrics import Metrics
 from dtr.server.passwords import read_password
 from dtr.server.settings import Settings
-from dtr.storage import BlobStore, FilesystemBlobStore
+from dtr.storage import BlobStore, StorageOptions, open_blob_store
 
 # Uploads never take the room that deletes and the next start need.
 _RESERVE_BYTES: Final = MINIMUM_FREE_BYTES + (16 << 20)
+_CHECK_SECONDS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +38,67 @@ def open_drivers(settings: Settings, directory: Path, metrics: Metrics | None = 
     metrics = metrics or Metrics()
     return Drivers(
         open_metadata(settings, directory, metrics),
-        FilesystemBlobStore(
+        open_blob_store(
+            settings.storage.url,
             directory,
-            sync_every_bytes=settings.storage.sync_every_bytes,
-            # An embedded registry is alone: after a power cut it starts, and forgets the uploads'
-            # digests. Where the metadata are elsewhere, they outlive this machine's memory.
-            sync_uploads=bool(settings.database.url),
-            reserve_bytes=_RESERVE_BYTES,
+            storage_options(settings),
             observe=metrics.storage,
         ),
     )
+
+
+def storage_options(settings: Settings) -> StorageOptions:
+    """Return what the settings say about any storage."""
+    return StorageOptions(
+        sync_every_bytes=settings.storage.sync_every_bytes,
+        # An embedded registry is alone: after a power cut it starts, and forgets the uploads'
+        # digests. Where the metadata are elsewhere, they outlive this machine's memory.
+        sync_uploads=bool(settings.database.url.get_secret_value()),
+        reserve_bytes=_RESERVE_BYTES,
+        patience_seconds=settings.storage.wait_seconds,
+        connections=settings.storage.connections,
+    )
+
+
+def check_storage(settings: Settings, directory: Path) -> None:
+    """Write, read, list and delete something in the storage that the settings name.
+
+    In a process of its own: clients of object stores start threads, and this one is about to fork.
+
+    Raises:
+        UnavailableError: the message says which step failed and why.
+
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_check_storage, args=(settings, directory, sender))
+    process.start()
+    sender.close()
+    try:
+        problem = str(receiver.recv())
+    except EOFError:
+        problem = "the check of the storage ended without an answer; the log may say why"
+    process.join()
+    if problem:
+        raise UnavailableError(problem)
+
+
+def _check_storage(settings: Settings, directory: Path, answers: Connection) -> None:
+    async def check() -> None:
+        patience = min(settings.storage.wait_seconds, _CHECK_SECONDS)
+        options = replace(storage_options(settings), patience_seconds=patience)
+        store = open_blob_store(settings.storage.url, directory, options)
+        try:
+            await store.check_by_use()
+        finally:
+            await store.close()
+
+    try:
+        asyncio.run(check())
+    except RegistryError as error:
+        answers.send(str(error))
+    else:
+        answers.send("")
 
 
 def open_metadata(

@@ -24,7 +24,7 @@ from dtr.server.background import run_jobs
 from dtr.server.bootstrap import FirstAdministrator, bootstrap
 from dtr.server.certificates import check_certificate, ensure_certificates
 from dtr.server.datadir import DataDirectory
-from dtr.server.drivers import open_drivers
+from dtr.server.drivers import check_storage, open_drivers
 from dtr.server.logs import GRANIAN_LOGGING, configure_logging
 from dtr.server.metrics import Metrics, use_directory
 from dtr.server.parent import leave_with_parent
@@ -131,6 +131,7 @@ class Supervised:
 
 
 def _prepare(settings: Settings, directory: DataDirectory) -> FirstAdministrator | None:
+    check_storage(settings, directory.path)
     drivers = open_drivers(settings, directory.path)
     try:
         drivers.database.wait_until_there(seconds=settings.database.failover_wait_seconds)

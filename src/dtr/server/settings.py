@@ -37,6 +37,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from dtr.jobs.timing import check_timing
+from dtr.storage import StorageLocation
 
 _DAY: Final = 86_400
 _MIB: Final = 2**20
@@ -143,6 +144,11 @@ def _cron(value: str) -> str:
     return check_timing(value) if value else value
 
 
+def _storage_url(value: str) -> str:
+    return str(StorageLocation.parse(value)) if value else ""
+
+
+_StorageUrl = Annotated[str, AfterValidator(_storage_url)]
 _Listen = Annotated[ListenAddress, PlainValidator(_listen)]
 _Path = Annotated[Path, BeforeValidator(_expanded)]
 _OptionalPath = Annotated[Path | None, BeforeValidator(_optional_path)]
@@ -314,8 +320,14 @@ class CollectSettings(_Section):
 
 
 class StorageSettings(_Section):
-    """The files that hold blobs."""
+    """Where blobs are, and how they are written and read."""
 
+    url: _StorageUrl = ""
+    """file:///, s3://, azure:// or gs:// (docs/storage.md); empty: the data directory."""
+    wait_seconds: float = Field(60, ge=0, le=3600)
+    """How long an object store that throttles or fails is asked again."""
+    connections: int = Field(64, ge=1, le=4096)
+    """Most requests of one process to an object store at once."""
     sweep_interval_seconds: float = Field(_DAY, ge=1, le=365 * _DAY)
     """Pause between two searches for orphan files."""
     sync_every_bytes: int = Field(32 * _MIB, ge=_MIB, le=2**40)

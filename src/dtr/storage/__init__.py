@@ -1,6 +1,7 @@
 """Blob storage: the `BlobStore` port and its drivers. Bytes only; what exists is metadata."""
 
 from dtr.storage.filesystem import FilesystemBlobStore
+from dtr.storage.location import StorageLocation
 from dtr.storage.memory import MemoryBlobStore
 from dtr.storage.opening import StorageOptions, open_blob_store
 from dtr.storage.port import BlobStore, BlobWriter, Capability, Progress, StoredBlob
@@ -12,6 +13,7 @@ __all__ = [
     "FilesystemBlobStore",
     "MemoryBlobStore",
     "Progress",
+    "StorageLocation",
     "StorageOptions",
     "StoredBlob",
     "open_blob_store",

@@ -16,6 +16,8 @@ class StorageOptions:
     """How a driver goes about it, as far as it can."""
 
     sync_every_bytes: int = 32 << 20
+    sync_uploads: bool = False
+    """Whether uploads in the data directory survive a power cut before they are committed."""
     reserve_bytes: int = 0
     patience_seconds: float = 60
     connections: int = 64
@@ -41,8 +43,7 @@ def open_blob_store(
         return FilesystemBlobStore(
             directory,
             sync_every_bytes=options.sync_every_bytes,
-            # This machine is alone: after a power cut it starts, and forgets the uploads' digests.
-            sync_uploads=False,
+            sync_uploads=options.sync_uploads,
             reserve_bytes=options.reserve_bytes,
             observe=observe,
         )
