@@ -43,6 +43,11 @@ def registry_url(postgresql: RunningPostgresql, registry_template: str) -> Itera
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningS3]:
-    """Give an S3 server with one bucket; for tests marked `s3`."""
-    with RunningS3(tmp_path_factory.mktemp("s3")) as server:
+    """Give an S3 server, its credentials in the environment; for tests marked `s3`."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        RunningS3(tmp_path_factory.mktemp("s3")) as server,
+    ):
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
         yield server

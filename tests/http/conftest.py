@@ -15,6 +15,7 @@ from tests.support.seaweed import RunningS3
 from tests.support.server import RunningServer
 
 from dtr.database import open_database, open_postgresql
+from dtr.storage import open_blob_store
 from dtr.testing.registry import ADMIN, ALICE, BOB, Administration
 
 # Every test shares one address with all others, so logins are slowed down late.
@@ -30,6 +31,7 @@ IN_PROCESS = (
     "memory",
     "files",
     pytest.param("on_postgresql", marks=pytest.mark.postgresql),
+    pytest.param("on_s3", marks=[pytest.mark.postgresql, pytest.mark.s3]),
 )
 PROCESSES = (
     pytest.param("node", marks=pytest.mark.server),
@@ -61,25 +63,43 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
 
 
 @pytest.fixture(scope="session")
-def shared_database(postgresql: RunningPostgresql, registry_template: str) -> Iterator[str]:
-    """Give the URL of the PostgreSQL database of all tests."""
+def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the directory of all tests' blobs where the metadata are in PostgreSQL."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="session")
+def database_of_files(postgresql: RunningPostgresql, registry_template: str) -> Iterator[str]:
+    """Give the URL of the database that knows what is in the shared directory."""
     with temporary_database(postgresql, registry_template) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
-def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the directory of all tests' blobs beside that database."""
-    return tmp_path_factory.mktemp("shared")
+def database_of_s3(postgresql: RunningPostgresql, registry_template: str) -> Iterator[str]:
+    """Give the URL of the database that knows what is in the bucket."""
+    with temporary_database(postgresql, registry_template) as url:
+        yield url
 
 
 @pytest.fixture
-async def on_postgresql(shared_database: str, shared_directory: Path) -> AsyncIterator[InProcess]:
+async def on_postgresql(database_of_files: str, shared_directory: Path) -> AsyncIterator[InProcess]:
     """Give two applications on one database and one directory, asked in turns.
 
     They are a test's own, for their connections belong to its event loop.
     """
-    target = InProcess.open_files(shared_directory, SETTINGS, database_url=shared_database)
+    target = InProcess.open_files(shared_directory, SETTINGS, database_url=database_of_files)
+    yield target
+    await target.close()
+
+
+@pytest.fixture
+async def on_s3(
+    database_of_s3: str, shared_directory: Path, s3: RunningS3
+) -> AsyncIterator[InProcess]:
+    """Give two applications on one database and one bucket, asked in turns."""
+    stores = [open_blob_store(s3.url, shared_directory) for _ in range(2)]
+    target = InProcess.open(shared_directory, stores, SETTINGS, database_url=database_of_s3)
     yield target
     await target.close()
 
