@@ -50,6 +50,7 @@ test: $(VENV)/dev ## install what the tests need, then run all that this machine
 SECONDS_OF_RACES ?= 600
 soak: $(VENV)/dev ## what takes long, by night: 200 kills under load, ten minutes of random races
 	DTR_CRASH_KILLS=200 $(BIN)/python3 -m pytest tests/crash/test_kill.py -s --timeout=7200 $(ARGS)
+	DTR_JOBS_EXAMPLES=300 $(BIN)/python3 -m pytest tests/jobs/test_machine.py --timeout=3600 $(ARGS)
 	$(BIN)/python3 -m tests.races.long_run --seconds $(SECONDS_OF_RACES) --seed $$RANDOM
 
 bench: $(VENV)/dev ## measure against other registries; tables go to benchmarks/results

@@ -13,7 +13,7 @@ from sqlalchemy import insert
 from tests.support.processes import wait_until
 from tests.support.server import DTR, RunningServer
 
-from dtr.database import Database, Writer, open_database
+from dtr.database import Database, Writer, open_database, open_postgresql
 from dtr.database.schema import blobs
 from dtr.jobs import Job, State, records
 
@@ -141,3 +141,52 @@ def test_collection_runs_by_its_schedule_and_is_forgotten(tmp_path: Path) -> Non
         server.restart()  # a runner prunes when it starts, and every minute
         wait_until(lambda: len(collections()) < 10, "all but five are forgotten")
         database.close()
+
+
+@pytest.fixture
+def pair(postgresql_url: str, tmp_path: Path) -> Iterator[list[RunningServer]]:
+    """Give two servers on one PostgreSQL and one directory of blobs, and an endless blob."""
+    place = tmp_path / "shared"
+    place.mkdir()
+    environment = {"DTR_JOBS__HEARTBEAT_LIMIT_SECONDS": "2", "DTR_JOBS__POLL_SECONDS": "0.5"}
+    servers = [
+        RunningServer(
+            tmp_path / name,
+            options=("--workers", "1"),
+            environment=environment,
+            database_url=postgresql_url,
+            storage_url=place.as_uri(),
+        )
+        for name in ("one", "two")
+    ]
+    with servers[0], servers[1]:
+        endless = next(path for path in place.rglob("blobs") if path.is_dir()) / KEY
+        endless.parent.mkdir(parents=True, exist_ok=True)
+        with endless.open("wb") as file:
+            file.truncate(SIZE)
+        yield servers
+
+
+@pytest.mark.postgresql
+def test_the_jobs_of_a_lost_machine_go_on_elsewhere(
+    pair: list[RunningServer], postgresql_url: str
+) -> None:
+    """And what runs once in the registry does so with two servers, too."""
+    database = open_postgresql(postgresql_url)
+    database.write_now(_add_blob)
+    job_id = run_check(pair[0])
+    first = wait_for_attempt(database, job_id, 1)
+    lost = next(each for each in pair if str(each.pid) == parent_of(first))
+    lost.kill()
+    second = wait_for_attempt(database, job_id, 2)
+    assert second.runner != first.runner
+    schedules = [job.schedule for job in database.read_now(records.list_jobs)]
+    assert schedules.count("sweep") == schedules.count("rotate-key") == 1
+    database.close()
+
+
+def parent_of(job: Job) -> str:
+    """Return the parent of the process that runs a job."""
+    assert job.runner is not None
+    stat = Path(f"/proc/{job.runner.split(':')[1]}/stat").read_text()
+    return stat.rpartition(")")[2].split()[1]
