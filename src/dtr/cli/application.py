@@ -5,7 +5,18 @@ from typing import Annotated
 import typer
 
 from dtr import __version__
-from dtr.cli import config, jobs, maintenance, repositories, serve, tokens, users
+from dtr.cli import (
+    config,
+    copy,
+    importing,
+    jobs,
+    maintenance,
+    migrate,
+    repositories,
+    serve,
+    tokens,
+    users,
+)
 
 application = typer.Typer(
     help="A trusted container registry.",
@@ -17,6 +28,9 @@ application.command("serve")(serve.serve)
 application.add_typer(users.commands, name="user", help="Who may log in.")
 application.add_typer(repositories.commands, name="repo", help="Repositories and who may use them.")
 application.add_typer(tokens.commands, name="token", help="Access tokens: passwords for programs.")
+application.command("migrate")(migrate.migrate_metadata)
+application.command("copy-metadata")(copy.copy_metadata)
+application.command("import")(importing.import_registry)
 application.command("gc")(maintenance.gc)
 application.command("fsck")(maintenance.fsck)
 application.add_typer(jobs.commands, name="jobs", help="Background jobs: what runs, ran and will.")

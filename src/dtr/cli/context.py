@@ -29,6 +29,10 @@ from dtr.server.settings import Settings, SettingsError, load_settings
 T = TypeVar("T")
 _PIPE_COLUMNS = 10_000
 _WAIT_SECONDS = 10
+_WHERE_TO_PUT_IT = (
+    "Put it into a file and name that in DTR_DATABASE__PASSWORD_FILE, or put the whole URL into "
+    "DTR_DATABASE__URL."
+)
 
 ConfigOption = Annotated[
     Path | None,
@@ -76,7 +80,7 @@ def failures_as_sentences() -> Iterator[None]:
         fail(str(error))
 
 
-def refuse_password(database_url: str | None) -> None:
+def refuse_password(database_url: str | None, remedy: str = _WHERE_TO_PUT_IT) -> None:
     """Fail where the command line has a password: every user of the machine can read it there."""
     if database_url is None:
         return
@@ -84,8 +88,7 @@ def refuse_password(database_url: str | None) -> None:
     if parts.password is not None or "password" in parse_qs(parts.query):
         fail(
             "the command line is no place for a password: other users of this machine can read it. "
-            "Put it into a file and name that in DTR_DATABASE__PASSWORD_FILE, or put the whole URL "
-            "into DTR_DATABASE__URL."
+            + remedy
         )
 
 

@@ -23,7 +23,6 @@ _PAGE_ENTRIES: Final = 1000
 _MOST_PAGES: Final = 1_000_000
 _ATTEMPTS: Final = 5
 _MOST_ANSWERS: Final = 3
-_CHUNK_BYTES: Final = 1 << 20
 _BUSY: Final = frozenset({429, 500, 502, 503, 504})
 _TIMEOUT: Final = httpx.Timeout(60, connect=10)
 
@@ -31,8 +30,7 @@ _TIMEOUT: Final = httpx.Timeout(60, connect=10)
 class RemoteRegistry:
     """A source at `https://HOST[:PORT]`, asked as an ordinary client asks.
 
-    Certificates are verified, unless `verify` is false. A request that fails is tried again, a blob
-    from its beginning.
+    Certificates are verified, unless `verify` is false. A request that fails is tried again.
     """
 
     def __init__(
@@ -116,10 +114,23 @@ class RemoteRegistry:
             return int(length) if length.isascii() and length.isdigit() else 0
 
     async def blob(self, repository: str, digest: Digest) -> AsyncIterator[bytes]:
-        """Stream the body; redirects to where the registry keeps its blobs are followed."""
-        async with self._get(_blob(repository, digest)) as response:
-            async for chunk in response.aiter_bytes(_CHUNK_BYTES):
-                yield chunk
+        """Stream the body, from wherever the registry redirects to; go on where it breaks off."""
+        offset, failures = 0, 0
+        while True:
+            headers = {"range": f"bytes={offset}-"} if offset else {}
+            wanted = httpx.codes.PARTIAL_CONTENT if offset else httpx.codes.OK
+            try:
+                async with self._get(
+                    _blob(repository, digest), headers=headers, wanted=wanted
+                ) as response:
+                    async for chunk in response.aiter_bytes():
+                        offset, failures = offset + len(chunk), 0
+                        yield chunk
+                    return
+            except UnavailableError:
+                failures += 1
+                if failures == _ATTEMPTS:
+                    raise
 
     def blob_path(self, _repository: str, _digest: Digest) -> Path | None:
         """Return none: the blobs are elsewhere."""
@@ -151,13 +162,18 @@ class RemoteRegistry:
 
     @asynccontextmanager
     async def _get(
-        self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        wanted: int = httpx.codes.OK,
     ) -> AsyncIterator[httpx.Response]:
-        """Open an answer of 200; a failure to get one is tried again, a broken body is not."""
+        """Open an answer; a failure to get one is tried again, a broken body is not."""
         scope = _scope(path)
         response = await self._patiently(scope, method, path, dict(headers or {}))
         try:
-            if response.status_code != httpx.codes.OK:
+            if response.status_code != wanted:
                 raise SourceError(f"{path.partition('?')[0]} answers {response.status_code}")
             yield response
         except httpx.TransportError as error:

@@ -1,0 +1,140 @@
+"""`dtr copy-metadata`."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from sqlalchemy import Engine
+
+from dtr.cli.context import (
+    JsonOption,
+    fail,
+    failures_as_sentences,
+    refuse_password,
+    show,
+    show_json,
+)
+from dtr.database import Database, open_database, open_postgresql
+from dtr.server.datadir import DataDirectory, DataDirectoryError
+from dtr.server.passwords import read_password
+from dtr.transfer.metadata import MetadataCopy, Observe
+
+_CONSOLE = Console(stderr=True)
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+)
+_FILE = "dtr.db"
+_WAIT_SECONDS = 10
+_PLACE = "sqlite:DIR|FILE or postgresql://..."
+
+
+def copy_metadata(
+    source: Annotated[str, typer.Option("--from", metavar="PLACE", help=f"What to copy: {_PLACE}")],
+    target: Annotated[str, typer.Option("--to", metavar="PLACE", help=f"Where to: {_PLACE}")],
+    source_password_file: Annotated[
+        Path | None,
+        typer.Option("--from-password-file", help="First line: PostgreSQL's password there."),
+    ] = None,
+    target_password_file: Annotated[
+        Path | None,
+        typer.Option("--to-password-file", help="First line: PostgreSQL's password here."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the registry that the target holds.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check both sides and count; change nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a registry's metadata to another database: SQLite to PostgreSQL, or back.
+
+    Accounts, tokens, repositories, tags, manifests: everything but the bytes of blobs, which stay
+    where they are or are copied by 'dtr storage copy'. Stop the servers of both sides first. DIR is
+    a data directory, which is held meanwhile as a server holds it.
+
+    The copy is one transaction, compared with its source before it is committed. A copy that is cut
+    off leaves a target that no server starts on; run the same command again.
+    """
+    with failures_as_sentences(), ExitStack() as stack:
+        engines = [
+            stack.enter_context(_opened(source, source_password_file, must_exist=True)),
+            stack.enter_context(_opened(target, target_password_file, must_exist=dry_run)),
+        ]
+        if dry_run:
+            tables = MetadataCopy(*engines, overwrite=overwrite).plan()
+        else:
+            bars = stack.enter_context(Progress(*_COLUMNS, console=_CONSOLE, transient=True))
+            tables = MetadataCopy(*engines, overwrite=overwrite, observe=_observer(bars)).run()
+    if as_json:
+        show_json({"dry_run": dry_run, "tables": [asdict(table) for table in tables]})
+        return
+    show(tables, {"TABLE": lambda t: t.name, "ROWS": lambda t: t.rows}, as_json=False)
+    rows = sum(table.rows for table in tables)
+    typer.echo(f"{'Would copy' if dry_run else 'Copied and compared'} {rows} rows.")
+
+
+def _observer(bars: Progress) -> Observe:
+    """Return what shows a bar for each table."""
+    tasks: dict[str, TaskID] = {}
+
+    def observe(table: str, done: int, total: int) -> None:
+        if table not in tasks:
+            tasks[table] = bars.add_task(table)
+        bars.update(tasks[table], completed=done, total=total)
+
+    return observe
+
+
+@contextmanager
+def _opened(place: str, password_file: Path | None, *, must_exist: bool) -> Iterator[Engine]:
+    """Open one side; a data directory is held as a server holds it."""
+    kind, _, rest = place.partition(":")
+    database: Database
+    with ExitStack() as stack:
+        if kind == "sqlite" and rest:
+            file = _sqlite_file(Path(rest), stack, must_exist=must_exist)
+            database = open_database(file)
+        elif kind in {"postgresql", "postgres"}:
+            refuse_password(
+                place,
+                "Put it into a file and name that in --from-password-file or --to-password-file.",
+            )
+            password = None if password_file is None else read_password(password_file)
+            database = open_postgresql(place, password=password)
+            database.wait_until_there(seconds=_WAIT_SECONDS)
+        else:
+            fail(f"No place of metadata begins with {kind}: name {_PLACE}.")
+        stack.callback(database.close)
+        yield database.engine
+
+
+def _sqlite_file(path: Path, stack: ExitStack, *, must_exist: bool) -> Path:
+    """Return the file of a data directory, which is held until the end, or a file of its own."""
+    if path.name == _FILE and not path.is_dir():
+        path = path.parent
+    if path.is_file():
+        return path  # a backup: no server uses it
+    if must_exist:
+        DataDirectory.open_shared(path)  # says what is wrong with it
+    directory = stack.enter_context(DataDirectory.open(path, minimum_free_bytes=0))
+    if must_exist and not directory.database.exists():
+        raise DataDirectoryError(
+            f"The directory {path} holds no metadata.", "Name the directory that a server used."
+        )
+    return directory.database

@@ -1,0 +1,176 @@
+"""`dtr import`."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dtr.cli.context import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    Registry,
+    fail,
+    open_registry,
+    show,
+    show_json,
+)
+from dtr.model.access import Visibility
+from dtr.server.app import registry_settings
+from dtr.server.passwords import read_password
+from dtr.storage import FilesystemBlobStore
+from dtr.storage.hard_links import link_file
+from dtr.transfer.challenge import Credentials
+from dtr.transfer.distribution import DistributionDirectory
+from dtr.transfer.importer import Imported, Importer, ImportSettings, Link
+from dtr.transfer.remote import RemoteRegistry
+from dtr.transfer.source import Source
+
+_CONSOLE = Console(stderr=True)
+_SHOWN_PROBLEMS = 100
+
+
+def import_registry(
+    place: Annotated[
+        str,
+        typer.Option(
+            "--from-distribution",
+            metavar="DIR|URL",
+            help="A docker-registry's data directory, or a running registry: https://HOST[:PORT].",
+        ),
+    ],
+    repositories: Annotated[
+        list[str] | None,
+        typer.Option("--repository", help="Only this one, as it is called there. May be repeated."),
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option(help="Namespace to put every repository below: NAME becomes PREFIX/NAME.")
+    ] = "",
+    owner: Annotated[
+        str | None,
+        typer.Option(help="User who may administer the namespaces that are not its own."),
+    ] = None,
+    visibility: Annotated[
+        Visibility, typer.Option(help="Of repositories that are made.")
+    ] = Visibility.PRIVATE,
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link/--no-link",
+            help="Make hard links of a directory's blobs where it is on the same file system.",
+        ),
+    ] = True,
+    overwrite_tags: Annotated[
+        bool, typer.Option("--overwrite-tags", help="Move also tags that clients pushed here.")
+    ] = False,
+    username: Annotated[str | None, typer.Option(help="Who to be at a running registry.")] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="Its password is the first line of this file.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Accept any TLS certificate of a running registry.")
+    ] = False,
+    concurrency: Annotated[int, typer.Option(help="Blobs at a time.", min=1, max=64)] = 4,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the source and say what would come.")
+    ] = False,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Bring over what a docker-registry has: repositories, manifests, tags, verified byte by byte.
+
+    May run while this registry serves, and again: what is here is passed over, tags that moved
+    there are moved here, and a tag that a client pushed here since stays.
+
+    A repository keeps its name, so that clients change the host only; its first component is the
+    namespace, made where it is missing. Exit status 1: something was not imported; what, and why,
+    is listed.
+    """
+    settings = ImportSettings(
+        prefix, owner, visibility, overwrite_tags, dry_run=dry_run, concurrency=concurrency
+    )
+    with open_registry(config, data_dir) as registry:
+        source = _source(place, username, password_file, insecure=insecure)
+        linker = _link(registry) if link else None
+        done = asyncio.run(_import(registry, source, settings, repositories or (), linker))
+    if as_json:
+        show_json({"dry_run": dry_run, **asdict(done)})
+    else:
+        _show(done, dry_run=dry_run)
+    if done.problems:
+        raise typer.Exit(1)
+
+
+async def _import(
+    registry: Registry,
+    source: Source,
+    settings: ImportSettings,
+    repositories: Sequence[str],
+    link: Link | None,
+) -> Imported:
+    try:
+        await source.check()
+        with _CONSOLE.status("Importing") as status:
+            importer = Importer(
+                source,
+                registry.database,
+                registry.drivers.store,
+                registry_settings(registry.settings),
+                settings,
+                link=link,
+                observe=lambda done: status.update(f"Imported {_counts(done)}"),
+            )
+            return await importer.run(repositories)
+    finally:
+        await source.close()
+        await registry.drivers.store.close()
+
+
+def _source(
+    place: str, username: str | None, password_file: Path | None, *, insecure: bool
+) -> Source:
+    if not place.startswith(("http://", "https://")):
+        return DistributionDirectory(Path(place))
+    if (username is None) != (password_file is None):
+        fail("--username and --password-file go together.")
+    credentials = None
+    if username is not None and password_file is not None:
+        credentials = Credentials(username, read_password(password_file))
+    return RemoteRegistry(place, credentials=credentials, verify=not insecure)
+
+
+def _link(registry: Registry) -> Link | None:
+    """Return what makes links, where the storage is a directory."""
+    store = registry.drivers.store
+    return partial(link_file, store) if isinstance(store, FilesystemBlobStore) else None
+
+
+def _show(done: Imported, *, dry_run: bool) -> None:
+    shown = done.problems[:_SHOWN_PROBLEMS]
+    columns: dict[str, Callable[..., str]] = {
+        "REPOSITORY": lambda problem: problem.repository,
+        "NOT IMPORTED": lambda problem: problem.subject,
+        "WHY": lambda problem: problem.reason,
+    }
+    if shown:
+        show(shown, columns, as_json=False)
+    if len(done.problems) > len(shown):
+        typer.echo(f"... and {len(done.problems) - len(shown)} more; --json lists all.")
+    typer.echo(f"{'Would import' if dry_run else 'Imported'} {_counts(done)}.")
+    if done.problems:
+        typer.echo(f"Not imported: {len(done.problems)}.", err=True)
+
+
+def _counts(done: Imported) -> str:
+    linked = f", {done.blobs_linked} of them links" if done.blobs_linked else ""
+    return (
+        f"{done.repositories} repositories, {done.tags} tags, {done.manifests} manifests, "
+        f"{done.blobs} blobs ({done.bytes / 1e6:.1f} MB{linked}); here before: "
+        f"{done.tags_present} tags, {done.manifests_present} manifests"
+    )

@@ -1,0 +1,137 @@
+"""`dtr migrate`."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from sqlalchemy import Engine
+
+from dtr.cli.context import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    confirm,
+    failures_as_sentences,
+    refuse_password,
+    settings_of,
+    show_json,
+)
+from dtr.database.migrate import (
+    Kind,
+    Step,
+    migrate,
+    pending_steps,
+    programs_connected,
+    schema_version,
+)
+from dtr.server.datadir import DataDirectory
+from dtr.server.drivers import open_metadata
+from dtr.server.logs import configure_logging
+from dtr.server.metrics import Metrics
+from dtr.server.settings import Settings
+
+_WAIT_SECONDS = 10
+
+
+def migrate_metadata(
+    after: Annotated[
+        bool,
+        typer.Option("--after", help="Apply also what servers of older versions cannot work with."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be applied; change nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    as_json: JsonOption = False,
+    database_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="PostgreSQL as a libpq URL.", show_default=False),
+    ] = None,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Bring the metadata to the schema of this version.
+
+    Steps are of two kinds. Servers of the version before go on working after a 'before' step: apply
+    those first, then replace the servers one by one (their start applies them, too). When no old
+    server is left, --after applies the rest; it looks for old servers that are still connected.
+
+    An embedded registry (SQLite) is brought to this version by the start of its only server, or by
+    this command while that is stopped; both kinds at once.
+    """
+    refuse_password(database_url)
+    with failures_as_sentences():
+        overrides = {"database": {"url": database_url}} if database_url else {}
+        settings = settings_of(config, data_dir, overrides)
+        configure_logging(settings.log.format, "warning")
+        with _metadata(settings, is_read_only=dry_run) as engine:
+            is_whole = after or engine.dialect.name == "sqlite"
+            if not is_whole:
+                is_whole = schema_version(engine).revision is None
+            wanted = [
+                step for step in pending_steps(engine) if is_whole or step.kind is Kind.BEFORE
+            ]
+            if not dry_run:
+                _check_servers(engine, wanted, yes=yes)
+                wanted = migrate(engine, after=after)
+            pending = [step for step in pending_steps(engine) if step not in wanted]
+            revision = schema_version(engine).revision
+    if as_json:
+        document = {
+            "dry_run": dry_run,
+            "revision": revision,
+            "applied": [asdict(step) for step in wanted],
+            "pending": [asdict(step) for step in pending],
+        }
+        show_json(document)
+        return
+    _show("Would apply" if dry_run else "Applied", wanted)
+    if pending:
+        _show("Left for --after, when no older server runs", pending)
+
+
+def _show(what: str, steps: Sequence[Step]) -> None:
+    typer.echo(f"{what}: {'nothing' if not steps else ''}".rstrip())
+    for step in steps:
+        typer.echo(f"  {step.revision} {step.kind}: {step.summary}")
+
+
+def _check_servers(engine: Engine, steps: Sequence[Step], *, yes: bool) -> None:
+    """Ask before servers that run lose what they need."""
+    breaking = [step.revision for step in steps if step.kind is Kind.AFTER]
+    if not breaking:
+        return
+    older = {
+        revision: count
+        for revision, count in programs_connected(engine).items()
+        if int(revision) < int(breaking[-1])
+    }
+    if older:
+        shown = ", ".join(f"{count} with schema {revision}" for revision, count in older.items())
+        confirm(
+            f"Older servers are connected ({shown}) and will fail after this. Apply nevertheless?",
+            yes=yes,
+        )
+
+
+@contextmanager
+def _metadata(settings: Settings, *, is_read_only: bool) -> Iterator[Engine]:
+    """Open the metadata; a data directory is held, so that no server starts on it meanwhile."""
+    directory = settings.data.directory
+    if not settings.database.url:
+        opened = DataDirectory.open_shared if is_read_only else DataDirectory.open
+        with opened(directory) as held:
+            database = open_metadata(settings, held.path, Metrics())
+            try:
+                yield database.engine
+            finally:
+                database.close()
+        return
+    database = open_metadata(settings, directory, Metrics())
+    try:
+        database.wait_until_there(seconds=_WAIT_SECONDS)
+        yield database.engine
+    finally:
+        database.close()
