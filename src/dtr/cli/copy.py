@@ -79,7 +79,7 @@ def copy_metadata(
         if dry_run:
             tables = MetadataCopy(*engines, overwrite=overwrite).plan()
         else:
-            bars = stack.enter_context(Progress(*_COLUMNS, console=_CONSOLE, transient=True))
+            bars = stack.enter_context(_progress())
             tables = MetadataCopy(*engines, overwrite=overwrite, observe=_observer(bars)).run()
     if as_json:
         show_json({"dry_run": dry_run, "tables": [asdict(table) for table in tables]})
@@ -87,6 +87,12 @@ def copy_metadata(
     show(tables, {"TABLE": lambda t: t.name, "ROWS": lambda t: t.rows}, as_json=False)
     rows = sum(table.rows for table in tables)
     typer.echo(f"{'Would copy' if dry_run else 'Copied and compared'} {rows} rows.")
+
+
+def _progress() -> Progress:
+    """Return bars that vanish in the end; nothing where nobody watches."""
+    is_watched = _CONSOLE.is_terminal
+    return Progress(*_COLUMNS, console=_CONSOLE, transient=True, disable=not is_watched)
 
 
 def _observer(bars: Progress) -> Observe:
