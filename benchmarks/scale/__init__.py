@@ -1,0 +1,1 @@
+"""How the cost of a request depends on how much the registry holds."""
