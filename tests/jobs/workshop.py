@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -42,6 +42,8 @@ class Unreliable:
         self.is_away = False
         self.is_gone = False
         """Whoever asks has been killed, and never hears an answer."""
+        self.after_read: Callable[[], Awaitable[None]] | None = None
+        """What happens, once, between the next read and its answer."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
@@ -49,7 +51,11 @@ class Unreliable:
     async def read(self, unit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a unit that only reads."""
         await self._meet()
-        return await self._database.read(unit, *args, **kwargs)
+        result = await self._database.read(unit, *args, **kwargs)
+        if self.after_read is not None:
+            after_read, self.after_read = self.after_read, None
+            await after_read()
+        return result
 
     async def write(self, unit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a unit, or fail."""
