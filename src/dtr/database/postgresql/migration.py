@@ -50,8 +50,10 @@ def apply(engine: Engine, upgrade: Callable[[Connection], None]) -> None:
             connection.exec_driver_sql(f"SET lock_timeout = '{_LOCK_TIMEOUT}'")
             connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
             connection.commit()
-            connection.detach()
-            upgrade(connection)
+            try:
+                upgrade(connection)
+            finally:
+                connection.invalidate()  # nobody else shall have it with these settings
 
     patiently(attempt)
 
