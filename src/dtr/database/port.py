@@ -63,7 +63,8 @@ class Database(ABC):
         """Run `unit` in a transaction that survives this process, but perhaps not a power cut.
 
         For what a client can do without: an upload that is under way. It is never out of order: a
-        later durable transaction makes it durable too.
+        later durable transaction makes it durable too. Each statement stands for itself: what the
+        unit has read may have changed when it writes.
         """
 
     @abstractmethod

@@ -15,6 +15,7 @@ from dtr.model.errors import (
     ParameterInvalidError,
     ReferencedError,
     TooLargeError,
+    UnavailableError,
 )
 from dtr.model.manifests import Manifest, parse_manifest
 from dtr.model.names import Reference, RepositoryName, TagName, parse_reference
@@ -118,12 +119,12 @@ def put_manifest(
         raise ManifestBlobUnknownError(missing)
     if writer.ran_before():  # its tags may have moved on meanwhile
         return missing
-    manifest_id = records.find_manifest_id(writer, repository.id, pushed.digest)
-    is_new = manifest_id is None
+    added = records.add_manifest(
+        writer, repository.id, pushed.digest, pushed.payload, manifest, now
+    )
+    manifest_id = added or records.find_manifest_id(writer, repository.id, pushed.digest)
     if manifest_id is None:
-        manifest_id = records.add_manifest(
-            writer, repository.id, pushed.digest, pushed.payload, manifest, now
-        )
+        raise UnavailableError("the manifest was deleted at the same moment; push it again")
     untagged_at = now + untagged_grace_seconds
     for tag in pushed.tags:
         before = records.put_tag(
@@ -131,7 +132,7 @@ def put_manifest(
         )
         if before is not None:
             records.review_untagged(writer, before, untagged_at)
-    if is_new or not pushed.tags:
+    if added or not pushed.tags:
         # A manifest that is pushed again without a tag has its time anew, as one that is new.
         is_kept = bool(pushed.tags) or records.is_tagged(writer, manifest_id)
         records.review_manifest(writer, manifest_id, None if is_kept else untagged_at)

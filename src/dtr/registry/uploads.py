@@ -167,12 +167,12 @@ class Uploads:
 
     async def _open_session(self, request: Request, algorithm: Algorithm) -> Upload:
         upload = self._new_upload(request, request.repository, algorithm)
-        return await self._context.database.write_soon(
-            _open_upload,
-            request.name,
-            upload,
-            now=self._context.clock(),
-            most=self._settings.upload_sessions_per_account,
+        database, most = self._context.database, self._settings.upload_sessions_per_account
+        row = await database.lookup(records.COUNT_UPLOADS, {"account_id": upload.account_id})
+        if row is not None and row[0] >= most:
+            raise QuotaExceededError(f"this account has {most} uploads open", limit=most)
+        return await database.write_soon(
+            _open_upload, request.name, upload, now=self._context.clock()
         )
 
     def _new_upload(
@@ -300,13 +300,7 @@ class Uploads:
         return self._context.clock() + self._settings.upload_ttl_seconds
 
 
-def _open_upload(
-    writer: Writer, name: RepositoryName, upload: Upload, *, now: float, most: int
-) -> Upload:
-    if writer.ran_before():
-        return replace(upload, repository_id=records.ensure_repository(writer, name).id)
-    if records.count_uploads(writer, upload.account_id) >= most:
-        raise QuotaExceededError(f"this account has {most} uploads open", limit=most)
+def _open_upload(writer: Writer, name: RepositoryName, upload: Upload, *, now: float) -> Upload:
     if not upload.repository_id:
         upload = replace(upload, repository_id=records.ensure_repository(writer, name).id)
     records.add_upload(writer, upload, now)

@@ -48,6 +48,7 @@ from dtr.registry.records.repositories import (
     remove_repository,
     set_visibility,
 )
+from dtr.registry.records.storage import storage_in_use, use_storage
 from dtr.registry.records.uploads import (
     ADD_UPLOAD,
     ADVANCE_UPLOAD,
@@ -121,9 +122,11 @@ __all__ = [
     "review_untagged",
     "set_visibility",
     "sources_of",
+    "storage_in_use",
     "store_blob",
     "take_upload",
     "unlink_blob",
     "upload_of",
     "upload_progress",
+    "use_storage",
 ]

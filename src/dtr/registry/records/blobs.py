@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, delete, exists, insert, select, update
+from sqlalchemy import bindparam, delete, exists, select, update
 
 from dtr.database import Change, Lookup, Reader, Writer
 from dtr.database.schema import (
@@ -12,6 +12,7 @@ from dtr.database.schema import (
     repositories,
     repository_blobs,
 )
+from dtr.database.statements import insert_unless_there
 from dtr.model.access import Principal
 from dtr.model.digest import Digest
 from dtr.registry.records.membership import missing
@@ -44,7 +45,7 @@ FIND_BLOB = Lookup(
     )
 )
 ADD_BLOB = Change(
-    insert(blobs).values(
+    insert_unless_there(blobs, "digest").values(
         digest=bindparam("digest"),
         size=bindparam("size"),
         storage_key=bindparam("storage_key"),
@@ -68,7 +69,7 @@ FIND_LINK = Lookup(
         repository_blobs.c.digest == bindparam("digest"),
     )
 )
-ADD_LINK = Change(insert(repository_blobs))
+ADD_LINK = Change(insert_unless_there(repository_blobs, "repository_id", "digest"))
 KEEP_LINK = Change(
     update(repository_blobs)
     .where(
@@ -100,12 +101,11 @@ def store_blob(writer: Writer, blob: Blob, now: float) -> bool:
 
     A condemned row is taken over: whoever deletes its bytes knows them by the old key.
     """
-    found = find_blob(writer, blob.digest)
     values = {"size": blob.size, "storage_key": blob.storage_key, "now": now}
-    if found is None:
-        writer.change(ADD_BLOB, {"digest": blob.digest, **values})
+    if writer.change(ADD_BLOB, {"digest": blob.digest, **values}):
         return True
-    if found[1] == LIVE:
+    found = find_blob(writer, blob.digest)
+    if found is not None and found[1] == LIVE:
         return found[0].storage_key == blob.storage_key  # if this very unit ran before
     writer.change(REVIVE_BLOB, {"which": blob.digest, **values})
     return True
@@ -114,11 +114,11 @@ def store_blob(writer: Writer, blob: Blob, now: float) -> bool:
 def link_blob(writer: Writer, repository_id: int, digest: Digest, review_at: float) -> None:
     """Let a repository read a blob, and keep it at least until `review_at`."""
     link = {"repository_id": repository_id, "digest": digest}
+    if writer.change(ADD_LINK, {**link, "review_at": review_at}):
+        return
     found = writer.first(FIND_LINK, link)
     # A link that collection has put aside (null) has a manifest; it needs no new review.
-    if found is None:
-        writer.change(ADD_LINK, {**link, "review_at": review_at})
-    elif found[0] is not None and found[0] < review_at:
+    if found is not None and found[0] is not None and found[0] < review_at:
         parameters = {"in_repository": repository_id, "which": digest, "until": review_at}
         writer.change(KEEP_LINK, parameters)
 

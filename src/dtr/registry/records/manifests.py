@@ -12,6 +12,7 @@ from dtr.database.schema import (
     repository_blobs,
     tags,
 )
+from dtr.database.statements import insert_unless_there
 from dtr.model.digest import Digest
 from dtr.model.manifests import Manifest
 from dtr.registry.records.membership import missing
@@ -99,25 +100,25 @@ def add_manifest(
     payload: bytes,
     manifest: Manifest,
     now: float,
-) -> int:
-    """Insert a manifest and its references; return its row."""
-    manifest_id = int(
-        writer.scalar(
-            insert(manifests)
-            .values(
-                repository_id=repository_id,
-                digest=str(digest),
-                media_type=manifest.media_type,
-                payload=payload,
-                size=len(payload),
-                subject=manifest.subject,
-                artifact_type=manifest.artifact_type,
-                annotations=orjson.dumps(manifest.annotations).decode(),
-                pushed_at=now,
-            )
-            .returning(manifests.c.id)
+) -> int | None:
+    """Insert a manifest and its references; return its row, or None where it is here already."""
+    manifest_id = writer.scalar(
+        insert_unless_there(manifests, "repository_id", "digest")
+        .values(
+            repository_id=repository_id,
+            digest=str(digest),
+            media_type=manifest.media_type,
+            payload=payload,
+            size=len(payload),
+            subject=manifest.subject,
+            artifact_type=manifest.artifact_type,
+            annotations=orjson.dumps(manifest.annotations).decode(),
+            pushed_at=now,
         )
+        .returning(manifests.c.id)
     )
+    if manifest_id is None:
+        return None
     edges = [(blob, "blob") for blob in manifest.blobs]
     edges += [(child, "manifest") for child in manifest.children if child not in manifest.blobs]
     rows = [
@@ -131,7 +132,7 @@ def add_manifest(
     ]
     if rows:
         writer.execute(insert(manifest_references), rows)
-    return manifest_id
+    return int(manifest_id)
 
 
 def review_manifest(writer: Writer, manifest_id: int, review_at: float | None) -> None:
@@ -181,11 +182,11 @@ def put_tag(
     """Point a tag at a manifest; return the row of the manifest that it pointed at before."""
     where = (tags.c.repository_id == repository_id, tags.c.name == name)
     values = {"manifest_id": manifest_id, "updated_at": now, "account_id": account_id}
+    new = insert_unless_there(tags, "repository_id", "name").returning(tags.c.name)
+    if writer.scalar(new.values(repository_id=repository_id, name=name, **values)) is not None:
+        return None
     before = writer.scalar(select(tags.c.manifest_id).where(*where))
-    if before is None:
-        writer.execute(insert(tags).values(repository_id=repository_id, name=name, **values))
-    else:
-        writer.execute(update(tags).where(*where).values(values))
+    writer.execute(update(tags).where(*where).values(values))
     return None if before in {None, manifest_id} else int(before)
 
 

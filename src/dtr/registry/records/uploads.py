@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, or_, select, update
 
 from dtr.database import Change, Lookup, Reader, Writer
 from dtr.database.schema import (
     uploads,
 )
+from dtr.database.statements import insert_unless_there
 from dtr.model.digest import Algorithm, Digest
 from dtr.storage import Progress
 
@@ -45,7 +46,7 @@ UPLOAD = Lookup(
 COUNT_UPLOADS = Lookup(
     select(func.count()).select_from(uploads).where(uploads.c.account_id == bindparam("account_id"))
 )
-ADD_UPLOAD = Change(insert(uploads))
+ADD_UPLOAD = Change(insert_unless_there(uploads, "id"))
 ADVANCE_UPLOAD = Change(
     update(uploads)
     .where(
@@ -95,7 +96,7 @@ def _progress_of(row: Sequence[Any]) -> Progress:
 
 
 def add_upload(writer: Writer, upload: Upload, now: float) -> None:
-    """Insert an upload session."""
+    """Insert an upload session, unless this very unit ran before."""
     writer.change(
         ADD_UPLOAD,
         {
