@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import psycopg
@@ -128,8 +129,16 @@ class PostgresqlDatabase(Database):
     def write_soon(
         self, unit: Callable[Concatenate[Writer, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Awaitable[T]:
-        """Do as `write`: a standby that takes over must know what a client was told."""
-        return self.write(unit, *args, **kwargs)
+        """Do as `write`, for a standby that takes over must know what a client was told.
+
+        READ COMMITTED: units that touch rows of their own meet in the pages of an index only, and
+        are not held against each other for it.
+        """
+
+        def body(writer: Writer) -> T:
+            return unit(writer, *args, **kwargs)
+
+        return self._observed("write", self._write(body, IsolationLevel.READ_COMMITTED))
 
     def read_now(
         self, unit: Callable[Concatenate[Reader, P], T], *args: P.args, **kwargs: P.kwargs
@@ -193,65 +202,78 @@ class PostgresqlDatabase(Database):
     async def _with_standby(
         self, standby: Lookups, lookup: Lookup, parameters: Mapping[str, Any]
     ) -> list[Row]:
-        if lookup.is_immutable and not standby.away_seconds:
+        deadline = time.monotonic() + self._wait_seconds
+        if lookup.is_immutable and standby.away_seconds < _STANDBY_SECONDS:
+            with suppress(LostError):
+                rows = await standby.ask(lookup, parameters, within_seconds=_STANDBY_SECONDS)
+                if rows:
+                    return rows
+        while True:
+            patience = self._stale_after_seconds - self._lookups.away_seconds
+            if patience > 0:
+                with suppress(LostError):
+                    return await self._lookups.ask(lookup, parameters, within_seconds=patience)
             try:
                 rows = await standby.ask(lookup, parameters, within_seconds=_STANDBY_SECONDS)
             except LostError:
-                rows = []
-            if rows:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                self._note_stale()
                 return rows
-        patience = self._stale_after_seconds
-        if self._lookups.away_seconds < patience:
-            try:
-                return await self._lookups.ask(lookup, parameters, within_seconds=patience)
-            except LostError:
-                pass
-        try:
-            rows = await standby.ask(lookup, parameters, within_seconds=_STANDBY_SECONDS)
-        except LostError:
-            return await self._lookups.ask(lookup, parameters, within_seconds=self._wait_seconds)
-        stale_reads.set(True)
-        self._observe("stale read", 0.0)
-        return rows
 
     async def _read(self, body: Callable[[Connection], T]) -> T:
-        patience = self._wait_seconds if self._standby is None else self._stale_after_seconds
         try:
-            return await self._persist(
-                self._readers, patience, lambda each: self._read_once(self.engine, body, each)
-            )
-        except DRIVER_ERRORS as error:
-            engine = self._standby_engine
-            if engine is None or not is_transient(error):
-                raise translated(error) from error
-        try:
-            result = await self._persist(
-                self._readers,
-                self._wait_seconds - patience,
-                lambda each: self._read_once(engine, body, each),
+            result, is_stale = await self._persist(
+                self._readers, lambda attempts: self._read_somewhere(body, attempts)
             )
         except DRIVER_ERRORS as error:
             raise translated(error) from error
-        stale_reads.set(True)
+        if is_stale:
+            self._note_stale()
         return result
 
-    async def _write(self, body: Callable[[Writer], T]) -> T:
+    def _read_somewhere(
+        self, body: Callable[[Connection], T], attempts: Attempts
+    ) -> tuple[T, bool]:
+        """Read on the primary; on a standby first when no primary has answered for a while."""
+        standby = self._standby_engine
+        away_seconds = max(attempts.seconds, self._lookups.away_seconds)
+        if standby is not None and away_seconds >= self._stale_after_seconds:
+            try:
+                return self._read_once(standby, body, attempts), True
+            except DRIVER_ERRORS as error:
+                if not is_transient(error):
+                    raise
+        return self._read_once(self.engine, body, attempts), False
+
+    def _note_stale(self) -> None:
+        stale_reads.set(True)
+        self._observe("stale read", 0.0)
+
+    async def _write(
+        self,
+        body: Callable[[Writer], T],
+        isolation: IsolationLevel = IsolationLevel.SERIALIZABLE,
+    ) -> T:
         try:
             return await self._persist(
-                self._writers, self._wait_seconds, lambda each: self._write_once(body, each)
+                self._writers, lambda attempts: self._write_once(body, attempts, isolation)
             )
         except DRIVER_ERRORS as error:
             raise translated(error) from error
 
-    async def _persist(
-        self, pool: ThreadPoolExecutor, wait_seconds: float, once: Callable[[Attempts], T]
-    ) -> T:
+    async def _persist(self, pool: ThreadPoolExecutor, once: Callable[[Attempts], T]) -> T:
         """Attempt `once` on a thread until it succeeds; the pauses hold no thread."""
-        attempts = Attempts(wait_seconds)
+        attempts = Attempts(self._wait_seconds)
         loop = asyncio.get_running_loop()
         while True:
             try:
-                return await loop.run_in_executor(pool, once, attempts)
+                running = loop.run_in_executor(pool, once, attempts)
+            except RuntimeError:
+                raise UnavailableError("this process is ending") from None
+            try:
+                return await running
             except DRIVER_ERRORS as error:
                 pause = attempts.pause_after(error)
                 if pause is None:
@@ -281,7 +303,7 @@ class PostgresqlDatabase(Database):
         with engine.connect() as connection:
             driver: Driver = driver_of(connection)
             try:
-                with self._deadlines.within(driver, attempts.patience_seconds):
+                with self._deadlines.within(driver, attempts.begin()):
                     _begin(driver, IsolationLevel.REPEATABLE_READ, is_read_only=True)
                     result = body(connection)
                     driver.rollback()
@@ -291,13 +313,18 @@ class PostgresqlDatabase(Database):
             connection.rollback()
             return result
 
-    def _write_once(self, body: Callable[[Writer], T], attempts: Attempts) -> T:
+    def _write_once(
+        self,
+        body: Callable[[Writer], T],
+        attempts: Attempts,
+        isolation: IsolationLevel = IsolationLevel.SERIALIZABLE,
+    ) -> T:
         may_have_run = attempts.is_outcome_unknown
         with self.engine.connect() as connection:
             driver: Driver = driver_of(connection)
             try:
-                with self._deadlines.within(driver, attempts.patience_seconds):
-                    _begin(driver, IsolationLevel.SERIALIZABLE, is_read_only=False)
+                with self._deadlines.within(driver, attempts.begin()):
+                    _begin(driver, isolation, is_read_only=False)
                     if may_have_run:
                         driver.execute(_WAIT_FOR_WHAT_IS_FOUND)
                     writer = Writer(
