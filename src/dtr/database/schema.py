@@ -69,6 +69,8 @@ tokens = Table(
     Column("parent_id", Id, ForeignKey("tokens.id", ondelete="CASCADE")),
     CheckConstraint("kind IN ('access', 'refresh')", name="kind"),
     Index(None, "account_id"),
+    Index(None, "parent_id"),
+    Index(None, "expires_at"),
     sqlite_autoincrement=True,
 )
 
@@ -88,6 +90,7 @@ failed_logins = Table(
     Column("subject", String(255), primary_key=True),
     Column("failures", Integer, nullable=False),
     Column("last_at", Double, nullable=False),
+    Index(None, "last_at"),
 )
 
 repositories = Table(
@@ -99,7 +102,9 @@ repositories = Table(
     Column("visibility", String(16), nullable=False),
     Column("created_at", Double, nullable=False),
     CheckConstraint("visibility IN ('public', 'private')", name="visibility"),
-    Index(None, "namespace_id"),
+    # The catalog, one reason after the other why an account may see a repository.
+    Index(None, "namespace_id", "name"),
+    Index(None, "visibility", "name"),
     sqlite_autoincrement=True,
 )
 
@@ -115,6 +120,8 @@ grants = Table(
     CheckConstraint("(namespace_id IS NULL) <> (repository_id IS NULL)", name="target"),
     UniqueConstraint("account_id", "namespace_id"),
     UniqueConstraint("account_id", "repository_id"),
+    Index(None, "namespace_id"),
+    Index(None, "repository_id"),
     sqlite_autoincrement=True,
 )
 
@@ -231,6 +238,7 @@ uploads = Table(
     Column("expires_at", Double, nullable=False),
     Index(None, "expires_at"),
     Index(None, "account_id"),
+    Index(None, "repository_id"),
 )
 
 settings = Table(

@@ -140,3 +140,13 @@ def upgrade() -> None:
         batch_op.add_column(
             sa.Column("storage_state", sa.Text(), server_default="", nullable=False)
         )
+    # What deletes look for in other tables, and what the catalog walks along.
+    op.create_index("ix_tokens_parent_id", "tokens", ["parent_id"])
+    op.create_index("ix_tokens_expires_at", "tokens", ["expires_at"])
+    op.create_index("ix_failed_logins_last_at", "failed_logins", ["last_at"])
+    op.create_index("ix_grants_namespace_id", "grants", ["namespace_id"])
+    op.create_index("ix_grants_repository_id", "grants", ["repository_id"])
+    op.create_index("ix_uploads_repository_id", "uploads", ["repository_id"])
+    op.create_index("ix_repositories_namespace_id_name", "repositories", ["namespace_id", "name"])
+    op.create_index("ix_repositories_visibility_name", "repositories", ["visibility", "name"])
+    op.drop_index("ix_repositories_namespace_id", "repositories")
