@@ -32,7 +32,8 @@ def test_a_server_keeps_blobs_in_a_bucket(tmp_path: Path, s3_url: str) -> None:
             pulled = client.get(f"/v2/alice/r/blobs/{digest}")
             assert Digest.of(pulled.content) == digest
             assert httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
-        assert not (server.data_dir / "blobs").exists()
+        files = [path for path in (server.data_dir / "blobs").rglob("*") if path.is_file()]
+        assert files == []
         assert "Exception" not in server.log.read_text()
 
 

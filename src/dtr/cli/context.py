@@ -19,12 +19,14 @@ from rich.text import Text
 from dtr.database import Database
 from dtr.database.migrate import check_schema
 from dtr.model.errors import RegistryError
+from dtr.registry.records import storage_in_use
 from dtr.server.certificates import CertificateError
 from dtr.server.datadir import DataDirectory, DataDirectoryError
 from dtr.server.drivers import Drivers, open_drivers
 from dtr.server.passwords import read_password
 from dtr.server.serve import StartError
 from dtr.server.settings import Settings, SettingsError, load_settings
+from dtr.storage import BlobStore
 
 T = TypeVar("T")
 _PIPE_COLUMNS = 10_000
@@ -67,6 +69,23 @@ class Registry:
     def database(self) -> Database:
         """Its metadata."""
         return self.drivers.database
+
+    @property
+    def store(self) -> BlobStore:
+        """Its blobs; asked for with other settings than the server's, everything would be missing.
+
+        Raises:
+            DataDirectoryError: these settings name another storage than the server's.
+
+        """
+        used, named = self.database.read_now(storage_in_use), self.settings.storage.url
+        if used is not None and used != named:
+            raise DataDirectoryError(
+                f"The registry's blobs are in {used or 'the data directory'}, "
+                f"and these settings name {named or 'the data directory'}.",
+                "Give the server's settings: --config, or DTR_STORAGE__URL.",
+            )
+        return self.drivers.store
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def gc(
     """
     with open_registry(config, data_dir) as registry:
         collector = Collector(
-            registry.database, registry.drivers.store, collect_settings(registry.settings)
+            registry.database, registry.store, collect_settings(registry.settings)
         )
         done = asyncio.run(collector.plan()) if dry_run else _collect(registry, collector)
     if as_json:
@@ -82,7 +82,7 @@ def fsck(
     1: something is damaged that was not repaired. Garbage and notes do no harm.
     """
     with open_registry(config, data_dir) as registry:
-        checker = Checker(registry.database, registry.drivers.store, repair=repair, verify=verify)
+        checker = Checker(registry.database, registry.store, repair=repair, verify=verify)
         findings = _check(registry, checker, {"repair": repair, "verify": verify}, quiet=as_json)
     if as_json:
         show_json([asdict(finding) for finding in findings])
@@ -153,4 +153,10 @@ def _run_here(
                 told.add(job.id)
                 tell(f"Waiting for job {job.id}, {job.kind}, which runs on {job.runner}")
 
-    return asyncio.run(runner.run_here(NewJob(kind, parameters, most_attempts=1), wait))
+    async def run() -> Job:
+        try:
+            return await runner.run_here(NewJob(kind, parameters, most_attempts=1), wait)
+        finally:
+            await registry.drivers.store.close()
+
+    return asyncio.run(run())

@@ -18,6 +18,7 @@ from dtr.cli.context import (
 from dtr.model.access import Level, Visibility
 from dtr.model.names import RepositoryName
 from dtr.registry import manage
+from dtr.storage import BlobStore
 
 commands = typer.Typer(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The repository's name, as NAMESPACE/NAME.")]
@@ -94,8 +95,7 @@ def remove(
         registry.database.read_now(manage.require_repository, repository)
         confirm(f"Remove {name} with everything in it?", yes=yes)
         sessions = registry.database.write_now(manage.remove_repository, repository)
-        for upload_id in sessions:
-            asyncio.run(registry.drivers.store.discard(upload_id))
+        asyncio.run(_discard(registry.drivers.store, sessions))
         typer.echo(f"Removed {name}.")
 
 
@@ -154,3 +154,11 @@ def list_grants(
 
 def _visibility(public: bool) -> Visibility:
     return Visibility.PUBLIC if public else Visibility.PRIVATE
+
+
+async def _discard(store: BlobStore, uploads: list[str]) -> None:
+    try:
+        for upload_id in uploads:
+            await store.discard(upload_id)
+    finally:
+        await store.close()

@@ -19,6 +19,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
+from dtr.registry.records import use_storage
 from dtr.server.app import build_application
 from dtr.server.background import run_jobs
 from dtr.server.bootstrap import FirstAdministrator, bootstrap
@@ -135,7 +136,11 @@ def _prepare(settings: Settings, directory: DataDirectory) -> FirstAdministrator
     drivers = open_drivers(settings, directory.path)
     try:
         drivers.database.wait_until_there(seconds=settings.database.failover_wait_seconds)
-        return bootstrap(settings, directory, drivers.database)
+        administrator = bootstrap(settings, directory, drivers.database)
+        before = drivers.database.write_now(use_storage, settings.storage.url)
+        if before not in {None, settings.storage.url}:
+            _LOG.warning("storage changed", before=before, now=settings.storage.url)
+        return administrator
     finally:
         drivers.database.close()
 
