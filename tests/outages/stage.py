@@ -66,4 +66,5 @@ class Stage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.servers.kill()
         self._stack.close()

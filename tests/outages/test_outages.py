@@ -160,6 +160,6 @@ async def test_nobody_loses_anything(
     assert lost == []
     assert load.pulls.failures == []
     assert load.pushes.failures == []
-    assert tags.problems() == []
+    assert tags.problems() == [], "\n".join(tags.problems())
     for record in (load.pushes, load.pulls):
         assert record.longest_wait <= row.outage_seconds + GRACE_SECONDS, record.slowest

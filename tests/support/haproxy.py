@@ -16,7 +16,9 @@ TRUSTED_PROXIES = "127.0.0.0/8"
 
 # `option http-server-close` because HAProxy otherwise asks the server that answered 401 again.
 # A request that a dying server left without an answer is sent to the next one where that changes
-# nothing twice: whatever only reads, and manifests, which a repeated PUT leaves as they are.
+# nothing twice: whatever only reads, and manifests, which a repeated PUT leaves as they are, and
+# which docker does not try again itself. Only a request that is whole in a buffer can be sent
+# again, so that HAProxy is told to wait for a manifest's body.
 HTTP = """\
     mode http
     option httplog
@@ -27,6 +29,7 @@ HTTP = """\
     retry-on conn-failure empty-response
     http-request set-header X-Forwarded-Proto http
     acl is_manifest path_reg ^/v2/.+/manifests/[^/]+$
+    http-request wait-for-body time 10s if METH_PUT is_manifest
     http-request disable-l7-retry unless METH_GET or is_manifest
 """
 TCP = """\
