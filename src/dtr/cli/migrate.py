@@ -21,6 +21,7 @@ from dtr.cli.context import (
 from dtr.database.migrate import (
     Kind,
     Step,
+    applicable_steps,
     migrate,
     pending_steps,
     programs_connected,
@@ -67,12 +68,7 @@ def migrate_metadata(
         settings = settings_of(config, data_dir, overrides)
         configure_logging(settings.log.format, "warning")
         with _metadata(settings, is_read_only=dry_run) as engine:
-            is_whole = after or engine.dialect.name == "sqlite"
-            if not is_whole:
-                is_whole = schema_version(engine).revision is None
-            wanted = [
-                step for step in pending_steps(engine) if is_whole or step.kind is Kind.BEFORE
-            ]
+            wanted = applicable_steps(engine, after=after)
             if not dry_run:
                 _check_servers(engine, wanted, yes=yes)
                 wanted = migrate(engine, after=after)
@@ -93,7 +89,7 @@ def migrate_metadata(
 
 
 def _show(what: str, steps: Sequence[Step]) -> None:
-    typer.echo(f"{what}: {'nothing' if not steps else ''}".rstrip())
+    typer.echo(f"{what}:" if steps else f"{what}: nothing.")
     for step in steps:
         typer.echo(f"  {step.revision} {step.kind}: {step.summary}")
 

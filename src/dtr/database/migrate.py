@@ -90,7 +90,8 @@ class SchemaVersion:
         if int(self.revision) < int(NEEDED):
             return (
                 f"the metadata has schema {self.revision}, and this version of dtr needs"
-                f" {NEEDED}: run dtr migrate of this version"
+                f" {NEEDED}: run dtr migrate of this version; if that is not enough, an earlier"
+                " upgrade was not finished, and dtr migrate --after does it"
             )
         return None
 
@@ -137,6 +138,14 @@ def pending_steps(engine: Engine) -> list[Step]:
         raise SchemaVersionError(version.problem or "")
     applied = int(version.revision or 0)
     return [step for step in known_steps() if int(step.revision) > applied]
+
+
+def applicable_steps(engine: Engine, *, after: bool = False) -> list[Step]:
+    """Return those of the pending steps that `migrate` would apply."""
+    pending = pending_steps(engine)
+    if after or engine.dialect.name == "sqlite" or _is_unused(engine):
+        return pending
+    return list(takewhile(lambda step: step.kind is Kind.BEFORE, pending))
 
 
 def known_steps() -> list[Step]:
@@ -216,9 +225,7 @@ def _migrate_sqlite(engine: Engine) -> list[Step]:
 
 def _migrate_postgresql(engine: Engine, *, after: bool) -> list[Step]:
     with alone_with_schema(engine):
-        chosen = pending_steps(engine)
-        if not after and not _is_unused(engine):
-            chosen = list(takewhile(lambda step: step.kind is Kind.BEFORE, chosen))
+        chosen = applicable_steps(engine, after=after)
         for step in chosen:
             _postgresql().apply(engine, partial(_upgrade, revision=step.revision))
             _LOG.info("schema changed", revision=step.revision, summary=step.summary)
