@@ -191,8 +191,13 @@ class Bucket:
             "timeout": timedelta(seconds=_REQUEST_SECONDS),
             "pool_max_idle_per_host": str(self.connections),
         }
-        # Patience is ours; what streams into obstore only obstore can send again.
-        retries: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+        # Patience is ours, but what streams into obstore only obstore can send again.
+        is_streamed = location.scheme != "s3"
+        retries: RetryConfig = {
+            "max_retries": 100 if is_streamed else 2,
+            "retry_timeout": timedelta(seconds=self.patience.seconds if is_streamed else 5),
+            "backoff": {"max_backoff": timedelta(seconds=5)},
+        }
         given: dict[str, Any] = {"prefix": location.prefix or None, "client_options": client}
         given["retry_config"] = retries
         if location.endpoint:

@@ -51,7 +51,6 @@ class MultipartSegment:
         self._id = ""
         self._size = 0
         self._parts: list[asyncio.Task[str]] = []
-        self._is_dropped = False
 
     @property
     def wants(self) -> int:
@@ -125,6 +124,7 @@ class StreamedSegment:
         self._size = 0
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(1)
         self._sending: asyncio.Task[None] | None = None
+        self._is_dropped = False
 
     @property
     def wants(self) -> int:
@@ -158,7 +158,10 @@ class StreamedSegment:
         """Throw away what was sent; best effort."""
         if self._sending is None:
             return
-        self._sending.cancel()
+        # A stream that fails has obstore abort what it sent; one that is cancelled has not.
+        self._is_dropped = True
+        with suppress(RegistryError):
+            await self._hand_over(b"")
         await asyncio.gather(self._sending, return_exceptions=True)
         with suppress(RegistryError):
             await self._bucket.delete(self._name)
@@ -176,4 +179,6 @@ class StreamedSegment:
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         while (content := await self._queue.get()) is not None:
+            if self._is_dropped:
+                raise ValueError("the upload was given up")
             yield content
