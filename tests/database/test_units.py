@@ -1,292 +1,174 @@
-"""Units of work: all or nothing, retried whole, on one snapshot, also among processes."""
+"""Units of work on every engine: all or nothing, as if alone, on one snapshot."""
 
 import asyncio
-import sqlite3
-import sys
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 from sqlalchemy.exc import DBAPIError
-from tests.crash.disks import small_disk
-from tests.database.processes import another_process, let_go
+from tests.database.conftest import OpenMetadata
 from tests.database.settings_table import (
     RefusedError,
     count,
+    increment,
     keys,
+    leave_unless_last,
     put,
     put_and_fail,
+    put_first,
     put_twice,
+    value_of,
 )
 
-from dtr.database import Lookup, Reader, SqliteDatabase, Writer, open_database
-from dtr.database.migrate import migrate
+from dtr.database import Database, EngineName, Reader, Writer
+from dtr.database.proof import prove
 from dtr.database.schema import settings
-from dtr.model.errors import (
-    ContentDamagedError,
-    RegistryError,
-    StorageFullError,
-    UnavailableError,
-)
+from dtr.model.errors import RegistryError
 
 
-async def test_a_unit_is_all_or_nothing(database: SqliteDatabase) -> None:
+async def test_a_unit_is_all_or_nothing(metadata: Database) -> None:
     """A unit that raises has done nothing, and its error arrives as it is."""
     with pytest.raises(RefusedError):
-        await database.write(put_and_fail, "one")
+        await metadata.write(put_and_fail, "one")
     with pytest.raises(RefusedError):
-        database.write_now(put_and_fail, "two")
-    assert database.read_now(keys) == []
+        metadata.write_now(put_and_fail, "two")
+    assert metadata.read_now(keys) == []
 
 
-async def test_units_that_share_a_commit_do_not_share_a_fate(database: SqliteDatabase) -> None:
+async def test_units_that_share_a_commit_do_not_share_a_fate(metadata: Database) -> None:
     """Of many at once, those that fail are undone alone, whoever's error it is."""
     outcomes = await asyncio.gather(
-        *(database.write(put, f"good {number:02}") for number in range(20)),
-        *(database.write(put_and_fail, f"refused {number}") for number in range(5)),
-        *(database.write_soon(put, f"soon {number}") for number in range(5)),
-        *(database.write(put_twice, f"twice {number}") for number in range(5)),
+        *(metadata.write(put, f"good {number:02}") for number in range(20)),
+        *(metadata.write(put_and_fail, f"refused {number}") for number in range(5)),
+        *(metadata.write_soon(put, f"soon {number}") for number in range(5)),
+        *(metadata.write(put_twice, f"twice {number}") for number in range(2)),
         return_exceptions=True,
     )
     assert outcomes[:20] == [f"good {number:02}" for number in range(20)]
     assert {type(outcome) for outcome in outcomes[20:25]} == {RefusedError}
     assert outcomes[25:30] == [f"soon {number}" for number in range(5)]
     assert all(isinstance(outcome, RegistryError) for outcome in outcomes[30:])
-    assert await database.read(count) == 25
+    assert await metadata.read(count) == 25
 
 
-async def test_a_caller_that_goes_away_takes_nobody_along(database: SqliteDatabase) -> None:
+async def test_a_caller_that_goes_away_takes_nobody_along(metadata: Database) -> None:
     """A cancelled request's unit runs or not; those beside and after it do."""
-    tasks = [asyncio.create_task(_put(database, f"{number:02}")) for number in range(30)]
+    tasks = [asyncio.create_task(_put(metadata, f"{number:02}")) for number in range(30)]
     await asyncio.sleep(0)
     for task in tasks[::3]:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert await database.write(put, "last") == "last"
-    found = set(await database.read(keys))
+    assert await metadata.write(put, "last") == "last"
+    found = set(await metadata.read(keys))
     assert {f"{number:02}" for number in range(30) if number % 3} <= found
 
 
-async def _put(database: SqliteDatabase, key: str) -> str:
-    return await database.write(put, key)
+async def _put(metadata: Database, key: str) -> str:
+    return await metadata.write(put, key)
 
 
-async def test_closing_finishes_what_is_queued(database: SqliteDatabase) -> None:
-    """Nothing that was accepted is dropped at the end."""
-    tasks = [asyncio.create_task(_put(database, str(number))) for number in range(50)]
+async def test_closing_finishes_what_is_queued(open_metadata: OpenMetadata) -> None:
+    """Nothing that was accepted is dropped at the end, unless it says so."""
+    metadata = open_metadata()
+    tasks = [asyncio.create_task(_put(metadata, str(number))) for number in range(50)]
     await asyncio.sleep(0)
-    await asyncio.to_thread(database.close)
-    assert len(await asyncio.gather(*tasks)) == 50
-    assert database.read_now(count) == 50
+    await asyncio.to_thread(metadata.close)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(outcome, str | RegistryError) for outcome in outcomes)
+    written = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    assert open_metadata().read_now(keys) == sorted(written)
+    if metadata.name is EngineName.SQLITE:
+        assert len(written) == 50
 
 
-@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
-async def test_a_unit_waits_for_another_process(database: SqliteDatabase, statement: str) -> None:
-    """It is retried whole until the lock is free, and runs once."""
-    with another_process(database.path, statement) as process:
-        let_go(process, 0.8)
-        started = time.monotonic()
-        outcomes = await asyncio.gather(
-            database.write(put, "one"), database.write(put, "two"), database.write_soon(put, "soon")
-        )
-        assert list(outcomes) == ["one", "two", "soon"]
-        assert time.monotonic() - started > 0.4
-    assert database.read_now(keys) == ["one", "soon", "two"]
-
-
-async def test_readers_do_not_wait_for_a_writer(database: SqliteDatabase) -> None:
-    """Another process that writes stops neither units nor point queries."""
-    lookup = Lookup(settings.select())
-    with another_process(database.path, "BEGIN IMMEDIATE", "DELETE FROM settings"):
-        started = time.monotonic()
-        assert await database.read(keys) == []
-        assert await database.lookup(lookup, {}) is None
-        assert time.monotonic() - started < 1
-
-
-async def test_a_lock_that_is_never_free_is_said(tmp_path: Path) -> None:
-    """After `wait_seconds` the registry is unavailable, in its own words."""
-    database = open_database(tmp_path / "dtr.db", wait_seconds=0.5)
-    migrate(database.engine)
-    with another_process(database.path, "BEGIN IMMEDIATE"):
-        with pytest.raises(UnavailableError):
-            await database.write(put, "one")
-        with pytest.raises(UnavailableError):
-            database.write_now(put, "one")
-    assert await database.write(put, "one") == "one"
-    database.close()
-
-
-@pytest.mark.parametrize("kind", ["write", "write_now", "read"])
-async def test_a_first_connection_waits_too(tmp_path: Path, kind: str) -> None:
-    """Another process may be recovering the file after a crash when this one opens it."""
-    path = tmp_path / "dtr.db"
-    with open_made(path):
-        pass
-    database = open_database(path, wait_seconds=20)
-    exclusive = ("PRAGMA locking_mode=EXCLUSIVE", "BEGIN IMMEDIATE", "DELETE FROM settings")
-    with another_process(path, *exclusive) as process:
-        let_go(process, 0.8)
-        match kind:
-            case "write":
-                assert await database.write(put, "one") == "one"
-            case "write_now":
-                assert database.write_now(put, "one") == "one"
-            case "read":
-                assert await database.read(keys) == []
-    database.close()
-
-
-@contextmanager
-def open_made(path: Path) -> Iterator[SqliteDatabase]:
-    """Open a database that has the schema."""
-    database = open_database(path)
-    migrate(database.engine)
-    yield database
-    database.close()
-
-
-async def test_a_reader_has_one_snapshot(database: SqliteDatabase) -> None:
+async def test_a_reader_has_one_snapshot(metadata: Database) -> None:
     """What is committed while it reads is not there for it, and is for the next."""
 
     def twice(reader: Reader) -> tuple[int, int]:
         before = count(reader)
-        writing = threading.Thread(target=database.write_now, args=(put, "meanwhile"))
+        writing = threading.Thread(target=metadata.write_now, args=(put, "meanwhile"))
         writing.start()
         writing.join()
         return before, count(reader)
 
-    assert await database.read(twice) == (0, 0)
-    assert await database.read(count) == 1
+    assert await metadata.read(twice) == (0, 0)
+    assert await metadata.read(count) == 1
+    assert metadata.read_now(count) == 1
 
 
-async def test_a_reader_cannot_be_used_to_write_by_mistake(database: SqliteDatabase) -> None:
-    """What a read unit changes is not kept."""
-
-    def write(reader: Reader) -> None:
-        reader.execute(settings.insert().values(key="k", value=""))
-
-    await database.read(write)
-    assert await database.read(count) == 0
-
-
-async def test_a_full_disk_is_said_and_harms_nothing(tmp_path: Path) -> None:
-    """Units fail whole, readers go on, and room makes it good again without opening anew."""
-    with small_disk(tmp_path / "disk", 2) as disk, open_made(disk.path / "dtr.db") as database:
-        assert await database.write(put, "before") == "before"
-        disk.fill()
-        with pytest.raises(StorageFullError):
-            await _put_without_end(database)
-        written = await database.read(count)
-        assert written % 2 == 1
-        outcomes = await asyncio.gather(
-            *(database.write(_put_many, f"group {number}") for number in range(5)),
-            database.write_soon(_put_many, "soon"),
-            return_exceptions=True,
-        )
-        assert {type(outcome) for outcome in outcomes} == {StorageFullError}
-        with pytest.raises(StorageFullError):
-            database.write_now(_put_many, "now")
-        assert await database.read(count) == written
-        assert await database.lookup(Lookup(settings.select()), {}) is not None
-        disk.empty()
-        await database.write(_put_many, "after")
-        assert await database.read(count) == written + 2
-
-
-async def _put_without_end(database: SqliteDatabase) -> None:
-    for number in range(2000):
-        await database.write(_put_many, str(number))
-
-
-def _put_many(writer: Writer, key: str) -> None:
-    put(writer, key, "x" * 3000)
-    put(writer, f"{key} again", "x" * 3000)
-
-
-async def test_opening_on_a_full_disk_is_said(tmp_path: Path) -> None:
-    """A process that starts then fails in the registry's own words."""
-    with small_disk(tmp_path / "disk", 2) as disk:
-        path = disk.path / "dtr.db"
-        with open_made(path):
-            pass
-        disk.fill()
-        database = open_database(path)
-        for attempt in (
-            lambda: database.write(put, "k"),
-            lambda: database.read(count),
-            lambda: database.lookup(Lookup(settings.select()), {}),
-        ):
-            with pytest.raises(RegistryError):
-                await attempt()
-        with pytest.raises(RegistryError):
-            database.write_now(put, "k")
-        disk.empty()
-        assert await database.write(put, "k") == "k"
-        database.close()
-
-
-async def test_a_damaged_file_is_said(tmp_path: Path) -> None:
-    """Whatever is asked of it."""
-    path = tmp_path / "dtr.db"
-    path.write_bytes(b"This is not a database at all, but long enough to be one." * 100)
-    database = open_database(path)
-    with pytest.raises(ContentDamagedError):
-        await database.lookup(Lookup(settings.select()), {})
-    with pytest.raises(ContentDamagedError):
-        await database.read(count)
-    with pytest.raises(ContentDamagedError):
-        await database.write(put, "k")
-    database.close()
-
-
-async def test_an_acknowledged_unit_survives_sigkill(database: SqliteDatabase) -> None:
-    """A process that is killed after its write returned has written."""
-    script = f"""
-import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from pathlib import Path
-from dtr.database import open_database
-from tests.database.settings_table import put, put_and_fail
-database = open_database(Path({str(database.path)!r}))
-database.write_now(put, "acknowledged")
-try:
-    database.write_now(put_and_fail, "refused")
-except Exception:
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
-    assert await process.wait() == -9
-    assert await database.read(keys) == ["acknowledged"]
-
-
-def test_a_durable_commit_is_synced(database: SqliteDatabase) -> None:
-    """FULL flushes the log at every commit; what may be lost with the power says so itself."""
-    found: list[int] = []
-
-    def look(writer: Writer) -> None:
-        found.append(int(writer._connection.exec_driver_sql("PRAGMA synchronous").scalar_one()))
-
-    database.write_now(look)
-    asyncio.run(_each(database, look))
-    assert found == [2, 2, 1, 2]
-    with sqlite3.connect(database.path) as connection:
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    connection.close()
-
-
-async def _each(database: SqliteDatabase, unit: object) -> None:
-    assert callable(unit)
-    await database.write(unit)
-    await database.write_soon(unit)
-    await database.write(unit)
-
-
-def test_driver_errors_are_not_seen_outside(database: SqliteDatabase) -> None:
+def test_driver_errors_are_not_seen_outside(metadata: Database) -> None:
     """A unit that the schema refuses ends in the registry's own words."""
     with pytest.raises(RegistryError) as caught:
-        database.write_now(put_twice, "k")
+        metadata.write_now(put_twice, "k")
     assert isinstance(caught.value.__cause__, DBAPIError)
+    assert metadata.read_now(count) == 0
+
+
+async def test_what_processes_count_adds_up(open_metadata: OpenMetadata) -> None:
+    """Two of them read, add and write the same row at the same time; no count is lost."""
+    both = [open_metadata(), open_metadata()]
+    await both[0].write(put, "counter", "0")
+    counted = await asyncio.gather(
+        *(metadata.write(increment, "counter") for _ in range(20) for metadata in both)
+    )
+    assert sorted(counted) == list(range(1, 41))
+    assert await both[1].read(value_of, "counter") == 40
+
+
+async def test_of_many_that_look_before_they_insert_one_is_first(
+    open_metadata: OpenMetadata,
+) -> None:
+    """Nobody is refused: who was not first finds the row when it looks again."""
+    both = [open_metadata(), open_metadata()]
+    for key in ("a", "b", "c", "d", "e"):
+        first = await asyncio.gather(
+            *(metadata.write(put_first, key, "") for _ in range(6) for metadata in both)
+        )
+        assert sorted(first) == [False] * 11 + [True]
+    assert await both[0].read(count) == 5
+
+
+async def test_two_do_not_decide_on_the_same_snapshot(open_metadata: OpenMetadata) -> None:
+    """Each would leave only while another stays: without serialization both would leave."""
+    both = [open_metadata(), open_metadata()]
+    for turn in range(8):
+        names = [f"{turn} a", f"{turn} b"]
+        for name in names:
+            await both[0].write(put, name)
+        left = await asyncio.gather(
+            *(
+                metadata.write(leave_unless_last, name)
+                for metadata, name in zip(both, names, strict=True)
+            )
+        )
+        remaining = await both[0].read(keys)
+        assert sorted(left) == [False, True]
+        assert len(remaining) == 1
+        await both[0].write(_clear)
+
+
+def _clear(writer: Writer) -> None:
+    writer.execute(delete(settings))
+
+
+async def test_a_listener_looks_within_the_poll(open_metadata: OpenMetadata) -> None:
+    """A change by another process is seen in time, whether or not the engine gives notice."""
+    here, elsewhere = open_metadata(), open_metadata()
+    changes = here.changes("things", poll_seconds=0.5)
+    async with asyncio.timeout(10):
+        await anext(changes)
+        await elsewhere.write(_put_and_tell, "k", "things")
+        while "k" not in await here.read(keys):
+            await anext(changes)
+
+
+def _put_and_tell(writer: Writer, key: str, channel: str) -> None:
+    put(writer, key)
+    writer.notify(channel)
+
+
+def test_a_start_proves_that_it_can_write_and_read(metadata: Database) -> None:
+    """And leaves nothing behind."""
+    metadata.wait_until_there(seconds=1)
+    prove(metadata)
+    assert metadata.read_now(count) == 0

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from typing import Final
 
 from sqlalchemy import delete, insert, select
 
@@ -9,6 +10,9 @@ from dtr.database.port import Database
 from dtr.database.schema import settings
 from dtr.database.units import Reader, Writer
 from dtr.model.errors import InvalidError
+
+_ANY_TEXT: Final = "a\N{GREEK SMALL LETTER OMEGA}\N{GRINNING FACE}"
+"""What annotations may hold, and a database in another encoding than UTF-8 may not."""
 
 
 def prove(database: Database) -> None:
@@ -18,7 +22,7 @@ def prove(database: Database) -> None:
         InvalidError: one of the three did not work; the message says which, and why.
 
     """
-    key = f"check {uuid.uuid4().hex}"
+    key = f"check {uuid.uuid4().hex} {_ANY_TEXT}"
     _step("write to", lambda: database.write_now(_put, key))
     if not _step("read from", lambda: database.read_now(_is_there, key)):
         raise InvalidError("the database does not show what was just written to it")

@@ -1,5 +1,6 @@
 """How a unit of work is tried again when its database moved, froze, or chose another."""
 
+import math
 import random
 import time
 import uuid
@@ -22,21 +23,35 @@ _LONGEST_PATIENCE_SECONDS: Final = 60.0
 class Attempts:
     """The attempts at one unit of work.
 
-    `patience_seconds` is how long the next attempt may take before its connection counts as frozen.
-    It doubles, so that a unit which is slow by itself still gets through. `is_outcome_unknown` says
-    that an earlier attempt may have been committed.
+    An attempt that takes longer than its patience counts as one on a frozen connection; the next
+    one's is twice as long, so that a unit which is slow by itself still gets through.
+    `is_outcome_unknown` says that an earlier attempt may have been committed.
     """
 
     def __init__(self, wait_seconds: float) -> None:
-        self._deadline = time.monotonic() + wait_seconds
+        self._first_at = time.monotonic()
+        self._deadline = self._first_at + wait_seconds
+        self._give_up_at = math.inf
         self._pause = _SHORTEST_PAUSE_SECONDS
         self._conflicts = 0
-        self.patience_seconds = _FIRST_PATIENCE_SECONDS
+        self._patience_seconds = _FIRST_PATIENCE_SECONDS
         self.unit_id = uuid.uuid4().hex
         self.is_outcome_unknown = False
 
+    @property
+    def seconds(self) -> float:
+        """How long ago the first attempt began."""
+        return time.monotonic() - self._first_at
+
+    def begin(self) -> float:
+        """Begin an attempt on a connection; return its patience in seconds."""
+        self._give_up_at = time.monotonic() + self._patience_seconds
+        return self._patience_seconds
+
     def pause_after(self, error: Exception) -> float | None:
         """Return how many seconds to wait before the next attempt; None: there is to be none."""
+        was_frozen = is_lost(error) and time.monotonic() >= self._give_up_at
+        self._give_up_at = math.inf  # the next attempt may never get a connection
         if is_conflict(error):
             self._conflicts += 1
         may_succeed = is_transient(error) or (
@@ -46,8 +61,8 @@ class Attempts:
             return None
         if isinstance(error, UnknownOutcomeError):
             self.is_outcome_unknown = True
-        if is_lost(error):
-            self.patience_seconds = min(self.patience_seconds * 2, _LONGEST_PATIENCE_SECONDS)
+        if was_frozen:
+            self._patience_seconds = min(self._patience_seconds * 2, _LONGEST_PATIENCE_SECONDS)
         pause = self._pause * random.uniform(0.5, 1.0)  # noqa: S311
         self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
         return pause

@@ -1,5 +1,6 @@
 """Find the server that is wanted, and open connections to it."""
 
+import asyncio
 import contextlib
 import os
 import queue
@@ -19,7 +20,7 @@ from dtr.database.units import driver_of
 PRIMARY: Final = "read-write"
 STANDBY: Final = "standby"
 _LOOK_SECONDS: Final = 0.25
-_CANCELLED_WAIT: Final = "canceling wait for synchronous replication"
+_WAIT_FOR_STANDBYS: Final = "SyncRepWaitForLSN"
 
 
 class Driver(psycopg.Connection[tuple[Any, ...]]):
@@ -36,7 +37,8 @@ class Driver(psycopg.Connection[tuple[Any, ...]]):
         self.add_notice_handler(self._take_notice)
 
     def _take_notice(self, notice: psycopg.errors.Diagnostic) -> None:
-        if _CANCELLED_WAIT in (notice.message_primary or ""):
+        # By the function in the server, for the sentence may be in any language.
+        if notice.source_function == _WAIT_FOR_STANDBYS:
             self.is_wait_cancelled = True
 
 
@@ -61,7 +63,7 @@ class Server:
         hosts = self._location.hosts
         if len(hosts) == 1:
             return _connect(hosts[0], self._role)
-        answers: queue.SimpleQueue[Driver | psycopg.Error] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[Driver | Exception] = queue.SimpleQueue()
         race = _Race(answers)
         for host in hosts:
             threading.Thread(
@@ -75,6 +77,37 @@ class Server:
                 return answer
             failures.append(str(answer).strip())
         raise LostError(f"no host is {self._role}: {'; '.join(failures)}")
+
+    async def connect_aside(self) -> Driver:
+        """Connect on a thread of its own; whoever does not wait any more leaves nothing open.
+
+        Not on the loop's threads: while a server is away they would all be waiting here.
+
+        Raises:
+            psycopg.OperationalError: as `connect`.
+
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Driver] = loop.create_future()
+        threading.Thread(
+            target=self._connect_for, args=(loop, future), name="connect", daemon=True
+        ).start()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().close()
+            raise
+
+    def _connect_for(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Driver]) -> None:
+        try:
+            answer: Driver | Exception = self.connect()
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
+            answer = error
+        try:
+            loop.call_soon_threadsafe(_hand_over, future, answer)
+        except RuntimeError:  # the loop has ended
+            _drop(answer)
 
     def open_engine(self, size: int) -> Engine:
         """Return a pool of at most `size` connections, opened when they are needed."""
@@ -91,31 +124,28 @@ class Server:
 class _Race:
     """Several connection attempts; the first is taken, and what comes later is closed."""
 
-    def __init__(self, answers: "queue.SimpleQueue[Driver | psycopg.Error]") -> None:
+    def __init__(self, answers: "queue.SimpleQueue[Driver | Exception]") -> None:
         self._answers = answers
         self._lock = threading.Lock()
         self._is_over = False
 
     def run(self, host: dict[str, Any], role: str) -> None:
         try:
-            answer: Driver | psycopg.Error = _connect(host, role)
-        except psycopg.Error as error:
+            answer: Driver | Exception = _connect(host, role)
+        except Exception as error:  # noqa: BLE001 - whoever waits must not wait for ever
             answer = error
         with self._lock:
             if not self._is_over:
                 self._answers.put(answer)
                 return
-        if isinstance(answer, psycopg.Connection):
-            answer.close()
+        _drop(answer)
 
     def finish(self) -> None:
         with self._lock:
             self._is_over = True
         with contextlib.suppress(queue.Empty):
             while True:
-                late = self._answers.get_nowait()
-                if isinstance(late, psycopg.Connection):
-                    late.close()
+                _drop(self._answers.get_nowait())
 
 
 class Deadlines:
@@ -174,6 +204,20 @@ def discard(connection: Connection) -> None:
     with contextlib.suppress(Exception):
         driver_of(connection).close()
     connection.invalidate()
+
+
+def _hand_over(future: "asyncio.Future[Driver]", answer: Driver | Exception) -> None:
+    if future.done():  # nobody waits any more
+        _drop(answer)
+    elif isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+def _drop(answer: Driver | Exception) -> None:
+    if isinstance(answer, psycopg.Connection):
+        answer.close()
 
 
 def _connect(parameters: dict[str, Any], role: str) -> Driver:

@@ -18,6 +18,7 @@ _ROLLED_BACK: Final = frozenset(
         "55P03",  # lock_not_available: whoever holds it may be frozen
         "25P03",  # idle_in_transaction_session_timeout: we were
         "57014",  # query_canceled, by an administrator
+        "53200",  # out_of_memory, also of that for predicate locks
         "53300",  # too_many_connections
         "0A000",  # a prepared statement from before a migration
         "26000",  # a prepared statement that this connection does not have

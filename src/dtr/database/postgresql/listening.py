@@ -37,7 +37,9 @@ async def _listen(server: Server, channel: str, woken: asyncio.Event) -> None:
         driver: Driver | None = None
         lost = asyncio.Event()
         try:
-            driver = await asyncio.to_thread(_connect, server, channel)
+            driver = await server.connect_aside()
+            driver.autocommit = True
+            driver.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             descriptor = driver.fileno()
             loop.add_reader(descriptor, _take, driver, woken, lost)
             woken.set()
@@ -51,13 +53,6 @@ async def _listen(server: Server, channel: str, woken: asyncio.Event) -> None:
             if driver is not None:
                 driver.close()
         await asyncio.sleep(_PAUSE_SECONDS)
-
-
-def _connect(server: Server, channel: str) -> Driver:
-    driver = server.connect()
-    driver.autocommit = True
-    driver.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-    return driver
 
 
 def _take(driver: Driver, woken: asyncio.Event, lost: asyncio.Event) -> None:

@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 from dtr.database.migrations import APPLICATION_NAME
 from dtr.model.errors import InvalidError
@@ -23,15 +22,15 @@ _SERVER_OPTIONS: Final = (
     "-c default_transaction_isolation=read\\ committed"
 )
 _MOST_OF_NAME: Final = 40  # PostgreSQL cuts at 63
-_SCHEMES: Final = ("postgresql", "postgres")
-_PASSWORD: Final = re.compile(r"(//[^/@]*?:)[^/@]*@|([?&]password=)[^&]*")
+_SCHEMES: Final = ("postgresql://", "postgres://")
+_USER_INFORMATION: Final = re.compile(r"\A\w+://[^@/]*@")  # as libpq finds its end
+_EXAMPLE: Final = "postgresql://dtr@db1.example,db2.example/dtr"
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
     """What psycopg needs to connect to any of the hosts; its `repr` shows no password."""
 
-    url: str
     parameters: dict[str, Any]
 
     @classmethod
@@ -41,55 +40,82 @@ class Location:
         `password` stands in for one that the URL does not have.
 
         Raises:
-            InvalidError: it is not one; the message does not repeat it.
+            InvalidError: it is not one; the message repeats nothing that may be a password.
 
         """
-        import psycopg  # noqa: PLC0415 - an embedded registry does without it
-        from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
-
-        if urlsplit(url).scheme not in _SCHEMES:
-            raise InvalidError(
-                "the database URL must begin with postgresql://, as in "
-                "postgresql://dtr@db1.example,db2.example/dtr"
-            )
-        try:
-            given = {
-                key: value for key, value in conninfo_to_dict(url).items() if value is not None
-            }
-        except psycopg.Error as error:
-            raise InvalidError(f"the database URL is not valid: {error}") from None
+        given = _parameters_of(url)
         # The last words say which schema this program has (`dtr migrate --after`).
         own_name = str(given.get("application_name", ""))[:_MOST_OF_NAME]
         given["application_name"] = f"{own_name} {APPLICATION_NAME}".strip()
         if password is not None:
             given.setdefault("password", password)
         given["options"] = " ".join((_SERVER_OPTIONS, str(given.get("options", "")))).strip()
-        return cls(url, {**_DEFAULTS, **given})
+        given["client_encoding"] = "UTF8"
+        found = cls({**_DEFAULTS, **given})
+        found._check_lists()
+        return found
 
     @property
     def hosts(self) -> list[dict[str, Any]]:
         """The same parameters for each host alone, in the URL's order."""
-        names = _listed(self.parameters.get("host"))
-        addresses = _listed(self.parameters.get("hostaddr"))
-        count = max(len(names), len(addresses), 1)
-        ports = _listed(self.parameters.get("port"))
-        ports = ports * count if len(ports) == 1 else ports
+        lists = {key: self._listed(key) for key in ("host", "hostaddr", "port")}
         found = []
-        for number in range(count):
+        for number in range(self._count):
             one = dict(self.parameters)
-            for key, values in (("host", names), ("hostaddr", addresses), ("port", ports)):
-                if number < len(values):
-                    one[key] = values[number]
+            for key, values in lists.items():
+                if values:
+                    one[key] = values[number if len(values) > 1 else 0]
             found.append(one)
         return found
 
+    @property
+    def _count(self) -> int:
+        return max(len(self._listed("host")), len(self._listed("hostaddr")), 1)
+
+    def _listed(self, key: str) -> list[str]:
+        value = self.parameters.get(key)
+        return [] if value is None else str(value).split(",")
+
+    def _check_lists(self) -> None:
+        """Refuse what libpq would refuse later, with parts of a misplaced password in its words."""
+        names, addresses = len(self._listed("host")), len(self._listed("hostaddr"))
+        if names and addresses and names != addresses:
+            raise InvalidError(f"the database URL has {names} hosts and {addresses} addresses")
+        ports = self._listed("port")
+        if len(ports) not in {0, 1, self._count}:
+            raise InvalidError(f"the database URL has {self._count} hosts and {len(ports)} ports")
+        if not all(port == "" or (port.isascii() and port.isdigit()) for port in ports):
+            raise InvalidError(
+                "a port in the database URL is not a number; in a password write / as %2F"
+            )
+
     def __str__(self) -> str:
-        """Return the URL without its password."""
-        return _PASSWORD.sub(r"\1\2***@" if "@" in self.url else r"\1\2***", self.url)
+        """Return the URL as far as it tells where the database is: without options, password."""
+        places = [
+            f"{each.get('host') or each.get('hostaddr', '')}:{each.get('port', '')}".rstrip(":")
+            for each in self.hosts
+        ]
+        user = f"{self.parameters['user']}@" if "user" in self.parameters else ""
+        return f"postgresql://{user}{','.join(places)}/{self.parameters.get('dbname', '')}"
 
     def __repr__(self) -> str:
         return f"Location({self})"
 
 
-def _listed(value: Any) -> list[str]:
-    return [] if value is None else str(value).split(",")
+def _parameters_of(url: str) -> dict[str, Any]:
+    """Return what libpq reads in a URL."""
+    import psycopg  # noqa: PLC0415 - an embedded registry does without it
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
+
+    if not url.startswith(_SCHEMES):
+        raise InvalidError(f"the database URL must begin with postgresql://, as in {_EXAMPLE}")
+    places = _USER_INFORMATION.sub("", url, count=1)
+    if "@" in places.partition("?")[0]:
+        raise InvalidError("the database URL has more than one @; in a password write it as %40")
+    try:
+        found = conninfo_to_dict(url)
+    except psycopg.Error as error:
+        # libpq quotes what it does not understand, which may be the password.
+        what = str(error).partition('"')[0].strip(" :")
+        raise InvalidError(f"the database URL is not valid: {what}; see {_EXAMPLE}") from None
+    return {key: value for key, value in found.items() if value is not None}

@@ -1,6 +1,7 @@
 """Look-ups from one role of the database, over a connection that is replaced when it is lost."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -22,24 +23,20 @@ class Lookups:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread_id = 0
         self._pipeline: Pipeline | None = None
         self._connecting: asyncio.Task[Pipeline] | None = None
         self._away_since: float | None = None
 
     @property
     def away_seconds(self) -> float:
-        """How long nobody with the role has answered; 0 while somebody does."""
-        if self._away_since is None:
-            return 0.0
+        """How long those who asked have had no answer; 0 when nobody waits. Any thread may ask."""
         pipeline = self._pipeline
-        if (
-            pipeline is not None
-            and not pipeline.is_lost
-            and pipeline.answered_at > self._away_since
-        ):
-            self._away_since = None
-            return 0.0
-        return time.monotonic() - self._away_since
+        if pipeline is not None and not pipeline.is_lost:
+            return pipeline.silent_seconds
+        since = self._away_since
+        return 0.0 if since is None else time.monotonic() - since
 
     async def ask(
         self, lookup: Lookup, parameters: Mapping[str, Any], *, within_seconds: float
@@ -50,46 +47,46 @@ class Lookups:
             LostError: there was no answer `within_seconds`.
 
         """
+        deadline = time.monotonic() + within_seconds
         pipeline = self._pipeline
         if pipeline is not None and not pipeline.is_lost:
-            future = pipeline.ask(lookup, parameters)
             try:
-                if within_seconds >= _ANSWER_SECONDS:
-                    return await future
-                async with asyncio.timeout(within_seconds):
-                    return await future
-            except TimeoutError:
-                self._note_away()
-                raise LostError("no answer in time") from None
+                return await pipeline.ask(lookup, parameters, within_seconds=within_seconds)
             except psycopg.Error as error:
-                if not is_transient(error):
+                if not is_transient(error) or time.monotonic() >= deadline:
                     raise
-                self._note_away()
-        return await self._ask_again(lookup, parameters, within_seconds)
+        return await self._ask_again(lookup, parameters, deadline)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connection, on whatever thread."""
+        loop = self._loop
+        if loop is None:
+            return
+        if loop.is_running() and threading.get_ident() != self._thread_id:
+            loop.call_soon_threadsafe(self._let_go)
+        else:
+            self._let_go()
+
+    def _let_go(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
         if self._pipeline is not None:
             self._pipeline.close()
 
     async def _ask_again(
-        self, lookup: Lookup, parameters: Mapping[str, Any], within_seconds: float
+        self, lookup: Lookup, parameters: Mapping[str, Any], deadline: float
     ) -> list[Row]:
         try:
-            async with asyncio.timeout(within_seconds):
+            async with asyncio.timeout(deadline - time.monotonic()):
                 while True:
                     pipeline = await self._connected()
+                    within = deadline - time.monotonic()
                     try:
-                        rows = await pipeline.ask(lookup, parameters)
+                        return await pipeline.ask(lookup, parameters, within_seconds=within)
                     except psycopg.Error as error:
                         if not is_transient(error):
                             raise
-                        self._note_away()
-                        await asyncio.sleep(_SHORTEST_PAUSE_SECONDS)
-                    else:
-                        return rows
+                    await asyncio.sleep(_SHORTEST_PAUSE_SECONDS)
         except TimeoutError:
             raise LostError("no answer in time") from None
 
@@ -97,35 +94,39 @@ class Lookups:
         """Return a sound connection; all who wait for one wait for the same attempt."""
         if self._pipeline is not None and not self._pipeline.is_lost:
             return self._pipeline
-        return await asyncio.shield(self._reconnect())
+        return await asyncio.shield(self._reconnect(time.monotonic()))
 
-    def _reconnect(self) -> asyncio.Task[Pipeline]:
+    def _reconnect(self, away_since: float) -> asyncio.Task[Pipeline]:
+        if self._away_since is None:
+            self._away_since = away_since
         if self._connecting is None or self._connecting.done():
-            self._connecting = asyncio.create_task(self._connect(), name="connect to the database")
+            self._loop, self._thread_id = asyncio.get_running_loop(), threading.get_ident()
+            self._connecting = self._loop.create_task(
+                self._connect(), name="connect to the database"
+            )
         return self._connecting
 
-    def _lost(self) -> None:
+    def _lost(self, silent_seconds: float) -> None:
         """Look for another connection at once: its coming is how a return is noticed."""
-        self._note_away()
-        self._reconnect()
+        self._reconnect(time.monotonic() - silent_seconds)
 
     async def _connect(self) -> Pipeline:
         """Try until it works."""
         pause = _SHORTEST_PAUSE_SECONDS
         while True:
             try:
-                driver = await asyncio.to_thread(self._server.connect)
+                self._pipeline = await self._open()
             except psycopg.Error:
-                self._note_away()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             else:
-                self._pipeline = Pipeline(
-                    driver, answer_seconds=_ANSWER_SECONDS, on_lost=self._lost
-                )
                 self._away_since = None
                 return self._pipeline
 
-    def _note_away(self) -> None:
-        if self._away_since is None:
-            self._away_since = time.monotonic()
+    async def _open(self) -> Pipeline:
+        driver = await self._server.connect_aside()
+        try:
+            return Pipeline(driver, answer_seconds=_ANSWER_SECONDS, on_lost=self._lost)
+        except psycopg.Error:
+            driver.close()
+            raise

@@ -51,24 +51,33 @@ _DECODERS: Final[dict[int, Callable[[bytes], Any]]] = {
 
 
 class _Query:
-    """A query on its way; what was sent before it may be the statement's preparation."""
+    """A query on its way, or without a future the preparation of one."""
 
-    __slots__ = ("future", "give_up_at")
+    __slots__ = ("future", "give_up_at", "lookup", "sent_at")
 
-    def __init__(self, future: asyncio.Future[list[Row]] | None, give_up_at: float) -> None:
+    def __init__(
+        self,
+        lookup: Lookup,
+        future: asyncio.Future[list[Row]] | None,
+        sent_at: float,
+        give_up_at: float,
+    ) -> None:
+        self.lookup = lookup
         self.future = future
+        self.sent_at = sent_at
         self.give_up_at = give_up_at
 
 
 class Pipeline:
     """One connection of one event loop.
 
-    An answer that does not come in `answer_seconds` is a lost connection: then everything that is
-    under way on it fails with `LostError`, and the owner, told by `on_lost`, opens another.
+    A query is given up after its own `within_seconds`. An answer that does not come in
+    `answer_seconds` is a lost connection: then everything that is under way on it fails with
+    `LostError`, and the owner, told by `on_lost` how long nothing came, opens another.
     """
 
     def __init__(
-        self, driver: Driver, *, answer_seconds: float, on_lost: Callable[[], None]
+        self, driver: Driver, *, answer_seconds: float, on_lost: Callable[[float], None]
     ) -> None:
         self._driver = driver
         self._raw = driver.pgconn
@@ -76,18 +85,29 @@ class Pipeline:
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._names: dict[Lookup, bytes] = {}
+        self._prepared = 0
         # What was sent, in order; None is the end of a batch.
         self._sent: deque[_Query | None] = deque()
         self._batch_is_open = False
         self._watch: asyncio.TimerHandle | None = None
         self.is_lost = False
-        self.answered_at = time.monotonic()
         self._raw.nonblocking = 1
         self._raw.enter_pipeline_mode()
         self._socket = self._raw.socket
         self._loop.add_reader(self._socket, self._readable)
 
-    def ask(self, lookup: Lookup, parameters: Mapping[str, Any]) -> asyncio.Future[list[Row]]:
+    @property
+    def silent_seconds(self) -> float:
+        """How long the oldest query has been waiting; 0 when none is. Any thread may ask."""
+        with suppress(IndexError):
+            oldest = self._sent[0] or self._sent[1]
+            if oldest is not None:
+                return time.monotonic() - oldest.sent_at
+        return 0.0
+
+    def ask(
+        self, lookup: Lookup, parameters: Mapping[str, Any], *, within_seconds: float
+    ) -> asyncio.Future[list[Row]]:
         """Send a query; the future holds its rows.
 
         Raises (the future):
@@ -108,35 +128,39 @@ class Pipeline:
             return future
         # Text as it is, which may hold anything; the rest in words, whatever the column's width.
         formats = [_BINARY if isinstance(value, str) else _WORDS for value in given]
+        now = time.monotonic()
+        query = _Query(lookup, future, now, now + within_seconds)
         try:
-            self._send(lookup, rendered.sql, values, formats, future)
+            self._send(query, rendered.sql, values, formats)
         except psycopg.Error as error:
             self._lose(error)
-            if not future.done():
-                future.set_exception(LostError(str(error)))
+            _refuse(future, LostError(str(error)))
         return future
 
     def close(self) -> None:
         """Fail what is under way and close the connection."""
         self._on_lost = _nothing
+        if self._loop.is_closed():
+            self._driver.close()
+            return
         self._lose(LostError("the pipeline was closed"))
 
     def _send(
         self,
-        lookup: Lookup,
+        query: _Query,
         statement: str,
         values: Sequence[bytes | None],
         formats: Sequence[int],
-        future: asyncio.Future[list[Row]],
     ) -> None:
-        give_up_at = time.monotonic() + self._answer_seconds
-        name = self._names.get(lookup)
+        name = self._names.get(query.lookup)
         if name is None:
-            name = self._names[lookup] = b"dtr%d" % len(self._names)
+            # A name is never used again: whether its statement was prepared may not be known.
+            name = self._names[query.lookup] = b"dtr%d" % self._prepared
+            self._prepared += 1
             self._raw.send_prepare(name, statement.encode())
-            self._sent.append(_Query(None, give_up_at))
+            self._sent.append(_Query(query.lookup, None, query.sent_at, query.give_up_at))
         self._raw.send_query_prepared(name, values, formats, result_format=_BINARY)
-        self._sent.append(_Query(future, give_up_at))
+        self._sent.append(query)
         if not self._batch_is_open:
             self._batch_is_open = True
             self._loop.call_soon(self._end_batch)
@@ -180,56 +204,65 @@ class Pipeline:
                 self._lose(LostError("the server closed the connection"))
 
     def _take(self, result: PGresult) -> None:
-        self.answered_at = time.monotonic()
         query = self._sent.popleft()
-        if query is None or query.future is None:
-            if result.status == ExecStatus.FATAL_ERROR:
-                self._names.clear()  # of a statement that could not be prepared
+        if query is None:
             return
-        if query.future.done():  # whoever asked has been cancelled
+        status = result.status
+        if query.future is None:
+            if status != ExecStatus.COMMAND_OK:
+                self._names.pop(query.lookup, None)
             return
-        match result.status:
+        if status == ExecStatus.FATAL_ERROR:
+            # Perhaps the statement is not what it was when it was prepared (a migration).
+            self._names.pop(query.lookup, None)
+        if query.future.done():  # given up, or whoever asked has been cancelled
+            return
+        match status:
             case ExecStatus.TUPLES_OK:
-                query.future.set_result(_rows(result))
+                _settle(query.future, result)
             case ExecStatus.PIPELINE_ABORTED:
                 query.future.set_exception(LostError("a query of the same batch failed"))
             case _:
                 query.future.set_exception(error_from_result(result))
 
     def _look(self) -> None:
-        """Notice, a few times a second, that the oldest query is not answered."""
+        """Notice, a few times a second, what is not answered in time."""
         self._watch = None
-        oldest = next((query for query in self._sent if query is not None), None)
-        if oldest is None:
+        if not self._sent:
             return
-        if oldest.give_up_at <= time.monotonic():
+        if self.silent_seconds >= self._answer_seconds:
             self._lose(LostError("no answer in time"))
             return
+        now = time.monotonic()
+        for query in self._sent:
+            if query is not None and query.future is not None and query.give_up_at <= now:
+                _refuse(query.future, LostError("no answer in time"))
         self._watch = self._loop.call_later(_LOOK_SECONDS, self._look)
 
     def _lose(self, error: BaseException) -> None:
         if self.is_lost:
             return
         self.is_lost = True
+        silent_seconds = self.silent_seconds
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         if self._watch is not None:
             self._watch.cancel()
         for query in self._sent:
-            if query is not None and query.future is not None and not query.future.done():
-                query.future.set_exception(LostError(str(error)))
+            if query is not None and query.future is not None:
+                _refuse(query.future, LostError(str(error)))
         self._sent.clear()
         with suppress(psycopg.Error):
             break_off(self._driver)
             self._driver.close()
-        self._on_lost()
+        self._on_lost(silent_seconds)
 
 
 class UnsupportedTextError(ValueError):
     """PostgreSQL's text holds no NUL and no half of a surrogate pair: no row has such a value."""
 
 
-def _nothing() -> None:
+def _nothing(_silent_seconds: float) -> None:
     """Nobody needs to know."""
 
 
@@ -251,6 +284,18 @@ def _encoded(value: Any) -> bytes | None:
             return repr(value).encode()
         case _:
             raise TypeError(f"no look-up asks for a {type(value).__name__}")
+
+
+def _refuse(future: asyncio.Future[list[Row]], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _settle(future: asyncio.Future[list[Row]], result: PGresult) -> None:
+    try:
+        future.set_result(_rows(result))
+    except (KeyError, ValueError) as error:  # a type of column that no look-up has asked for yet
+        future.set_exception(error)
 
 
 def _rows(result: PGresult) -> list[Row]:
