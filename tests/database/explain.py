@@ -117,7 +117,7 @@ class Explainer:
         try:
             connection.execute(sql.SQL("SET LOCAL plan_cache_mode = {}").format(mode))
             connection.execute(sql.SQL("PREPARE explained AS " + statement))
-            call: sql.Composable = sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE explained")
+            call = sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE explained") + sql.SQL("")
             if values:
                 given = sql.SQL(", ").join(sql.Literal(value) for value in values)
                 call = call + sql.SQL("({})").format(given)

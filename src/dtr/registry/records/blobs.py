@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, delete, exists, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, select, update
 
 from dtr.database import Change, Lookup, Reader, Writer
 from dtr.database.schema import (
@@ -154,12 +154,19 @@ def condemn_unlinked(writer: Writer, digest: Digest) -> bool:
 
 def missing_blobs(reader: Reader, repository_id: int, wanted: Sequence[Digest]) -> list[Digest]:
     """Return those of `wanted` that the repository does not link to live bytes."""
-    statement = (
-        select(repository_blobs.c.digest)
-        .join_from(repository_blobs, blobs, blobs.c.digest == repository_blobs.c.digest)
-        .where(repository_blobs.c.repository_id == repository_id, blobs.c.state == LIVE)
-    )
-    return missing(reader, statement, repository_blobs.c.digest, wanted)
+
+    def find(digest: ColumnElement[str]) -> Select[Any]:
+        return (
+            select(blobs.c.id)
+            .join_from(repository_blobs, blobs, blobs.c.digest == repository_blobs.c.digest)
+            .where(
+                repository_blobs.c.repository_id == repository_id,
+                repository_blobs.c.digest == digest,
+                blobs.c.state == LIVE,
+            )
+        )
+
+    return missing(reader, find, wanted)
 
 
 def keep_blob(writer: Writer, repository_id: int, digest: Digest, review_at: float) -> bool:

@@ -1,11 +1,12 @@
 """Statements about manifests, what they refer to, and tags."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
-from sqlalchemy import bindparam, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, insert, or_, select, update
 
-from dtr.database import Lookup, Reader, Writer
+from dtr.database import Lookup, Reader, Row, Writer
 from dtr.database.schema import (
     manifest_references,
     manifests,
@@ -82,8 +83,12 @@ def referring_manifest(reader: Reader, repository_id: int, digest: Digest, kind:
 
 def missing_manifests(reader: Reader, repository_id: int, wanted: Sequence[Digest]) -> list[Digest]:
     """Return those of `wanted` that are not manifests of the repository."""
-    statement = select(manifests.c.digest).where(manifests.c.repository_id == repository_id)
-    return missing(reader, statement, manifests.c.digest, wanted)
+
+    def find(digest: ColumnElement[str]) -> Select[Any]:
+        where = (manifests.c.repository_id == repository_id, manifests.c.digest == digest)
+        return select(manifests.c.id).where(*where)
+
+    return missing(reader, find, wanted)
 
 
 def find_manifest_id(reader: Reader, repository_id: int, digest: Digest) -> int | None:
@@ -212,28 +217,44 @@ def remove_manifest(
         )
     ).one()
     repository_id, digest = row.repository_id, row.digest
-    edges = select(manifest_references.c.digest).where(
+    edges = select(manifest_references.c.digest, manifest_references.c.kind).where(
         manifest_references.c.manifest_id == manifest_id
     )
-    writer.execute(
-        update(repository_blobs)
-        .where(
-            repository_blobs.c.repository_id == repository_id,
-            repository_blobs.c.digest.in_(edges.where(manifest_references.c.kind == "blob")),
-        )
-        .values(review_at=blobs_review_at)
+    _review_all(
+        writer, repository_id, writer.execute(edges).all(), blobs_review_at, manifests_review_at
     )
-    children = manifests.c.digest.in_(edges.where(manifest_references.c.kind == "manifest"))
-    writer.execute(
-        update(manifests)
-        .where(
-            manifests.c.repository_id == repository_id,
-            or_(children, manifests.c.subject == digest, manifests.c.digest == row.subject),
+    in_repository = manifests.c.repository_id == repository_id
+    for related in (manifests.c.subject == digest, manifests.c.digest == row.subject):
+        writer.execute(
+            update(manifests).where(in_repository, related).values(review_at=manifests_review_at)
         )
-        .values(review_at=manifests_review_at)
-    )
     writer.execute(delete(tags).where(tags.c.manifest_id == manifest_id))
     writer.execute(
         delete(manifest_references).where(manifest_references.c.manifest_id == manifest_id)
     )
     writer.execute(delete(manifests).where(manifests.c.id == manifest_id))
+
+
+def _review_all(
+    writer: Writer,
+    repository_id: int,
+    edges: Sequence[Row],
+    blobs_review_at: float,
+    manifests_review_at: float,
+) -> None:
+    """Have each of what a manifest refers to reviewed.
+
+    One by one, in one go: PostgreSQL might look for them all by reading the whole repository.
+    """
+    for table, kind, review_at in (
+        (repository_blobs, "blob", blobs_review_at),
+        (manifests, "manifest", manifests_review_at),
+    ):
+        statement = (
+            update(table)
+            .where(table.c.repository_id == repository_id, table.c.digest == bindparam("which"))
+            .values(review_at=review_at)
+        )
+        rows = [{"which": edge[0]} for edge in edges if edge[1] == kind]
+        if rows:
+            writer.execute(statement, rows)
