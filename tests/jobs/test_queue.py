@@ -262,6 +262,24 @@ async def test_nobody_is_dead_because_the_database_was_away(workshop: Workshop) 
     assert len(workshop.work_of(machine)) == 1
 
 
+async def test_nothing_is_decided_by_what_a_standby_says(workshop: Workshop) -> None:
+    """There heartbeats stand still, and the last claims may be missing."""
+    job_id = await workshop.enqueue()
+    machine, other = workshop.machine(), workshop.machine()
+    await machine.turn()
+    await workshop.enqueue(PAIRED)
+    for each in (machine, other):
+        each.database.is_stale = True
+    await workshop.pass_time(LIMIT * 3, machine, other)
+    assert workshop.begun == {(job_id, 1): 1}
+    assert len(workshop.work_of(machine)) == 1
+    for each in (machine, other):
+        each.database.is_stale = False
+    await workshop.pass_time(LIMIT * 3, other, machine)
+    assert workshop.begun[job_id, 2] == 0
+    assert len(workshop.working) == 2
+
+
 async def test_a_job_may_end_while_the_database_is_away(workshop: Workshop) -> None:
     """Its end is written when it is back."""
     job_id = await workshop.enqueue()

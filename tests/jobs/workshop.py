@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from dtr.database import Database
+from dtr.database import Database, stale_reads
 from dtr.jobs import (
     Job,
     JobContext,
@@ -40,6 +40,8 @@ class Unreliable:
         self._database = database
         self.faults: list[str] = []
         self.is_away = False
+        self.is_stale = False
+        """Only a standby answers, and only those who read."""
         self.is_gone = False
         """Whoever asks has been killed, and never hears an answer."""
         self.after_read: Callable[[], Awaitable[None]] | None = None
@@ -52,6 +54,8 @@ class Unreliable:
         """Run a unit that only reads."""
         await self._meet()
         result = await self._database.read(unit, *args, **kwargs)
+        if self.is_stale:
+            stale_reads.set(True)
         if self.after_read is not None:
             after_read, self.after_read = self.after_read, None
             await after_read()
