@@ -211,6 +211,9 @@ class Pipeline:
         if query.future is None:
             if status != ExecStatus.COMMAND_OK:
                 self._names.pop(query.lookup, None)
+            asked = self._sent[0]  # what the statement was prepared for
+            if status == ExecStatus.FATAL_ERROR and asked is not None and asked.future is not None:
+                _refuse(asked.future, error_from_result(result))
             return
         if status == ExecStatus.FATAL_ERROR:
             # Perhaps the statement is not what it was when it was prepared (a migration).
