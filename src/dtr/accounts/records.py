@@ -8,7 +8,15 @@ from typing import Any
 from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 
 from dtr.database import Lookup, Reader, Writer
-from dtr.database.schema import accounts, failed_logins, grants, repositories, signing_keys, tokens
+from dtr.database.schema import (
+    accounts,
+    failed_logins,
+    finished_units,
+    grants,
+    repositories,
+    signing_keys,
+    tokens,
+)
 from dtr.model.access import Level, Repository, Visibility
 from dtr.model.names import RepositoryName
 
@@ -43,6 +51,9 @@ class AccessToken:
         """Not yet expired."""
         return self.expires_at is None or self.expires_at > now
 
+
+# No attempt at a unit of work comes later than `database.failover_wait_seconds`, an hour at most.
+_LONGEST_WAIT_SECONDS = 2 * 3600
 
 _ACCOUNT = (
     accounts.c.id,
@@ -244,12 +255,13 @@ def mark_tokens_used(writer: Writer, used: dict[int, float]) -> None:
 
 
 def remove_expired(writer: Writer, now: float, *, forget_failures_before: float) -> int:
-    """Delete tokens, keys and throttling records that mean nothing any more."""
+    """Delete tokens, keys, throttling records and noted units that mean nothing any more."""
     removed = 0
     for statement in (
         delete(tokens).where(tokens.c.expires_at <= now),
         delete(signing_keys).where(signing_keys.c.expires_at <= now),
         delete(failed_logins).where(failed_logins.c.last_at < forget_failures_before),
+        delete(finished_units).where(finished_units.c.finished_at < now - _LONGEST_WAIT_SECONDS),
     ):
         removed += writer.execute(statement).rowcount
     return removed

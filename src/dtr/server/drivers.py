@@ -2,22 +2,28 @@
 
 import asyncio
 import multiprocessing
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from dtr.database import Database, open_database, open_postgresql
 from dtr.model.errors import RegistryError, UnavailableError
+from dtr.registry.records import use_storage
 from dtr.server.datadir import MINIMUM_FREE_BYTES
 from dtr.server.metrics import Metrics
 from dtr.server.passwords import read_password
+from dtr.server.recognition import recognise
 from dtr.server.settings import Settings
-from dtr.storage import BlobStore, StorageOptions, open_blob_store
+from dtr.storage import BlobCache, BlobStore, StorageOptions, open_blob_store
 
 # Uploads never take the room that deletes and the next start need.
 _RESERVE_BYTES: Final = MINIMUM_FREE_BYTES + (16 << 20)
 _CHECK_SECONDS: Final = 5
+_LOG = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,7 @@ class Drivers:
 
     database: Database
     store: BlobStore
+    cache: BlobCache | None = None
 
 
 def open_drivers(settings: Settings, directory: Path, metrics: Metrics | None = None) -> Drivers:
@@ -44,6 +51,19 @@ def open_drivers(settings: Settings, directory: Path, metrics: Metrics | None = 
             storage_options(settings),
             observe=metrics.storage,
         ),
+        open_cache(settings, directory, metrics),
+    )
+
+
+def open_cache(settings: Settings, directory: Path, metrics: Metrics) -> BlobCache | None:
+    """Return the cache of blobs in the data directory, where the settings ask for one."""
+    if not settings.storage.cache_bytes:
+        return None
+    return BlobCache(
+        directory / "cache",
+        settings.storage.cache_bytes,
+        reserve_bytes=_RESERVE_BYTES,
+        observe=metrics.cache,
     )
 
 
@@ -69,9 +89,37 @@ def check_storage(settings: Settings, directory: Path) -> None:
         UnavailableError: the message says which step failed and why.
 
     """
+    _apart(lambda store: store.check_by_use(), settings, directory)
+
+
+def recognise_storage(settings: Settings, directory: Path) -> None:
+    """Make sure that it is the storage whose blobs the metadata speak of; see `recognition`.
+
+    Raises:
+        UnavailableError: it is another one, or something does not answer.
+
+    """
+
+    async def check(store: BlobStore) -> None:
+        database = open_metadata(settings, directory, Metrics())
+        try:
+            await recognise(database, store, settings.storage.url)
+            before = await database.write(use_storage, settings.storage.url)
+            if before not in {None, settings.storage.url}:
+                _LOG.warning("storage changed", before=before, now=settings.storage.url)
+        finally:
+            database.close()
+
+    _apart(check, settings, directory)
+
+
+def _apart(
+    check: Callable[[BlobStore], Awaitable[None]], settings: Settings, directory: Path
+) -> None:
+    """Run `check` in a process of its own; what it raises is raised here."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_check_storage, args=(settings, directory, sender))
+    process = context.Process(target=_answer, args=(check, settings, directory, sender))
     process.start()
     sender.close()
     try:
@@ -83,18 +131,23 @@ def check_storage(settings: Settings, directory: Path) -> None:
         raise UnavailableError(problem)
 
 
-def _check_storage(settings: Settings, directory: Path, answers: Connection) -> None:
-    async def check() -> None:
+def _answer(
+    check: Callable[[BlobStore], Awaitable[None]],
+    settings: Settings,
+    directory: Path,
+    answers: Connection,
+) -> None:
+    async def run() -> None:
         patience = min(settings.storage.wait_seconds, _CHECK_SECONDS)
         options = replace(storage_options(settings), patience_seconds=patience)
         store = open_blob_store(settings.storage.url, directory, options)
         try:
-            await store.check_by_use()
+            await check(store)
         finally:
             await store.close()
 
     try:
-        asyncio.run(check())
+        asyncio.run(run())
     except RegistryError as error:
         answers.send(str(error))
     else:

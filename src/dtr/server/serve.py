@@ -19,13 +19,12 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from dtr.registry.records import use_storage
 from dtr.server.app import build_application
 from dtr.server.background import run_jobs
 from dtr.server.bootstrap import FirstAdministrator, bootstrap
 from dtr.server.certificates import check_certificate, ensure_certificates
 from dtr.server.datadir import DataDirectory
-from dtr.server.drivers import check_storage, open_drivers
+from dtr.server.drivers import check_storage, open_drivers, recognise_storage
 from dtr.server.logs import GRANIAN_LOGGING, configure_logging
 from dtr.server.metrics import Metrics, use_directory
 from dtr.server.parent import leave_with_parent
@@ -137,12 +136,10 @@ def _prepare(settings: Settings, directory: DataDirectory) -> FirstAdministrator
     try:
         drivers.database.wait_until_there(seconds=settings.database.failover_wait_seconds)
         administrator = bootstrap(settings, directory, drivers.database)
-        before = drivers.database.write_now(use_storage, settings.storage.url)
-        if before not in {None, settings.storage.url}:
-            _LOG.warning("storage changed", before=before, now=settings.storage.url)
-        return administrator
     finally:
         drivers.database.close()
+    recognise_storage(settings, directory.path)
+    return administrator
 
 
 def _web_server(
