@@ -82,6 +82,13 @@ class Contender(ABC):
         """Make the program available; return why it cannot take part, or nothing."""
         return None
 
+    def open(self, folder: Path) -> None:
+        """Start what the program needs beside it, with its files in `folder`."""
+        del folder
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to end
+        """End what `open` started."""
+
     @abstractmethod
     def version(self) -> str:
         """Return the version that the program reports."""

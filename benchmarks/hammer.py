@@ -4,6 +4,7 @@ import math
 import selectors
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ class Rate:
     p50: float
     p99: float
     slowest: float
+    p999: float = math.nan
 
 
 @dataclass
@@ -51,30 +53,40 @@ class Hammer:
         self._port = address.port
         self._latencies: list[float] = []
 
-    def run(self, connections: int, running: Callable[[], bool]) -> Rate:
-        """Send requests until `running` says no.
+    def run(
+        self, connections: int, running: Callable[[], bool], *, per_second: float = math.inf
+    ) -> Rate:
+        """Send requests until `running` says no: each lane at once again, or `per_second` in all.
+
+        At a given pace the latency counts from when a request was due: one that has to wait
+        because others are slow is slow itself.
 
         Raises:
             BenchmarkError: an answer was not 200, or a connection broke.
         """
         self._latencies = []
+        pause = 1 / per_second
         with selectors.EpollSelector() as selector:
-            lanes = [self._open(selector, number) for number in range(connections)]
-            begin = time.perf_counter()
-            for lane in lanes:
-                self._send(lane)
+            idle = deque(self._open(selector, number) for number in range(connections))
+            lanes = list(idle)
+            due = begin = time.perf_counter()
             while running():
-                for key, _ in selector.select(1.0):
-                    self._receive(key.data)
+                now = time.perf_counter()
+                while idle and due <= now:
+                    self._send(idle.popleft(), due if pause else now)
+                    due += pause
+                for key, _ in selector.select(max(0.0, due - now) if idle else 1.0):
+                    if self._receive(key.data):
+                        idle.append(key.data)
             seconds = time.perf_counter() - begin
             for lane in lanes:
                 lane.socket.close()
         return self._summary(seconds)
 
-    def run_for(self, connections: int, seconds: float) -> Rate:
+    def run_for(self, connections: int, seconds: float, *, per_second: float = math.inf) -> Rate:
         """Send requests for some seconds."""
         end = time.perf_counter() + seconds
-        return self.run(connections, lambda: time.perf_counter() < end)
+        return self.run(connections, lambda: time.perf_counter() < end, per_second=per_second)
 
     def _open(self, selector: selectors.BaseSelector, number: int) -> _Lane:
         made = socket.create_connection((HOST, self._port), timeout=TIMEOUT_SECONDS)
@@ -84,12 +96,13 @@ class Hammer:
         selector.register(made, selectors.EVENT_READ, lane)
         return lane
 
-    def _send(self, lane: _Lane) -> None:
+    def _send(self, lane: _Lane, began: float) -> None:
         lane.number = (lane.number + 1) % len(self._requests)
-        lane.began = time.perf_counter()
+        lane.began = began
         lane.socket.send(self._requests[lane.number])
 
-    def _receive(self, lane: _Lane) -> None:
+    def _receive(self, lane: _Lane) -> bool:
+        """Take what is there; return whether the answer is complete."""
         piece = lane.socket.recv(65536)
         if not piece:
             raise BenchmarkError("the contender closed a connection under load")
@@ -101,7 +114,8 @@ class Hammer:
             self._latencies.append(time.perf_counter() - lane.began)
             lane.got = lane.wanted = 0
             lane.start.clear()
-            self._send(lane)
+            return True
+        return False
 
     def _length(self, start: bytearray) -> int:
         """Return the length of the whole answer once its head is there, else 0."""
@@ -122,5 +136,7 @@ class Hammer:
         ordered = sorted(self._latencies)
         if not ordered:
             raise BenchmarkError("no request was answered")
-        p50, p99 = (ordered[math.ceil(len(ordered) * part) - 1] * 1e3 for part in (0.5, 0.99))
-        return Rate(len(ordered) / seconds, len(ordered), p50, p99, ordered[-1] * 1e3)
+        p50, p99, p999 = (
+            ordered[math.ceil(len(ordered) * part) - 1] * 1e3 for part in (0.5, 0.99, 0.999)
+        )
+        return Rate(len(ordered) / seconds, len(ordered), p50, p99, ordered[-1] * 1e3, p999)

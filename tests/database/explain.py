@@ -6,6 +6,8 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import Engine, event
+from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Node = Mapping[str, Any]
@@ -40,7 +42,12 @@ INSERT INTO job_logs (job_id, number, at, level, message)
 SELECT id, line, line, 'info', 'said' FROM jobs, generate_series(1, 5) AS line;
 UPDATE repository_blobs SET review_at = 2e9 WHERE substr(digest, 8, 2) = '00';
 UPDATE manifests SET review_at = 2e9 WHERE substr(digest, 8, 2) = '00';
-UPDATE blobs SET state = 'condemned' WHERE substr(digest, 8, 2) = '01';
+INSERT INTO blobs (digest, size, storage_key, state, created_at)
+SELECT 'sha256:dead' || number, 1, 'dead' || number,
+    CASE WHEN number % 2 = 0 THEN 'condemned' ELSE 'live' END, 0
+FROM generate_series(1, 600) AS number;
+INSERT INTO repository_blobs (repository_id, digest, review_at)
+SELECT 1, digest, 2e9 FROM blobs WHERE storage_key LIKE 'dead%' AND state = 'live';
 """
 
 
@@ -144,3 +151,31 @@ class Explainer:
         row = self._connection.execute(sql.SQL("SELECT " + expression)).fetchone()
         assert row is not None
         return row[0]
+
+
+class Overheard:
+    """The statements that units run through SQLAlchemy, each once, with what they were given."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._seen: dict[str, list[Any]] = {}
+        event.listen(engine, "before_cursor_execute", self._hear)
+
+    def items(self) -> list[tuple[str, list[Any]]]:
+        """Return statements that look for rows (`$1`), with the values of the first time."""
+        return [
+            (statement, values)
+            for statement, values in self._seen.items()
+            if statement.lstrip().startswith(("SELECT", "UPDATE", "DELETE", "WITH"))
+        ]
+
+    def _hear(self, *heard: Any) -> None:
+        context = heard[4]
+        if context.compiled is None:
+            return
+        compiled = context.compiled.statement.compile(
+            dialect=psycopg_dialect.dialect(paramstyle="numeric_dollar"),  # type: ignore[no-untyped-call]
+            compile_kwargs={"render_postcompile": True},
+        )
+        given = {**compiled.params, **context.compiled_parameters[0]}
+        values = [given.get(name, compiled.params.get(name)) for name in compiled.positiontup or ()]
+        self._seen.setdefault(str(compiled), values)
