@@ -164,7 +164,7 @@ async def test_a_session_that_ends_ends_its_parts(store: ObjectBlobStore) -> Non
 
 
 async def test_the_server_restarts_in_the_middle_of_a_push(
-    store: ObjectBlobStore, s3_server: RunningS3
+    store: ObjectBlobStore, s3: RunningS3
 ) -> None:
     """The upload waits until the server is back, and goes on."""
     content = os.urandom(6 * SMALL_BYTES)
@@ -172,7 +172,7 @@ async def test_the_server_restarts_in_the_middle_of_a_push(
     restart: asyncio.Future[None] | None = None
     for start in range(0, len(content), MIB):
         if start == 2 * SMALL_BYTES:
-            restart = asyncio.ensure_future(asyncio.to_thread(s3_server.restart, down_seconds=1))
+            restart = asyncio.ensure_future(asyncio.to_thread(s3.restart, down_seconds=1))
         await writer.append(content[start : start + MIB])
     key = await writer.commit(Digest.of(content))
     assert restart is not None
@@ -181,7 +181,7 @@ async def test_the_server_restarts_in_the_middle_of_a_push(
 
 
 async def test_the_server_restarts_in_the_middle_of_a_pull(
-    store: ObjectBlobStore, s3_server: RunningS3
+    store: ObjectBlobStore, s3: RunningS3
 ) -> None:
     """The answer goes on at the byte where it broke."""
     content = os.urandom(64 * MIB)
@@ -189,16 +189,16 @@ async def test_the_server_restarts_in_the_middle_of_a_pull(
     found = bytearray()
     async for chunk in store.read(key, start=1, stop=len(content) - 1):
         if not found:
-            await asyncio.to_thread(s3_server.restart)
+            await asyncio.to_thread(s3.restart)
         found += chunk
     assert found == content[1:-1]
 
 
-async def test_a_server_that_stays_away_is_unavailable(s3_url: str, s3_server: RunningS3) -> None:
+async def test_a_server_that_stays_away_is_unavailable(s3_url: str, s3: RunningS3) -> None:
     """After the time that was asked for, and no sooner than the pauses allow."""
     store = ObjectBlobStore(StorageLocation.parse(s3_url), patience_seconds=1)
     key = await push(store, b"content")
-    s3_server.kill()
+    s3.kill()
     try:
         with pytest.raises(UnavailableError):
             await store.size(key)
@@ -209,7 +209,7 @@ async def test_a_server_that_stays_away_is_unavailable(s3_url: str, s3_server: R
         with pytest.raises(UnavailableError):
             await store.check()
     finally:
-        s3_server.start()
+        s3.start()
     assert await pull(store, key) == b"content"
     await store.close()
 

@@ -48,10 +48,10 @@ def test_a_server_keeps_blobs_in_a_bucket(tmp_path: Path, s3_url: str) -> None:
     ],
 )
 def test_storage_that_cannot_be_used_is_said_at_the_start(
-    tmp_path: Path, s3_server: RunningS3, place: str, secret: str | None, reason: str
+    tmp_path: Path, s3: RunningS3, place: str, secret: str | None, reason: str
 ) -> None:
     """One sentence says which step failed and why; the server does not start."""
-    url = place.format(endpoint=s3_server.endpoint, port=free_port())
+    url = place.format(endpoint=s3.endpoint, port=free_port())
     environment = {"AWS_SECRET_ACCESS_KEY": secret} if secret else {}
     server = RunningServer(tmp_path, options=("--storage", url), environment=environment)
     with pytest.raises(RuntimeError) as failure:

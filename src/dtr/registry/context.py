@@ -8,7 +8,7 @@ from dtr.accounts.gate import Gate
 from dtr.database import Database
 from dtr.model.manifests import Limits
 from dtr.registry.counters import PullCounter
-from dtr.storage import BlobStore
+from dtr.storage import BlobCache, BlobStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class RegistrySettings:
     untagged_grace_seconds: float = 7 * 86400
     accept_missing_references: bool = True
     create_on_push: bool = True
+    redirect: bool = False
     manifest: Limits = field(default_factory=Limits)
 
 
@@ -37,3 +38,4 @@ class RegistryContext:
     settings: RegistrySettings
     pulls: PullCounter
     clock: Callable[[], float] = time.time
+    cache: BlobCache | None = None

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 from dtr.asgi import Request, Response
 from dtr.database import Writer
@@ -24,6 +25,7 @@ from dtr.storage import Capability
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z", re.ASCII)
 _SMALL_BYTES = 64 << 10
+_REDIRECT_SECONDS = 300
 _OCTETS = b"application/octet-stream"
 _IMMUTABLE = b"private, max-age=31536000, immutable"
 _KEEP_SECONDS = 1.0
@@ -37,7 +39,9 @@ class Pull:
 
     def __init__(self, context: RegistryContext) -> None:
         self._context = context
-        self._has_paths = Capability.LOCAL_PATH in context.store.capabilities
+        capabilities = context.store.capabilities
+        self._has_paths = Capability.LOCAL_PATH in capabilities
+        self._redirects = context.settings.redirect and Capability.REDIRECT in capabilities
 
     async def manifest(self, request: Request) -> Response:
         """Answer a manifest in the very bytes that were pushed (end-3)."""
@@ -93,29 +97,40 @@ class Pull:
             return Response(304, headers=headers)
         headers[b"content-type"] = _OCTETS
         wanted = _requested_range(request, blob.size, encoded)
-        if wanted is not None:
-            return await self._part(blob, headers, *wanted)
-        if request.method == "HEAD":
+        if request.method == "HEAD" and wanted is None:
             return Response(headers=headers, length=blob.size)
-        if self._has_paths:
-            return await self._file(request, blob, headers)
-        stream = await _begun(self._context.store.read(blob.storage_key, stop=blob.size))
+        if request.method == "GET" and self._redirects:
+            return await self._redirection(blob)
+        if wanted is not None:
+            return await self._part(request, blob, headers, wanted)
+        path = self._path(blob)
+        if path is not None:
+            return await self._file(request, blob, headers, path)
+        stream = self._context.store.read(blob.storage_key, stop=blob.size)
+        if self._context.cache is not None:
+            stream = self._context.cache.filled_by(digest, blob.size, stream)
+        stream = await self._begun(request, blob, stream)
         return Response(headers=headers, stream=stream, length=blob.size)
 
-    async def _file(self, request: Request, blob: Blob, headers: dict[bytes, bytes]) -> Response:
-        """Answer a whole file: a small one from memory, any other without passing through Python.
+    async def _redirection(self, blob: Blob) -> Response:
+        """Send the client to storage, with a range if it asked for one; it may, we have looked."""
+        url = await self._context.store.redirect_url(blob.storage_key, _REDIRECT_SECONDS)
+        response = Response(307, headers={b"cache-control": b"private, no-store"})
+        response.add(b"location", url)
+        response.add(b"docker-content-digest", str(blob.digest))
+        return response
 
-        A small read from a local disk costs less than handing it to another thread.
-        """
-        path = self._context.store.path(blob.storage_key)
-        try:
-            if blob.size <= _SMALL_BYTES:
-                body = path.read_bytes()
-                size = len(body)
-            else:
-                body, size = b"", path.stat().st_size
-        except FileNotFoundError:
-            size = -1
+    def _path(self, blob: Blob) -> Path | None:
+        """Return a file on this machine that holds the blob, if there is one."""
+        if self._context.cache is not None:
+            return self._context.cache.find(blob.digest, blob.size)
+        return self._context.store.path(blob.storage_key) if self._has_paths else None
+
+    async def _file(
+        self, request: Request, blob: Blob, headers: dict[bytes, bytes], path: Path
+    ) -> Response:
+        """Answer a whole file: a small one from memory, others without passing through Python."""
+        body, size = _looked_up(path, blob.size)
         if size != blob.size:
             raise await self._damaged(request, blob)
         if body:
@@ -135,11 +150,31 @@ class Pull:
         return ContentDamagedError(message, digest=str(blob.digest))
 
     async def _part(
-        self, blob: Blob, headers: dict[bytes, bytes], start: int, stop: int
+        self, request: Request, blob: Blob, headers: dict[bytes, bytes], wanted: tuple[int, int]
     ) -> Response:
+        start, stop = wanted
         headers[b"content-range"] = b"bytes %d-%d/%d" % (start, stop - 1, blob.size)
-        stream = await _begun(self._context.store.read(blob.storage_key, start=start, stop=stop))
+        cache, stream = self._context.cache, None
+        if cache is not None and (path := cache.find(blob.digest, blob.size)) is not None:
+            stream = cache.read(path, start, stop)
+        if stream is None:
+            stream = self._context.store.read(blob.storage_key, start=start, stop=stop)
+        stream = await self._begun(request, blob, stream)
         return Response(206, headers=headers, stream=stream, length=stop - start)
+
+    async def _begun(
+        self, request: Request, blob: Blob, stream: AsyncIterator[bytes]
+    ) -> AsyncIterator[bytes]:
+        """Return the stream once its first piece is here: until then a failure can still be said.
+
+        Raises:
+            BlobUnknownError: collection was first.
+
+        """
+        try:
+            return await _begun(stream)
+        except ContentDamagedError:
+            raise await self._damaged(request, blob) from None
 
     async def _is_kept(
         self, request: Request, digest: Digest, review_at: float | None, grace: float, keep: Keep
@@ -177,6 +212,20 @@ def _forget(kept: asyncio.Future[bool]) -> None:
     """Take note of how a write ended that nobody waits for."""
     if not kept.cancelled():
         kept.exception()
+
+
+def _looked_up(path: Path, expected: int) -> tuple[bytes, int]:
+    """Return a small file's content, and any file's size; -1 where there is none.
+
+    A small read from a local disk costs less than handing it to another thread.
+    """
+    try:
+        if expected > _SMALL_BYTES:
+            return b"", path.stat().st_size
+        body = path.read_bytes()
+    except FileNotFoundError:
+        return b"", -1
+    return body, len(body)
 
 
 async def _begun(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

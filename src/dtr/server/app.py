@@ -59,7 +59,9 @@ def build_application(
         metrics_public=settings.server.metrics_public,
     )
     pulls = PullCounter(database)
-    context = RegistryContext(database, store, gate, registry_settings(settings), pulls, clock)
+    context = RegistryContext(
+        database, store, gate, registry_settings(settings), pulls, clock, drivers.cache
+    )
     tokens = TokenEndpoint(database, identity, keys, gate, auth, proxies, clock=clock)
     system = System(database, store, metrics, ca_certificate=ca_certificate)
     used_tokens = UsedTokens(database, identity)
@@ -71,6 +73,8 @@ def build_application(
             ):  # the database is away; that must not keep us
                 await asyncio.wait_for(gathered.write(), _LAST_WRITE_SECONDS)
         identity.close()
+        if drivers.cache is not None:
+            await drivers.cache.close()
         await store.close()
         database.close()
 
@@ -124,6 +128,7 @@ def registry_settings(settings: Settings) -> RegistrySettings:
         untagged_grace_seconds=settings.collect.untagged_grace_seconds,
         accept_missing_references=settings.registry.missing_references == "accept",
         create_on_push=settings.registry.create_on_push,
+        redirect=settings.storage.redirect,
         manifest=Limits(limits.manifest_references, limits.json_nesting),
     )
 

@@ -61,6 +61,12 @@ class Metrics:
         self._job_seconds = Counter(
             "dtr_job_seconds", "Time that jobs took.", ("kind",), registry=self.registry
         )
+        self._cache = Counter(
+            "dtr_blob_cache",
+            "Blobs looked for on this machine's disk.",
+            ("result",),
+            registry=self.registry,
+        )
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram, Counter, Counter]] = {}
         self._timers: dict[tuple[str, str], Histogram] = {}
 
@@ -103,6 +109,10 @@ class Metrics:
         """Count an attempt of a job."""
         self._jobs.labels(kind, outcome).inc()
         self._job_seconds.labels(kind).inc(seconds)
+
+    def cache(self, is_hit: bool) -> None:  # noqa: FBT001 - the shape of an observer
+        """Count a look into the cache of blobs."""
+        self._cache.labels("hit" if is_hit else "miss").inc()
 
     def exposition(
         self, *, uploads_open: int, jobs_open: Mapping[tuple[str, str], int] | None = None

@@ -328,10 +328,28 @@ class StorageSettings(_Section):
     """How long an object store that throttles or fails is asked again."""
     connections: int = Field(64, ge=1, le=4096)
     """Most requests of one process to an object store at once."""
+    redirect: bool = Field(False, validate_default=True)
+    """Whether pulls of blobs are sent to the object store (signed URLs) or pass through here."""
+    cache_bytes: int = Field(0, ge=0, le=2**50)
+    """Disk for a copy of blobs that are pulled often, in front of storage.url; 0 is none."""
     sweep_interval_seconds: float = Field(_DAY, ge=1, le=365 * _DAY)
     """Pause between two searches for orphan files."""
     sync_every_bytes: int = Field(32 * _MIB, ge=_MIB, le=2**40)
     """Bytes of an upload between two syncs to disk."""
+
+    @field_validator("redirect")
+    @classmethod
+    def _needs_an_object_store(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001
+        if value and info.data.get("url", "").partition(":")[0] in {"", "file"}:
+            raise ValueError("needs an object store: clients cannot reach a directory")
+        return value
+
+    @field_validator("cache_bytes")
+    @classmethod
+    def _needs_storage_elsewhere(cls, value: int, info: ValidationInfo) -> int:
+        if value and not info.data.get("url"):
+            raise ValueError("needs storage.url: blobs in the data directory are on this disk")
+        return value
 
 
 class JobsSettings(_Section):

@@ -1,5 +1,6 @@
 """Blob storage: the `BlobStore` port and its drivers. Bytes only; what exists is metadata."""
 
+from dtr.storage.cache import BlobCache
 from dtr.storage.filesystem import FilesystemBlobStore
 from dtr.storage.location import StorageLocation
 from dtr.storage.memory import MemoryBlobStore
@@ -7,6 +8,7 @@ from dtr.storage.opening import StorageOptions, open_blob_store
 from dtr.storage.port import BlobStore, BlobWriter, Capability, Progress, StoredBlob
 
 __all__ = [
+    "BlobCache",
     "BlobStore",
     "BlobWriter",
     "Capability",
