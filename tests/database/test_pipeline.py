@@ -76,7 +76,7 @@ async def test_a_statement_that_cannot_be_prepared_is_refused_until_it_can(
             return_exceptions=True,
         )
         assert isinstance(answers[0], psycopg.errors.UndefinedTable)
-        assert answers[1:] == ["v", 20]
+        assert list(answers[1:]) == ["v", 20]
     execute(schema_url, "CREATE TABLE missing (key text)", "INSERT INTO missing VALUES ('here')")
     assert await found(database, MISSING, key="") == "here"
 

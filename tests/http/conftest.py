@@ -10,12 +10,13 @@ import pytest
 from tests.http.client import Client, Repository
 from tests.http.targets import Deployed, InProcess, Node, Target
 from tests.support.balanced import BalancedServers
+from tests.support.forgetful import ForgetfulDatabase
 from tests.support.postgresql import RunningPostgresql, temporary_database
 from tests.support.seaweed import RunningS3
 from tests.support.server import RunningServer
 
 from dtr.database import open_database, open_postgresql
-from dtr.storage import open_blob_store
+from dtr.storage import BlobStore, FilesystemBlobStore, open_blob_store
 from dtr.testing.registry import ADMIN, ALICE, BOB, Administration
 
 # Every test shares one address with all others, so logins are slowed down late.
@@ -31,6 +32,7 @@ IN_PROCESS = (
     "memory",
     "files",
     pytest.param("on_postgresql", marks=pytest.mark.postgresql),
+    pytest.param("forgetful", marks=pytest.mark.postgresql),
     pytest.param("on_s3", marks=[pytest.mark.postgresql, pytest.mark.s3]),
 )
 PROCESSES = (
@@ -89,6 +91,20 @@ async def on_postgresql(database_of_files: str, shared_directory: Path) -> Async
     They are a test's own, for their connections belong to its event loop.
     """
     target = InProcess.open_files(shared_directory, SETTINGS, database_url=database_of_files)
+    yield target
+    await target.close()
+
+
+@pytest.fixture
+async def forgetful(database_of_files: str, shared_directory: Path) -> AsyncIterator[InProcess]:
+    """Give two applications on a database that loses its answer to every unit of work once."""
+    stores: list[BlobStore] = [FilesystemBlobStore(shared_directory) for _ in range(2)]
+    target = InProcess.open(
+        shared_directory,
+        stores,
+        SETTINGS,
+        open_database=lambda: ForgetfulDatabase(database_of_files, wait_seconds=5),
+    )
     yield target
     await target.close()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ import pytest
 from tests.http.asgi import ask
 from tests.support.server import RunningServer
 
+from dtr.database import Database
 from dtr.server.app import build_application
 from dtr.server.application import Application
 from dtr.server.drivers import Drivers
@@ -74,13 +75,20 @@ class InProcess:
         *,
         ca_certificate: Path | None = None,
         database_url: str = "",
+        open_database: Callable[[], Database] | None = None,
     ) -> "InProcess":
         """Open one application for each of the stores, which share what they keep."""
         clock = ManualClock()
         parsed = Settings.model_validate({"log": {"access": False}, **(settings or {})})
         applications = []
         for store in stores or [MemoryBlobStore()]:
-            state = open_state(directory, store=store, clock=clock, database_url=database_url)
+            state = open_state(
+                directory,
+                store=store,
+                clock=clock,
+                database_url=database_url,
+                database=open_database() if open_database else None,
+            )
             drivers = Drivers(state.database, state.store)
             applications.append(
                 build_application(

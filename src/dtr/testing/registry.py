@@ -128,14 +128,16 @@ def open_state(
     store: BlobStore | None = None,
     clock: ManualClock | None = None,
     database_url: str = "",
+    database: Database | None = None,
 ) -> RegistryState:
     """Return the state kept in `directory`, made when it is new; without `store`, in memory.
 
-    With `database_url` the metadata are in a PostgreSQL database that `make_registry` has filled,
-    or a copy of it. Opened twice with two stores on one place, it is what two processes share.
+    `database` is used where it is open already. With `database_url` the metadata are in a
+    PostgreSQL database that `make_registry` has filled, or a copy of it. Opened twice with two
+    stores on one place, it is what two processes share.
     Closing is the application's, which closes its drivers.
     """
-    database = _open_metadata(directory, database_url)
+    database = database or _open_metadata(directory, database_url)
     return RegistryState(
         database, store or MemoryBlobStore(), clock or ManualClock(), Administration(database)
     )
