@@ -14,6 +14,7 @@ from dtr.cli import (
     migrate,
     repositories,
     serve,
+    storage,
     tokens,
     users,
 )
@@ -34,6 +35,7 @@ application.command("import")(importing.import_registry)
 application.command("gc")(maintenance.gc)
 application.command("fsck")(maintenance.fsck)
 application.add_typer(jobs.commands, name="jobs", help="Background jobs: what runs, ran and will.")
+application.add_typer(storage.commands, name="storage", help="Where blobs are.")
 application.add_typer(config.commands, name="config", help="Settings: check and explain them.")
 
 

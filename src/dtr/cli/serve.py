@@ -47,6 +47,13 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    storage_redirect: Annotated[
+        bool,
+        typer.Option(
+            "--storage-redirect",
+            help="Send pulls of blobs to the object store, by signed URLs.",
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         typer.Option(help="Web processes. \\[default: the cores]", show_default=False, min=0),
@@ -95,7 +102,7 @@ def serve(
         "database": {"url": database_url},
         "data": {"admin_password_file": admin_password_file},
         "log": {"format": log_format},
-        "storage": {"url": storage},
+        "storage": {"url": storage, "redirect": storage_redirect or None},
     }
     with failures_as_sentences():
         refuse_password(database_url)

@@ -1,9 +1,21 @@
 """Statements of collection and of the consistency check."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, delete, exists, func, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from dtr.database import Reader, Writer
 from dtr.database.schema import (
@@ -28,7 +40,7 @@ class Link:
     digest: Digest
 
 
-# Spelled out, and not as a parameter: only so does a generic plan see that the partial index serves.
+# Spelled out, and not as a parameter: only so does a generic plan see that the index serves.
 _CONDEMNED = text("blobs.state = 'condemned'")
 _child = manifest_references.alias("child")
 _referrer = manifests.alias("referrer")
@@ -66,43 +78,83 @@ def unneeded_manifests(reader: Reader, now: float, count: int) -> list[int]:
     return [row[0] for row in reader.execute(statement)]
 
 
-def put_aside_needed_manifests(writer: Writer, now: float) -> int:
+def due_manifests(reader: Reader, now: float, count: int) -> list[tuple[int, bool]]:
+    """Return rows of manifests whose time has come, and whether something reaches each."""
+    due = (
+        select(manifests.c.id)
+        .where(manifests.c.review_at.is_not(None), manifests.c.review_at <= now)
+        .order_by(manifests.c.review_at)
+        .limit(count)
+        .subquery()
+    )
+    rows = reader.execute(
+        select(manifests.c.id, _is_needed()).join_from(due, manifests, manifests.c.id == due.c.id)
+    )
+    return [(row[0], bool(row[1])) for row in rows]
+
+
+def put_aside_manifests(writer: Writer, ids: Sequence[int]) -> None:
     """Stop reviewing manifests that something reaches; whoever takes that away asks again."""
-    due = and_(manifests.c.review_at.is_not(None), manifests.c.review_at <= now)
-    statement = update(manifests).where(due, _is_needed()).values(review_at=None)
-    return writer.execute(statement).rowcount
+    statement = update(manifests).where(manifests.c.id == bindparam("which")).values(review_at=None)
+    if ids:
+        writer.execute(statement, [{"which": manifest_id} for manifest_id in ids])
 
 
 def due_links(reader: Reader, now: float, count: int) -> list[tuple[Link, bool]]:
-    """Return links whose time has come, and whether a manifest of the repository needs each."""
-    needed = exists().where(
-        manifest_references.c.repository_id == repository_blobs.c.repository_id,
-        manifest_references.c.digest == repository_blobs.c.digest,
-        manifest_references.c.kind == "blob",
-    )
-    rows = reader.execute(
-        select(
-            repository_blobs.c.repository_id,
-            repository_blobs.c.digest,
-            needed.label("is_needed"),
-        )
+    """Return links whose time has come, and whether a manifest of the repository needs each.
+
+    The page is taken first: asked about all links that are due, PostgreSQL would rather read all
+    references there are.
+    """
+    due = (
+        select(repository_blobs.c.repository_id, repository_blobs.c.digest)
         .where(repository_blobs.c.review_at.is_not(None), repository_blobs.c.review_at <= now)
         .order_by(repository_blobs.c.review_at)
         .limit(count)
+        .subquery()
     )
-    return [(Link(row.repository_id, Digest(row.digest)), bool(row.is_needed)) for row in rows]
+    needed = exists().where(
+        manifest_references.c.repository_id == due.c.repository_id,
+        manifest_references.c.digest == due.c.digest,
+        manifest_references.c.kind == "blob",
+    )
+    rows = reader.execute(select(due.c.repository_id, due.c.digest, needed))
+    return [(Link(row[0], Digest(row[1])), bool(row[2])) for row in rows]
 
 
-def put_aside_link(writer: Writer, link: Link) -> None:
-    """Stop reviewing a link that a manifest needs."""
+def put_aside_links(writer: Writer, links: Sequence[Link]) -> None:
+    """Stop reviewing links that a manifest needs."""
+    statement = update(repository_blobs).where(*_this_link()).values(review_at=None)
+    if links:
+        writer.execute(statement, _rows_of(links))
+
+
+def remove_links(writer: Writer, links: Sequence[Link]) -> None:
+    """Take blobs out of repositories, and mark for deletion those which no repository has left."""
+    if not links:
+        return
+    rows = _rows_of(links)
+    writer.execute(delete(repository_blobs).where(*_this_link()), rows)
+    linked = exists().where(repository_blobs.c.digest == blobs.c.digest)
     writer.execute(
-        update(repository_blobs)
-        .where(
-            repository_blobs.c.repository_id == link.repository_id,
-            repository_blobs.c.digest == link.digest,
-        )
-        .values(review_at=None)
+        update(blobs)
+        .where(blobs.c.digest == bindparam("which"), blobs.c.state == registry.LIVE, ~linked)
+        .values(state="condemned"),
+        [{"which": row["which"]} for row in rows],
     )
+
+
+def _this_link() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return (
+        repository_blobs.c.repository_id == bindparam("in_repository"),
+        repository_blobs.c.digest == bindparam("which"),
+    )
+
+
+def _rows_of(links: Sequence[Link]) -> list[dict[str, Any]]:
+    # In one order for everybody, so that two who remove the same do not wait for each other.
+    ordered = sorted(links, key=lambda link: (link.digest, link.repository_id))
+    return [{"in_repository": link.repository_id, "which": link.digest} for link in ordered]
 
 
 def condemned_blobs(reader: Reader, count: int) -> list[registry.Blob]:
@@ -116,20 +168,18 @@ def condemned_blobs(reader: Reader, count: int) -> list[registry.Blob]:
     return [registry.blob_of(row) for row in rows]
 
 
-def remove_condemned(writer: Writer, gone: list[registry.Blob]) -> int:
+def remove_condemned(writer: Writer, gone: list[registry.Blob]) -> None:
     """Delete the rows of blobs whose bytes are gone.
 
     A row that a push has taken over meanwhile is live and has another key: it stays.
     """
-    removed = 0
-    for blob in gone:
-        where = and_(
-            blobs.c.digest == blob.digest,
-            blobs.c.state == "condemned",
-            blobs.c.storage_key == blob.storage_key,
-        )
-        removed += writer.execute(delete(blobs).where(where)).rowcount
-    return removed
+    where = and_(
+        blobs.c.digest == bindparam("which"),
+        blobs.c.state == "condemned",
+        blobs.c.storage_key == bindparam("key"),
+    )
+    rows = [{"which": blob.digest, "key": blob.storage_key} for blob in gone]
+    writer.execute(delete(blobs).where(where), rows)
 
 
 def blobs_after(reader: Reader, digest: str, count: int) -> list[tuple[registry.Blob, str]]:
@@ -141,6 +191,13 @@ def blobs_after(reader: Reader, digest: str, count: int) -> list[tuple[registry.
         .limit(count)
     )
     return [(registry.blob_of(row), row.state) for row in rows]
+
+
+def live_blobs(reader: Reader) -> tuple[int, int]:
+    """Return how many blobs the registry has, and how many bytes they have together."""
+    statement = select(func.count(), func.coalesce(func.sum(blobs.c.size), 0))
+    count, size = reader.execute(statement.where(blobs.c.state == registry.LIVE)).one()
+    return int(count), int(size)
 
 
 def manifests_after(reader: Reader, manifest_id: int, count: int) -> list[Any]:
@@ -191,6 +248,8 @@ def remove_blob(writer: Writer, blob: registry.Blob) -> bool:
 
     Returns False, and changes nothing, where other bytes have taken its place.
     """
+    if writer.ran_before():
+        return True
     if not is_live(writer, blob):
         return False
     writer.execute(delete(repository_blobs).where(repository_blobs.c.digest == blob.digest))

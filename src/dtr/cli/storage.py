@@ -1,0 +1,123 @@
+"""`dtr storage`."""
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from dtr.cli.context import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    Registry,
+    open_registry,
+    show_json,
+)
+from dtr.server.drivers import storage_options
+from dtr.storage import BlobStore, open_blob_store
+from dtr.transfer.blobs import BlobCopy, BlobsCopied
+
+commands = typer.Typer(no_args_is_help=True)
+_CONSOLE = Console(stderr=True)
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    DownloadColumn(),
+    TransferSpeedColumn(),
+    TimeRemainingColumn(),
+)
+
+
+@commands.callback()
+def root() -> None:
+    """Where blobs are."""
+
+
+@commands.command("copy")
+def copy(
+    target: Annotated[str, typer.Option("--to", metavar="URL", help="The storage to copy to.")],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="URL",
+            help="The storage to copy from. \\[default: the server's]",
+            show_default=False,
+        ),
+    ] = None,
+    at_once: Annotated[int, typer.Option(help="Blobs to copy at once.", min=1, max=64)] = 4,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what would be copied; change nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Copy the blobs to another storage, while the registry serves.
+
+    A URL is file:///DIRECTORY (file:// and the data directory for blobs that are there), s3://,
+    azure:// or gs://, as storage.url has it. Every blob is verified on its way and keeps its key.
+    What is there already is not copied again: run it once, set storage.url to the new place, start
+    the servers anew, and run it once more, with --from, for what was pushed meanwhile.
+
+    Exit status 1: blobs are missing or damaged at the source; 'dtr fsck' says more.
+    """
+    with open_registry(config, data_dir) as registry:
+        done = asyncio.run(_copy(registry, source, target, at_once, is_dry_run=dry_run))
+    if as_json:
+        show_json({"dry_run": dry_run, **asdict(done)})
+    else:
+        for digest in done.damaged:
+            typer.echo(f"damaged or missing: {digest}")
+        verb = "Would copy" if dry_run else "Copied"
+        typer.echo(
+            f"{verb} {done.copied} blobs ({_readable(done.copied_bytes)}); "
+            f"{done.present} were there already ({_readable(done.present_bytes)})."
+        )
+    if done.damaged:
+        raise typer.Exit(1)
+
+
+async def _copy(
+    registry: Registry, source: str | None, target: str, at_once: int, *, is_dry_run: bool
+) -> BlobsCopied:
+    opened: list[BlobStore] = []
+
+    def store_at(url: str) -> BlobStore:
+        directory, options = registry.settings.data.directory, storage_options(registry.settings)
+        store = open_blob_store(url, directory, options)
+        opened.append(store)
+        return store
+
+    try:
+        taken_from = registry.store if source is None else store_at(source)
+        given_to = store_at(target)
+        await given_to.check_by_use()
+        copying = BlobCopy(
+            registry.database, taken_from, given_to, at_once=at_once, is_dry_run=is_dry_run
+        )
+        _, size = await copying.total()
+        with Progress(*_COLUMNS, console=_CONSOLE, transient=True) as shown:
+            bar = shown.add_task("Looking" if is_dry_run else "Copying", total=size)
+            return await copying.run(lambda count: shown.advance(bar, count))
+    finally:
+        for store in (*opened, registry.drivers.store):
+            await store.close()
+
+
+def _readable(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:  # noqa: PLR2004
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
