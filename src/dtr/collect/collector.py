@@ -9,8 +9,9 @@ transaction, so a push that comes between is always seen:
       '--------- a push stores it anew, under another key
 """
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from dtr.collect import records
@@ -27,6 +28,8 @@ class CollectSettings:
     grace_seconds: float = 86400
     untagged_grace_seconds: float = 7 * 86400
     batch: int = 200
+    rest: float = 1.0
+    """How long it rests after each batch, in times of what the batch took."""
 
 
 @dataclass(slots=True)
@@ -46,6 +49,9 @@ class Collected:
             f"{self.manifests} manifests, {self.links} blobs of repositories, "
             f"{self.blobs} blobs from disk ({self.bytes / 1e6:.1f} MB), {self.uploads} uploads"
         )
+
+
+Step = Callable[[Collected], Awaitable[bool]]
 
 
 class Collector:
@@ -69,7 +75,7 @@ class Collector:
         done = Collected()
         report = progress or (lambda _done: None)
         for step in (self._uploads, self._manifests, self._links, self._blobs):
-            while await step(done):
+            while await self._with_rest(step, done):
                 report(done)
         report(done)
         return done
@@ -77,6 +83,14 @@ class Collector:
     async def plan(self) -> Collected:
         """Return what `run` would take away now; nothing is changed."""
         return await self._database.read(_plan, self._clock(), self._settings)
+
+    async def _with_rest(self, step: Step, done: Collected) -> bool:
+        """Do a step, then leave the machine and the database to requests for as long again."""
+        begun = time.perf_counter()
+        is_more = await step(done)
+        if is_more:
+            await asyncio.sleep((time.perf_counter() - begun) * self._settings.rest)
+        return is_more
 
     async def _uploads(self, done: Collected) -> bool:
         """Forget sessions that nobody continued, then what they staged."""
@@ -92,9 +106,11 @@ class Collector:
     async def _manifests(self, done: Collected) -> bool:
         if not self._settings.untagged:
             return False
-        count = await self._database.write(_collect_manifests, self._clock(), self._settings)
-        done.manifests += count
-        return count > 0
+        looked_at, removed = await self._database.write(
+            _collect_manifests, self._clock(), self._settings
+        )
+        done.manifests += removed
+        return looked_at == self._settings.batch
 
     async def _links(self, done: Collected) -> bool:
         looked_at, removed = await self._database.write(
@@ -117,9 +133,12 @@ class Collector:
         return len(condemned) == batch
 
 
-def _collect_manifests(writer: Writer, now: float, settings: CollectSettings) -> int:
+def _collect_manifests(writer: Writer, now: float, settings: CollectSettings) -> tuple[int, int]:
     """Delete a batch of manifests that nothing reaches; put aside those that something does."""
-    unneeded = records.unneeded_manifests(writer, now, settings.batch)
+    due = records.due_manifests(writer, now, settings.batch)
+    # First, since what is deleted may have been all that reached one of these.
+    records.put_aside_manifests(writer, [row for row, is_needed in due if is_needed])
+    unneeded = [row for row, is_needed in due if not is_needed]
     for manifest_id in unneeded:
         registry.remove_manifest(
             writer,
@@ -128,21 +147,16 @@ def _collect_manifests(writer: Writer, now: float, settings: CollectSettings) ->
             blobs_review_at=now + settings.grace_seconds,
             manifests_review_at=now + settings.untagged_grace_seconds,
         )
-    if not unneeded:
-        records.put_aside_needed_manifests(writer, now)
-    return len(unneeded)
+    return len(due), len(unneeded)
 
 
 def _collect_links(writer: Writer, now: float, batch: int) -> tuple[int, int]:
     """Remove a batch of links that no manifest needs, and mark blobs that have none left."""
     due = records.due_links(writer, now, batch)
-    removed = 0
-    for link, is_needed in due:
-        if is_needed:
-            records.put_aside_link(writer, link)
-        else:
-            removed += registry.unlink_blob(writer, link.repository_id, link.digest)
-    return len(due), removed
+    unneeded = [link for link, is_needed in due if not is_needed]
+    records.put_aside_links(writer, [link for link, is_needed in due if is_needed])
+    records.remove_links(writer, unneeded)
+    return len(due), len(unneeded)
 
 
 def _plan(reader: Reader, now: float, settings: CollectSettings) -> Collected:

@@ -248,10 +248,9 @@ def remove_blob(writer: Writer, blob: registry.Blob) -> bool:
 
     Returns False, and changes nothing, where other bytes have taken its place.
     """
-    if writer.ran_before():
-        return True
     if not is_live(writer, blob):
-        return False
+        return writer.ran_before(is_noted=False)
+    writer.ran_before()
     writer.execute(delete(repository_blobs).where(repository_blobs.c.digest == blob.digest))
     writer.execute(delete(blobs).where(blobs.c.digest == blob.digest))
     return True
