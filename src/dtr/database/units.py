@@ -141,18 +141,23 @@ class Writer(Reader):
         self._unit_id = unit_id
         self._may_have_run = may_have_run
 
-    def ran_before(self) -> bool:
+    def ran_before(self, *, is_noted: bool = True) -> bool:
         """Tell whether an earlier attempt at this very unit was committed; note that this one is.
 
         For units that are not idempotent by themselves: that count, that refuse what is done
-        already, or that would undo what somebody else did between two attempts.
+        already, or that would undo what somebody else did between two attempts. A unit that finds
+        nothing to do, and says so, does not have it noted: the next attempt would take it for done.
         """
         if not self._unit_id:
             return False
         if self._may_have_run and self.first(_FIND_UNIT, {"id": self._unit_id}) is not None:
             return True
-        self.change(_NOTE_UNIT, {"id": self._unit_id, "finished_at": time.time()})
+        if is_noted:
+            self._note()
         return False
+
+    def _note(self) -> None:
+        self.change(_NOTE_UNIT, {"id": self._unit_id, "finished_at": time.time()})
 
     def change(self, change: Change, parameters: Mapping[str, Any]) -> int:
         """Run a prepared change; return how many rows it changed."""

@@ -69,9 +69,9 @@ def bootstrap(
 
 
 def _add_first(writer: Writer, password_hash: str) -> bool:
-    ran_before = writer.ran_before()
-    if ran_before or records.list_accounts(writer):
-        return ran_before
+    if records.list_accounts(writer):
+        return writer.ran_before(is_noted=False)
+    writer.ran_before()
     records.add_account(
         writer, FIRST_ADMINISTRATOR, kind="user", password_hash=password_hash, is_admin=True
     )
