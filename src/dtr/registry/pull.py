@@ -14,7 +14,6 @@ from dtr.model.errors import (
     ContentDamagedError,
     ManifestUnknownError,
     RangeNotSatisfiableError,
-    RegistryError,
     UnavailableError,
 )
 from dtr.model.names import parse_reference
@@ -77,14 +76,36 @@ class Pull:
         """Answer a blob, or a part of it (end-2; RFC 9110 section 14)."""
         repository = request.existing_repository()
         digest = Digest.parse(request.parameters["digest"])
-        row = await self._context.database.lookup(
-            records.BLOB, {"repository_id": repository.id, "digest": digest}
-        )
+        database = self._context.database
+        parameters = {"repository_id": repository.id, "digest": digest}
+        # Whoever is sent elsewhere cannot come back for another key: there the primary is asked.
+        lookup = records.BLOB_NOW if self._redirects else records.BLOB
+        row = await database.lookup(lookup, parameters)
         if row is None:
             raise BlobUnknownError(digest=str(digest))
         blob = records.blob_of(row)
+        try:
+            return await self._answer(request, blob, row[3])
+        except ContentDamagedError:
+            now = await database.lookup(records.BLOB_NOW, parameters)
+            if now is None:
+                raise BlobUnknownError(digest=str(digest)) from None
+            if now[2] == blob.storage_key:
+                raise
+        # It was collected and pushed again, and only a standby did not know.
+        return await self._answer(request, records.blob_of(now), now[3])
+
+    async def _answer(self, request: Request, blob: Blob, review_at: float | None) -> Response:
+        """Answer a blob from where it is said to be.
+
+        Raises:
+            BlobUnknownError: collection was first.
+            ContentDamagedError: the bytes are not there.
+
+        """
+        digest = blob.digest
         grace = self._context.settings.grace_seconds
-        if not await self._is_kept(request, digest, row[3], grace, records.keep_blob):
+        if not await self._is_kept(request, digest, review_at, grace, records.keep_blob):
             raise BlobUnknownError(digest=str(digest))
         encoded = digest.encode()
         headers = {
@@ -102,15 +123,14 @@ class Pull:
         if request.method == "GET" and self._redirects:
             return await self._redirection(blob)
         if wanted is not None:
-            return await self._part(request, blob, headers, wanted)
+            return await self._part(blob, headers, *wanted)
         path = self._path(blob)
         if path is not None:
-            return await self._file(request, blob, headers, path)
+            return _file(blob, headers, path)
         stream = self._context.store.read(blob.storage_key, stop=blob.size)
         if self._context.cache is not None:
             stream = self._context.cache.filled_by(digest, blob.size, stream)
-        stream = await self._begun(request, blob, stream)
-        return Response(headers=headers, stream=stream, length=blob.size)
+        return Response(headers=headers, stream=await _begun(stream), length=blob.size)
 
     async def _redirection(self, blob: Blob) -> Response:
         """Send the client to storage, with a range if it asked for one; it may, we have looked."""
@@ -126,55 +146,17 @@ class Pull:
             return self._context.cache.find(blob.digest, blob.size)
         return self._context.store.path(blob.storage_key) if self._has_paths else None
 
-    async def _file(
-        self, request: Request, blob: Blob, headers: dict[bytes, bytes], path: Path
-    ) -> Response:
-        """Answer a whole file: a small one from memory, others without passing through Python."""
-        body, size = _looked_up(path, blob.size)
-        if size != blob.size:
-            raise await self._damaged(request, blob)
-        if body:
-            return Response(headers=headers, body=body)
-        return Response(headers=headers, file=path, length=blob.size)
-
-    async def _damaged(self, request: Request, blob: Blob) -> RegistryError:
-        """Return what to say of missing bytes: collection may have taken them a moment ago."""
-        parameters = {
-            "repository_id": request.existing_repository().id,
-            "digest": str(blob.digest),
-        }
-        row = await self._context.database.lookup(records.BLOB, parameters)
-        if row is None or row[2] != blob.storage_key:
-            return BlobUnknownError(digest=str(blob.digest))
-        message = "stored content is missing or cut; an administrator can run dtr fsck"
-        return ContentDamagedError(message, digest=str(blob.digest))
-
     async def _part(
-        self, request: Request, blob: Blob, headers: dict[bytes, bytes], wanted: tuple[int, int]
+        self, blob: Blob, headers: dict[bytes, bytes], start: int, stop: int
     ) -> Response:
-        start, stop = wanted
         headers[b"content-range"] = b"bytes %d-%d/%d" % (start, stop - 1, blob.size)
         cache, stream = self._context.cache, None
         if cache is not None and (path := cache.find(blob.digest, blob.size)) is not None:
             stream = cache.read(path, start, stop)
         if stream is None:
             stream = self._context.store.read(blob.storage_key, start=start, stop=stop)
-        stream = await self._begun(request, blob, stream)
+        stream = await _begun(stream)
         return Response(206, headers=headers, stream=stream, length=stop - start)
-
-    async def _begun(
-        self, request: Request, blob: Blob, stream: AsyncIterator[bytes]
-    ) -> AsyncIterator[bytes]:
-        """Return the stream once its first piece is here: until then a failure can still be said.
-
-        Raises:
-            BlobUnknownError: collection was first.
-
-        """
-        try:
-            return await _begun(stream)
-        except ContentDamagedError:
-            raise await self._damaged(request, blob) from None
 
     async def _is_kept(
         self, request: Request, digest: Digest, review_at: float | None, grace: float, keep: Keep
@@ -226,6 +208,17 @@ def _looked_up(path: Path, expected: int) -> tuple[bytes, int]:
     except FileNotFoundError:
         return b"", -1
     return body, len(body)
+
+
+def _file(blob: Blob, headers: dict[bytes, bytes], path: Path) -> Response:
+    """Answer a whole file: a small one from memory, others without passing through Python."""
+    body, size = _looked_up(path, blob.size)
+    if size != blob.size:
+        message = "stored content is missing or cut; an administrator can run dtr fsck"
+        raise ContentDamagedError(message, digest=str(blob.digest))
+    if body:
+        return Response(headers=headers, body=body)
+    return Response(headers=headers, file=path, length=blob.size)
 
 
 async def _begun(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -39,6 +39,8 @@ BLOB = Lookup(
     ),
     is_immutable=True,
 )
+BLOB_NOW = Lookup(BLOB.statement)
+"""The same, of the primary: the key under which the bytes are is what changes of a blob."""
 FIND_BLOB = Lookup(
     select(blobs.c.digest, blobs.c.size, blobs.c.storage_key, blobs.c.state).where(
         blobs.c.digest == bindparam("digest")
