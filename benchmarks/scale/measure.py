@@ -182,13 +182,15 @@ WORKS: Final[tuple[Work, ...]] = (
 
 
 @contextmanager
-def running_on(url: str, folder: Path) -> Iterator[Running]:
+def running_on(
+    url: str, folder: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Running]:
     """Start a server on the registry at `url`, its files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     server = Server(DtrAt(url), folder / "server", make_certificate(folder))
     _pretend_storage(url, folder / "server" / "data")
     try:
-        server.start()
+        server.start(environment=environment)
         yield Running(server, take_sample(url), _postmaster(url))
     finally:
         server.stop()

@@ -88,9 +88,11 @@ def due_manifests(reader: Reader, now: float, count: int) -> list[tuple[int, boo
         .subquery()
     )
     rows = reader.execute(
-        select(manifests.c.id, _is_needed()).join_from(due, manifests, manifests.c.id == due.c.id)
+        select(manifests.c.id, _is_needed().label("is_needed")).join_from(
+            due, manifests, manifests.c.id == due.c.id
+        )
     )
-    return [(row[0], bool(row[1])) for row in rows]
+    return [(row.id, bool(row.is_needed)) for row in rows]
 
 
 def put_aside_manifests(writer: Writer, ids: Sequence[int]) -> None:
@@ -118,8 +120,8 @@ def due_links(reader: Reader, now: float, count: int) -> list[tuple[Link, bool]]
         manifest_references.c.digest == due.c.digest,
         manifest_references.c.kind == "blob",
     )
-    rows = reader.execute(select(due.c.repository_id, due.c.digest, needed))
-    return [(Link(row[0], Digest(row[1])), bool(row[2])) for row in rows]
+    rows = reader.execute(select(due.c.repository_id, due.c.digest, needed.label("is_needed")))
+    return [(Link(row.repository_id, Digest(row.digest)), bool(row.is_needed)) for row in rows]
 
 
 def put_aside_links(writer: Writer, links: Sequence[Link]) -> None:
@@ -195,9 +197,12 @@ def blobs_after(reader: Reader, digest: str, count: int) -> list[tuple[registry.
 
 def live_blobs(reader: Reader) -> tuple[int, int]:
     """Return how many blobs the registry has, and how many bytes they have together."""
-    statement = select(func.count(), func.coalesce(func.sum(blobs.c.size), 0))
-    count, size = reader.execute(statement.where(blobs.c.state == registry.LIVE)).one()
-    return int(count), int(size)
+    row = reader.execute(
+        select(
+            func.count().label("live"), func.coalesce(func.sum(blobs.c.size), 0).label("bytes")
+        ).where(blobs.c.state == registry.LIVE)
+    ).one()
+    return int(row.live), int(row.bytes)
 
 
 def manifests_after(reader: Reader, manifest_id: int, count: int) -> list[Any]:

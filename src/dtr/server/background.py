@@ -36,6 +36,8 @@ from dtr.server.parent import leave_with_parent
 from dtr.server.settings import Settings
 
 _LOG = structlog.get_logger()
+# Requests go first; jobs still get a tenth of a processor that is busy.
+_NICENESS: Final = 10
 _CLEAN_SECONDS: Final = 600
 _LISTEN_SECONDS: Final = 60
 _WEEK: Final = 7 * 86400
@@ -57,6 +59,7 @@ def run_jobs(settings: Settings, directory: Path) -> None:
     """Run jobs until SIGTERM; the body of the job runner's process."""
     configure_logging(settings.log.format, settings.log.level)
     leave_with_parent()
+    os.nice(_NICENESS)
     asyncio.run(_run(settings, directory))
 
 
