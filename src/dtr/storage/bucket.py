@@ -196,7 +196,7 @@ class Bucket:
         retries: RetryConfig = {
             "max_retries": 100 if is_streamed else 2,
             "retry_timeout": timedelta(seconds=self.patience.seconds if is_streamed else 5),
-            "backoff": {"max_backoff": timedelta(seconds=5)},
+            "backoff": {"max_backoff": timedelta(seconds=1)},
         }
         given: dict[str, Any] = {"prefix": location.prefix or None, "client_options": client}
         given["retry_config"] = retries

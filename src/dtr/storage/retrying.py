@@ -12,7 +12,7 @@ from dtr.model.errors import UnavailableError
 T = TypeVar("T")
 
 _FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 1.0  # a client waits hardly longer than the outage
 
 
 class Failure(Enum):
