@@ -59,13 +59,12 @@ def take_sample(url: str, seed: int = 1) -> Sample:
     assert largest is not None
     database = open_postgresql(url)
     try:
-        users = [_add(database, name) for name in ("bench-admin", "bench-guest", "bench-member")]
+        users = [_add(database, is_admin=is_admin) for is_admin in (True, False, False)]
     finally:
         database.close()
     with psycopg.connect(url) as connection:
         connection.execute(_GRANT_LITTLE, {"name": users[1].name})
         connection.execute(_GRANT_ALL, {"name": users[2].name})
-        connection.execute("UPDATE accounts SET is_admin = true WHERE name = 'bench-admin'")
     return Sample(
         by_tag=[f"/v2/{row[0]}/manifests/{row[2]}" for row in by_manifest],
         by_digest=[f"/v2/{row[0]}/manifests/{row[1]}" for row in by_manifest],
@@ -118,7 +117,8 @@ def _chosen(
     return rows
 
 
-def _add(database: Database, name: str) -> User:
-    user = User(name, secrets.token_urlsafe(24))
-    database.write_now(add_user, name, hash_password(user.password))
+def _add(database: Database, *, is_admin: bool) -> User:
+    user = User(f"bench-{secrets.token_hex(4)}", secrets.token_urlsafe(24))
+    hashed = hash_password(user.password)
+    database.write_now(add_user, user.name, hashed, is_admin=is_admin)
     return user
