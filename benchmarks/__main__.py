@@ -10,13 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.contenders import CONTENDERS, Contender
-from benchmarks.content import QUICK, Sizes
+from benchmarks.backends import DtrPostgresql, DtrS3
+from benchmarks.contenders import Contender, Distribution, DockerRegistry, Dtr
+from benchmarks.content import MEBIBYTE, QUICK, Sizes
 from benchmarks.failure import BenchmarkError
 from benchmarks.report import Report
 from benchmarks.rows import ROWS, choose
 from benchmarks.runner import Runner
 
+CONTENDERS: Sequence[type[Contender]] = (Dtr, DtrPostgresql, DtrS3, DockerRegistry, Distribution)
 RESULTS = Path(__file__).resolve().parent / "results"
 LONGEST_SECONDS = 240.0  # a token of ours lives for 300
 
@@ -88,6 +90,7 @@ def _sizes(arguments: argparse.Namespace) -> Sizes:
         "rounds": arguments.rounds,
         "seconds": arguments.seconds,
         "dead_blobs": arguments.dead_blobs,
+        "big_bytes": arguments.big_mebibytes and arguments.big_mebibytes * MEBIBYTE,
     }
     return replace(sizes, **{name: value for name, value in chosen.items() if value is not None})
 
@@ -111,6 +114,7 @@ def _parse() -> argparse.Namespace:
     add("--quick", action="store_true", help="a smoke test: tiny sizes, one round, no file")
     add("--with-collection", action="store_true", help="also measure during collection")
     add("--dead-blobs", type=int, help="how many blobs to collect (10000)")
+    add("--big-mebibytes", type=int, help="size of the large blob (1024)")
     add("--output", type=Path, help="write PATH.md and PATH.json (benchmarks/results/DATE)")
     add("--work-dir", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
     return parser.parse_args()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tests.support import postgresql, seaweed
 
-from benchmarks.contenders import Dtr
+from benchmarks.contenders import Dtr, Site
+from benchmarks.failure import BenchmarkError
 
 # What a machine of its own would be given (docs/postgresql.md); commits are as durable as there.
 POSTGRESQL_SETTINGS: Mapping[str, str] = {
@@ -30,20 +31,24 @@ class DtrAt(Dtr):
     key = "dtr-at"
     title = "DTR"
 
-    def __init__(self, url: str = "") -> None:
-        self.url = url
+    def __init__(self, url: str) -> None:
+        self._url = url
 
-    def environment(self) -> Mapping[str, str]:
+    def environment(self, site: Site) -> Mapping[str, str]:
         """Name the database."""
-        return {"DTR_DATABASE__URL": self.url}
+        del site
+        return {"DTR_DATABASE__URL": self._url}
 
 
-class DtrPostgresql(DtrAt):
+class DtrPostgresql(Dtr):
     """DTR on a PostgreSQL that is started beside it, its blobs in files."""
 
     key = "dtr-postgresql"
     title = "DTR, PostgreSQL"
-    _server: postgresql.RunningPostgresql | None = None
+
+    def __init__(self) -> None:
+        self._server: postgresql.RunningPostgresql | None = None
+        self._urls: dict[Path, str] = {}
 
     def prepare(self) -> str | None:
         """Look for the server's programs."""
@@ -52,23 +57,33 @@ class DtrPostgresql(DtrAt):
         return super().prepare()
 
     def open(self, folder: Path) -> None:
-        """Start PostgreSQL with an empty database."""
+        """Start PostgreSQL."""
         del folder
         self._server = open_server()
-        self.url = self._server.create_database()
 
     def close(self) -> None:
         """End PostgreSQL and remove what it stored."""
         if self._server is not None:
             self._server.close()
 
+    def environment(self, site: Site) -> Mapping[str, str]:
+        """Name a database that belongs to the site's folder."""
+        if self._server is None:
+            raise BenchmarkError("PostgreSQL was not started")
+        if site.folder not in self._urls:
+            self._urls[site.folder] = self._server.create_database()
+        return {"DTR_DATABASE__URL": self._urls[site.folder]}
+
 
 class DtrS3(DtrPostgresql):
-    """DTR on PostgreSQL and on an S3 server (SeaweedFS), streaming through."""
+    """DTR on PostgreSQL and on an S3 server (SeaweedFS), whose bytes it streams through."""
 
     key = "dtr-s3"
     title = "DTR, PostgreSQL, S3"
-    _s3: seaweed.RunningS3 | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._s3: seaweed.RunningS3 | None = None
 
     def prepare(self) -> str | None:
         """Look for both servers' programs."""
@@ -79,8 +94,7 @@ class DtrS3(DtrPostgresql):
     def open(self, folder: Path) -> None:
         """Start both."""
         super().open(folder)
-        (folder / "s3").mkdir()
-        self._s3 = seaweed.RunningS3(folder / "s3").start()
+        self._s3 = seaweed.RunningS3(folder).start()
 
     def close(self) -> None:
         """End both."""
@@ -88,12 +102,12 @@ class DtrS3(DtrPostgresql):
         if self._s3 is not None:
             self._s3.kill()
 
-    def environment(self) -> Mapping[str, str]:
-        """Name database and storage, and how to get into them."""
+    def environment(self, site: Site) -> Mapping[str, str]:
+        """Name a database and a prefix that belong to the site's folder, and how to get in."""
         if self._s3 is None:
-            return super().environment()
+            raise BenchmarkError("the S3 server was not started")
         return {
-            **super().environment(),
+            **super().environment(site),
             **self._s3.environment,
-            "DTR_STORAGE__URL": self._s3.url,
+            "DTR_STORAGE__URL": self._s3.url_of(site.folder.name),
         }

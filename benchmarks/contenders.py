@@ -97,8 +97,9 @@ class Contender(ABC):
     def command(self, site: Site) -> list[str]:
         """Write what the program needs into `site` and return how to start it."""
 
-    def environment(self) -> Mapping[str, str]:
+    def environment(self, site: Site) -> Mapping[str, str]:
         """Return what is added to the environment."""
+        del site
         return {}
 
     def authorization(self, site: Site, address: Address, repository: str) -> Mapping[str, str]:
@@ -234,13 +235,18 @@ class Distribution(Peer):
         lines = built.stderr.strip().splitlines()
         return None if built.returncode == 0 else f"go install failed: {lines[-1:]}"
 
-    def environment(self) -> Mapping[str, str]:
+    def environment(self, site: Site) -> Mapping[str, str]:
         """Turn off the export of traces to a collector that is not there."""
+        del site
         return {"OTEL_TRACES_EXPORTER": "none"}
 
 
-CONTENDERS: tuple[type[Contender], ...] = (Dtr, DockerRegistry, Distribution)
 OURS = Dtr.key
+
+
+def is_ours(key: str) -> bool:
+    """Tell whether this is DTR, on whatever backend."""
+    return key.startswith(OURS)
 
 
 def make_certificate(folder: Path) -> Certificate:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.contenders import OURS
+from benchmarks.contenders import OURS, is_ours
 from benchmarks.content import Sizes
 from benchmarks.rows import LESS_IS_BETTER, MEGABYTE
 from benchmarks.runner import Column, Outcome
@@ -73,10 +73,11 @@ class Report:
             f" {sizes.seconds:g} s for each run of a rate. Authentication on for DTR (a bearer"
             " token with every request), off for the others. The load generator ran on the same"
             " processors. Ratios say how many times better DTR was in this run."
+            f" The large blob had {sizes.big_bytes / 2**20:,.0f} MiB."
         )
 
     def _results(self) -> list[str]:
-        peers = [key for key in self.titles if key != OURS]
+        peers = [key for key in self.titles if not is_ours(key)]
         header = ("work", "unit", *self.titles.values())
         header += tuple(f"against {self.titles[peer]}" for peer in peers)
         rows = []
@@ -178,7 +179,7 @@ def _row_json(outcome: Outcome) -> dict[str, Any]:
         "budgets": dict(outcome.row.budgets),
         "limit": outcome.row.limit,
         "disk": outcome.disk,
-        "ratios": {peer: ratio(outcome, peer) for peer in outcome.columns if peer != OURS},
+        "ratios": {peer: ratio(outcome, peer) for peer in outcome.columns if not is_ours(peer)},
         "contenders": {
             key: {
                 "median": _middle(column),

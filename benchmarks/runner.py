@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.contenders import OURS, Contender, make_certificate
+from benchmarks.contenders import Contender, is_ours, make_certificate
 from benchmarks.content import Content, Sizes
 from benchmarks.failure import BenchmarkError
 from benchmarks.load import disk_write_seconds
@@ -55,6 +55,10 @@ class Runner:
         with contextlib.ExitStack() as stack:
             servers = []
             for contender in self._contenders:
+                beside = self._folder / f"beside-{contender.key}"
+                beside.mkdir()
+                contender.open(beside)
+                stack.callback(contender.close)
                 server = Server(contender, self._folder / contender.key, certificate)
                 stack.callback(server.stop)
                 servers.append(server)
@@ -86,7 +90,7 @@ class Runner:
         self, row: Row, servers: Sequence[Server], failures: dict[str, str]
     ) -> Outcome:
         print(f"{row.key}: {row.title}", flush=True)
-        servers = [each for each in servers if not row.ours_only or each.contender.key == OURS]
+        servers = [each for each in servers if not row.ours_only or is_ours(each.contender.key)]
         keys = [server.contender.key for server in servers]
         columns = {key: Column(failure=failures[key]) for key in keys}
         outcome = Outcome(row, columns)

@@ -52,7 +52,9 @@ class Server:
         self.address = Address(self.site.port, self._context() if tls else None)
         self._tokens.clear()
         command = self.contender.command(self.site)
-        surroundings = os.environ | dict(self.contender.environment()) | dict(environment or {})
+        surroundings = (
+            os.environ | dict(self.contender.environment(self.site)) | dict(environment or {})
+        )
         if shutil.which("setpriv"):  # ends with us even when we are killed
             command = ["setpriv", "--pdeathsig", "TERM", "--", *command]
         with (self._folder / "log").open("ab") as log:
