@@ -15,7 +15,6 @@ from sqlalchemy import Connection, Engine, create_engine
 
 from dtr.database.postgresql.errors import LostError
 from dtr.database.postgresql.location import Location
-from dtr.database.units import driver_of
 
 PRIMARY: Final = "read-write"
 STANDBY: Final = "standby"
@@ -199,10 +198,10 @@ def break_off(driver: Driver) -> None:
             duplicate.shutdown(socket.SHUT_RDWR)
 
 
-def discard(connection: Connection) -> None:
+def discard(connection: Connection, driver: Driver) -> None:
     """Let a connection go that may not be used again."""
-    with contextlib.suppress(Exception):
-        driver_of(connection).close()
+    with contextlib.suppress(psycopg.Error):
+        driver.close()
     connection.invalidate()
 
 

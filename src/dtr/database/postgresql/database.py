@@ -308,7 +308,7 @@ class PostgresqlDatabase(Database):
                     result = body(connection)
                     driver.rollback()
             except BaseException as error:
-                self._leave(connection, error)
+                self._leave(connection, driver, error)
                 raise
             connection.rollback()
             return result
@@ -336,15 +336,16 @@ class PostgresqlDatabase(Database):
                     result = body(writer)
                     _commit(driver)
             except BaseException as error:
-                self._leave(connection, error)
+                self._leave(connection, driver, error)
                 raise
             connection.rollback()  # SQLAlchemy's own state; nothing is open any more
             return result
 
-    def _leave(self, connection: Connection, error: BaseException) -> None:
+    def _leave(self, connection: Connection, driver: Driver, error: BaseException) -> None:
         """Undo what is open; where the connection is gone, so are probably its neighbours."""
-        driver: Driver = driver_of(connection)
-        is_gone = driver.closed or (isinstance(error, DRIVER_ERRORS) and is_lost(error))
+        # SQLAlchemy, where it saw the loss itself, has let the driver's connection go already.
+        is_gone = connection.invalidated or driver.closed
+        is_gone = is_gone or (isinstance(error, DRIVER_ERRORS) and is_lost(error))
         if not is_gone:
             try:
                 with self._deadlines.within(driver, 1.0):
@@ -353,7 +354,7 @@ class PostgresqlDatabase(Database):
             except (psycopg.Error, DBAPIError):
                 is_gone = True
         if is_gone:
-            discard(connection)
+            discard(connection, driver)
             connection.engine.dispose()
 
 
