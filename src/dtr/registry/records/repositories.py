@@ -9,6 +9,7 @@ from sqlalchemy import (
     Select,
     bindparam,
     delete,
+    exists,
     func,
     insert,
     select,
@@ -20,6 +21,7 @@ from dtr.accounts.records import FIND_REPOSITORY, repository_of
 from dtr.database import Lookup, Reader, Writer
 from dtr.database.schema import (
     accounts,
+    blobs,
     grants,
     manifests,
     repositories,
@@ -29,9 +31,8 @@ from dtr.database.schema import (
     uploads,
 )
 from dtr.model.access import Repository, Visibility
-from dtr.model.digest import Digest
 from dtr.model.names import RepositoryName
-from dtr.registry.records.blobs import condemn_unlinked
+from dtr.registry.records.blobs import LIVE
 
 CATALOG_PAGE = Lookup(
     select(repositories.c.name)
@@ -159,15 +160,25 @@ def remove_repository(writer: Writer, repository_id: int) -> list[str]:
     """
     session_ids = select(uploads.c.id).where(uploads.c.repository_id == repository_id)
     sessions = [row[0] for row in writer.execute(session_ids)]
-    linked = select(repository_blobs.c.digest).where(
-        repository_blobs.c.repository_id == repository_id
+    elsewhere = repository_blobs.alias("elsewhere")
+    only_here = (
+        select(repository_blobs.c.digest)
+        .where(repository_blobs.c.repository_id == repository_id)
+        .where(
+            ~exists().where(
+                elsewhere.c.digest == repository_blobs.c.digest,
+                elsewhere.c.repository_id != repository_id,
+            )
+        )
     )
-    digests = [Digest(row[0]) for row in writer.execute(linked)]
+    writer.execute(
+        update(blobs)
+        .where(blobs.c.digest.in_(only_here), blobs.c.state == LIVE)
+        .values(state="condemned")
+    )
     # References go with their manifests (ON DELETE CASCADE).
     for table in (uploads, tags, manifests, repository_blobs, grants):
         writer.execute(delete(table).where(table.c.repository_id == repository_id))
-    for digest in digests:
-        condemn_unlinked(writer, digest)
     writer.execute(delete(repositories).where(repositories.c.id == repository_id))
     return sessions
 
