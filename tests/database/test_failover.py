@@ -408,6 +408,8 @@ async def test_a_full_disk_is_said_and_harms_nothing(
             connection.execute(f"ALTER DATABASE {name} SET TABLESPACE small".encode())
         database = open_one(url)
         await database.write(put, "before", "v")
+        # A connection that is new on a full disk may be refused: it writes a cache of its own.
+        assert await database.lookup(BY_TAG, {"key": "before"}) == ("v",)
         with pytest.raises(StorageFullError):
             await _put_without_end(database)
         started = time.monotonic()
