@@ -215,9 +215,9 @@ def of_manifests(teller: Teller) -> None:
     _put(teller, transfer.add_manifest, _pushed(1, "imported"))
     repository = teller.ask(records.find_repository, NAME)
     ids = [teller.ask(records.find_manifest_id, repository.id, each.digest) for each in both]
-    for _ in range(3):
+    for batch in ("first", "second", "second"):
         pulls = {ids[0]: Pulls(2, NOW), ids[1]: Pulls(1, LATER), 999_999: Pulls(1, NOW)}
-        teller.do(add_pulls, {repository.id: Pulls(3, LATER)}, pulls)
+        teller.do(add_pulls, batch, {repository.id: Pulls(3, LATER)}, pulls)
     for _ in range(2):
         teller.do(push._delete_tag, repository.id, TagName("stable"), review_at=LATER)
     for digest in (both[1].digest, CONTENT[3]):

@@ -182,7 +182,7 @@ def _administer(database: Database) -> None:
     database.write_now(accounts.remove_expired, 3.0, forget_failures_before=3.0)
     database.write_now(accounts.set_grant, account.id, Level.READ_ONLY, repository_id=2)
     database.read_now(accounts.count_repositories, 1)
-    database.write_now(add_pulls, {1: Pulls(1, NOW)}, {1: Pulls(1, NOW)})
+    database.write_now(add_pulls, "batch", {1: Pulls(1, NOW)}, {1: Pulls(1, NOW)})
     database.write_now(records.remove_repository, 77)
     database.write_now(accounts.remove_tokens, account.id, token_id=1)
     database.read_now(records.expired_uploads, 1.0, 20)

@@ -150,14 +150,27 @@ class Writer(Reader):
         """
         if not self._unit_id:
             return False
-        if self._may_have_run and self.first(_FIND_UNIT, {"id": self._unit_id}) is not None:
+        if self._may_have_run and self._is_noted(self._unit_id):
             return True
         if is_noted:
-            self._note()
+            self._note(self._unit_id)
         return False
 
-    def _note(self) -> None:
-        self.change(_NOTE_UNIT, {"id": self._unit_id, "finished_at": time.time()})
+    def was_done(self, id_: str) -> bool:
+        """Tell whether a unit with this id, its caller's own, was committed; note that this one is.
+
+        For a caller that asks again after an error, with the same id, also on another day.
+        """
+        if self._is_noted(id_):
+            return True
+        self._note(id_)
+        return False
+
+    def _is_noted(self, id_: str) -> bool:
+        return self.first(_FIND_UNIT, {"id": id_}) is not None
+
+    def _note(self, id_: str) -> None:
+        self.change(_NOTE_UNIT, {"id": id_, "finished_at": time.time()})
 
     def change(self, change: Change, parameters: Mapping[str, Any]) -> int:
         """Run a prepared change; return how many rows it changed."""

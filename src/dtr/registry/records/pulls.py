@@ -24,17 +24,15 @@ class Pulls:
         self.count += 1
         self.last_at = max(self.last_at, now)
 
-    def merge(self, other: "Pulls") -> None:
-        """Count what somebody else counted."""
-        self.count += other.count
-        self.last_at = max(self.last_at, other.last_at)
-
 
 def add_pulls(
-    writer: Writer, of_repositories: Mapping[int, Pulls], of_manifests: Mapping[int, Pulls]
+    writer: Writer,
+    batch_id: str,
+    of_repositories: Mapping[int, Pulls],
+    of_manifests: Mapping[int, Pulls],
 ) -> None:
-    """Add pulls that were counted over a while; those of what is gone are forgotten."""
-    if writer.ran_before():
+    """Add pulls that were counted over a while, once; those of what is gone are forgotten."""
+    if writer.was_done(batch_id):
         return
     _add(writer, repository_pulls, repositories.c.id, of_repositories)
     _add(writer, manifest_pulls, manifests.c.id, of_manifests)
