@@ -50,8 +50,10 @@ test: $(VENV)/dev ## install what the tests need, then run all that this machine
 		$(BIN)/python3 -m pytest -m 'not ($(FAST))' $(ARGS) || [[ $$? -eq 5 ]] || status=1; exit $$status
 
 SECONDS_OF_RACES ?= 600
-soak: $(VENV)/dev ## what takes long, by night: 200 kills under load, ten minutes of random races
+soak: $(VENV)/dev ## what takes long, by night: kills and outages under load, random races
 	DTR_CRASH_KILLS=200 $(BIN)/python3 -m pytest tests/crash/test_kill.py -s --timeout=7200 $(ARGS)
+	DTR_OUTAGE_ROUNDS=5 DTR_OUTAGE_KILLS=20 $(BIN)/python3 -m pytest tests/outages -s --timeout=3600 $(ARGS)
+	DTR_BALANCED_PUSHES=200 $(BIN)/python3 -m pytest tests/clients/test_balanced.py --timeout=3600 $(ARGS)
 	DTR_JOBS_EXAMPLES=300 $(BIN)/python3 -m pytest tests/jobs/test_machine.py --timeout=3600 $(ARGS)
 	$(BIN)/python3 -m tests.races.long_run --seconds $(SECONDS_OF_RACES) --seed $$RANDOM
 
