@@ -257,11 +257,13 @@ class PostgresqlDatabase(Database):
         isolation: IsolationLevel = IsolationLevel.SERIALIZABLE,
     ) -> T:
         try:
-            return await self._persist(
+            result = await self._persist(
                 self._writers, lambda attempts: self._write_once(body, attempts, isolation)
             )
         except DRIVER_ERRORS as error:
             raise translated(error) from error
+        self._lookups.note_there()
+        return result
 
     async def _persist(self, pool: ThreadPoolExecutor, once: Callable[[Attempts], T]) -> T:
         """Attempt `once` on a thread until it succeeds; the pauses hold no thread."""

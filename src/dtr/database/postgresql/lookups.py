@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
@@ -28,6 +29,7 @@ class Lookups:
         self._pipeline: Pipeline | None = None
         self._connecting: asyncio.Task[Pipeline] | None = None
         self._away_since: float | None = None
+        self._hurry = asyncio.Event()
 
     @property
     def away_seconds(self) -> float:
@@ -56,6 +58,15 @@ class Lookups:
                 if not is_transient(error) or time.monotonic() >= deadline:
                     raise
         return await self._ask_again(lookup, parameters, deadline)
+
+    def note_there(self) -> None:
+        """Take note that somebody with the role has answered elsewhere in this process.
+
+        Whoever saw its own write must not be answered from what was before.
+        """
+        if self._away_since is not None:
+            self._away_since = time.monotonic()
+            self._hurry.set()
 
     def close(self) -> None:
         """Let go of the connection, on whatever thread."""
@@ -117,7 +128,10 @@ class Lookups:
             try:
                 self._pipeline = await self._open()
             except psycopg.Error:
-                await asyncio.sleep(pause)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._hurry.wait()
+                self._hurry.clear()
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             else:
                 self._away_since = None
