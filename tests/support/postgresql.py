@@ -223,6 +223,14 @@ class RunningPostgresql:
     def standby(self) -> "RunningPostgresql":
         """Return a started streaming standby which each commit here waits for from now on."""
         follower = RunningPostgresql(is_durable=self._is_durable, settings=self._settings)
+        try:
+            self._follow_with(follower)
+        except BaseException:
+            follower.close()
+            raise
+        return follower
+
+    def _follow_with(self, follower: "RunningPostgresql") -> None:
         source = f"host={HOST} port={self.port} user={USER} password={PASSWORD}"
         run_unprivileged(
             self._programs / "pg_basebackup",
@@ -240,7 +248,6 @@ class RunningPostgresql:
         )
         self._change("SELECT pg_reload_conf()")
         wait_until(lambda: self.is_followed_by(follower), "the standby is synchronous")
-        return follower
 
     def is_followed_by(self, follower: "RunningPostgresql") -> bool:
         """Whether commits wait for this standby."""
