@@ -150,19 +150,19 @@ WORKS: Final[tuple[Work, ...]] = (
     Work("blob", "HEAD blob", _fetching("HEAD", lambda sample: sample.blobs)),
     Work(
         "tags",
-        "first page of the largest repository's tags",
+        "tags page of the largest repository",
         _fetching("GET", lambda sample: [sample.largest_tags], connections=1),
         limit_ms=10,
     ),
     Work(
         "catalog",
-        "first page of the catalog",
+        "catalog page",
         _fetching("GET", lambda sample: [sample.catalog], connections=1),
         limit_ms=20,
     ),
     Work(
         "catalog-guest",
-        "the same for a user who may see little",
+        "catalog page of who may see little",
         _fetching(
             "GET", lambda sample: [sample.catalog], lambda sample: sample.guest, connections=1
         ),
@@ -170,7 +170,7 @@ WORKS: Final[tuple[Work, ...]] = (
     ),
     Work(
         "catalog-member",
-        "the same for a user with a grant on every namespace",
+        "catalog page, grants on all namespaces",
         _fetching(
             "GET", lambda sample: [sample.catalog], lambda sample: sample.member, connections=1
         ),

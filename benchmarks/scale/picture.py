@@ -8,10 +8,10 @@ from typing import Final
 from benchmarks.scale.growth import Growth
 from benchmarks.scale.measure import WORKS
 
-_WIDTH: Final = 860
+_WIDTH: Final = 880
 _HEIGHT: Final = 460
 _LEFT: Final = 70
-_RIGHT: Final = 330
+_RIGHT: Final = 310
 _TOP: Final = 50
 _BOTTOM: Final = 70
 _COLOURS: Final = (

@@ -27,8 +27,8 @@ class CollectSettings:
     untagged: bool = False
     grace_seconds: float = 86400
     untagged_grace_seconds: float = 7 * 86400
-    batch: int = 200
-    rest: float = 1.0
+    batch: int = 50
+    rest: float = 2.0
     """How long it rests after each batch, in times of what the batch took."""
 
 

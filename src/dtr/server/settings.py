@@ -315,7 +315,7 @@ class CollectSettings(_Section):
     """What happens to manifests that no tag leads to."""
     untagged_grace_seconds: int = Field(7 * _DAY, ge=0, le=3650 * _DAY)
     """How long such a manifest is kept at least."""
-    batch: int = Field(200, ge=1, le=10_000)
+    batch: int = Field(50, ge=1, le=10_000)
     """Rows that one transaction handles."""
 
 
