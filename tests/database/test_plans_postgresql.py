@@ -146,7 +146,7 @@ def _pushed(document: dict[str, Any], tag: str) -> PushedManifest:
 
 async def _collect(database: Database) -> None:
     """Collect what BUSTLE made due, a batch of each kind at a time, and check a page."""
-    settings = CollectSettings(untagged=True, batch=20)
+    settings = CollectSettings(untagged=True, batch=20, rest=0)
     collector = Collector(database, MemoryBlobStore(), settings, clock=lambda: 3e9)
     await collector.run()
     database.read_now(collection.blobs_after, "", 20)
