@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import psycopg
@@ -110,21 +110,13 @@ class PostgresqlDatabase(Database):
         self, unit: Callable[Concatenate[Reader, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Awaitable[T]:
         """Run `unit` on one snapshot of the primary, or else of a standby."""
-
-        def body(connection: Connection) -> T:
-            return unit(Reader(connection, EngineName.POSTGRESQL), *args, **kwargs)
-
-        return self._observed("read", self._read(body))
+        return self._observed("read", self._read(lambda reader: unit(reader, *args, **kwargs)))
 
     def write(
         self, unit: Callable[Concatenate[Writer, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Awaitable[T]:
         """Run `unit` in a transaction that is durable when this returns."""
-
-        def body(writer: Writer) -> T:
-            return unit(writer, *args, **kwargs)
-
-        return self._observed("write", self._write(body))
+        return self._observed("write", self._write(lambda writer: unit(writer, *args, **kwargs)))
 
     def write_soon(
         self, unit: Callable[Concatenate[Writer, P], T], *args: P.args, **kwargs: P.kwargs
@@ -134,31 +126,30 @@ class PostgresqlDatabase(Database):
         READ COMMITTED: units that touch rows of their own meet in the pages of an index only, and
         are not held against each other for it.
         """
-
-        def body(writer: Writer) -> T:
-            return unit(writer, *args, **kwargs)
-
-        return self._observed("write", self._write(body, IsolationLevel.READ_COMMITTED))
+        work = self._write(
+            lambda writer: unit(writer, *args, **kwargs), IsolationLevel.READ_COMMITTED
+        )
+        return self._observed("write", work)
 
     def read_now(
         self, unit: Callable[Concatenate[Reader, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `unit` on one snapshot of the primary, on the calling thread."""
-
-        def body(connection: Connection) -> T:
-            return unit(Reader(connection, EngineName.POSTGRESQL), *args, **kwargs)
-
-        return self._insist(lambda attempts: self._read_once(self.engine, body, attempts))
+        return self._insist(
+            lambda attempts: self._read_once(
+                self.engine, lambda reader: unit(reader, *args, **kwargs), attempts
+            )
+        )
 
     def write_now(
         self, unit: Callable[Concatenate[Writer, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `unit` durably on the calling thread."""
-
-        def body(writer: Writer) -> T:
-            return unit(writer, *args, **kwargs)
-
-        return self._insist(lambda attempts: self._write_once(body, attempts))
+        return self._insist(
+            lambda attempts: self._write_once(
+                lambda writer: unit(writer, *args, **kwargs), attempts
+            )
+        )
 
     def changes(self, channel: str, *, poll_seconds: float) -> AsyncIterator[None]:
         """Yield at each notice, at each new connection, and at least every poll."""
@@ -222,7 +213,7 @@ class PostgresqlDatabase(Database):
                 self._note_stale()
                 return rows
 
-    async def _read(self, body: Callable[[Connection], T]) -> T:
+    async def _read(self, body: Callable[[Reader], T]) -> T:
         try:
             result, is_stale = await self._persist(
                 self._readers, lambda attempts: self._read_somewhere(body, attempts)
@@ -233,9 +224,7 @@ class PostgresqlDatabase(Database):
             self._note_stale()
         return result
 
-    def _read_somewhere(
-        self, body: Callable[[Connection], T], attempts: Attempts
-    ) -> tuple[T, bool]:
+    def _read_somewhere(self, body: Callable[[Reader], T], attempts: Attempts) -> tuple[T, bool]:
         """Read on the primary; on a standby first when no primary has answered for a while."""
         standby = self._standby_engine
         away_seconds = max(attempts.seconds, self._lookups.away_seconds)
@@ -301,19 +290,11 @@ class PostgresqlDatabase(Database):
         finally:
             self._observe(operation, time.perf_counter() - started)
 
-    def _read_once(self, engine: Engine, body: Callable[[Connection], T], attempts: Attempts) -> T:
-        with engine.connect() as connection:
-            driver: Driver = driver_of(connection)
-            try:
-                with self._deadlines.within(driver, attempts.begin()):
-                    _begin(driver, IsolationLevel.REPEATABLE_READ, is_read_only=True)
-                    result = body(connection)
-                    driver.rollback()
-            except BaseException as error:
-                self._leave(connection, driver, error)
-                raise
-            connection.rollback()
-            return result
+    def _read_once(self, engine: Engine, body: Callable[[Reader], T], attempts: Attempts) -> T:
+        with self._begun(engine, IsolationLevel.REPEATABLE_READ, attempts) as connection:
+            result = body(Reader(connection, self.name))
+            driver_of(connection).rollback()
+        return result
 
     def _write_once(
         self,
@@ -322,26 +303,37 @@ class PostgresqlDatabase(Database):
         isolation: IsolationLevel = IsolationLevel.SERIALIZABLE,
     ) -> T:
         may_have_run = attempts.is_outcome_unknown
-        with self.engine.connect() as connection:
+        with self._begun(self.engine, isolation, attempts, is_read_only=False) as connection:
+            driver: Driver = driver_of(connection)
+            if may_have_run:
+                driver.execute(_WAIT_FOR_WHAT_IS_FOUND)
+            writer = Writer(
+                connection, self.name, unit_id=attempts.unit_id, may_have_run=may_have_run
+            )
+            result = body(writer)
+            _commit(driver)
+        return result
+
+    @contextmanager
+    def _begun(
+        self,
+        engine: Engine,
+        isolation: IsolationLevel,
+        attempts: Attempts,
+        *,
+        is_read_only: bool = True,
+    ) -> Iterator[Connection]:
+        """Give a connection in a transaction, which the body ends within the attempt's patience."""
+        with engine.connect() as connection:
             driver: Driver = driver_of(connection)
             try:
                 with self._deadlines.within(driver, attempts.begin()):
-                    _begin(driver, isolation, is_read_only=False)
-                    if may_have_run:
-                        driver.execute(_WAIT_FOR_WHAT_IS_FOUND)
-                    writer = Writer(
-                        connection,
-                        self.name,
-                        unit_id=attempts.unit_id,
-                        may_have_run=may_have_run,
-                    )
-                    result = body(writer)
-                    _commit(driver)
+                    _begin(driver, isolation, is_read_only=is_read_only)
+                    yield connection
             except BaseException as error:
                 self._leave(connection, driver, error)
                 raise
             connection.rollback()  # SQLAlchemy's own state; nothing is open any more
-            return result
 
     def _leave(self, connection: Connection, driver: Driver, error: BaseException) -> None:
         """Undo what is open; where the connection is gone, so are probably its neighbours."""

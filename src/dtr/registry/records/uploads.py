@@ -113,12 +113,6 @@ def add_upload(writer: Writer, upload: Upload, now: float) -> None:
     )
 
 
-def count_uploads(reader: Reader, account_id: int) -> int:
-    """Return how many upload sessions an account has open."""
-    row = reader.first(COUNT_UPLOADS, {"account_id": account_id})
-    return int(row[0]) if row else 0
-
-
 def count_all_uploads(reader: Reader) -> int:
     """Return how many upload sessions are open."""
     return int(reader.scalar(select(func.count()).select_from(uploads)))
