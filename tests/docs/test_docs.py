@@ -21,7 +21,8 @@ from dtr.server.app import build_application
 from dtr.server.drivers import open_drivers
 from dtr.server.errors import spoken
 from dtr.server.metrics import Metrics
-from dtr.server.settings import Settings, sample_config
+from dtr.server.settings import Settings
+from dtr.server.settings_pages import sample_config
 
 PAGES = sorted(
     page

@@ -17,10 +17,8 @@ from dtr.server.settings import (
     Settings,
     SettingsError,
     load_settings,
-    main,
-    reference_markdown,
-    sample_config,
 )
+from dtr.server.settings_pages import main, reference_markdown, sample_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -332,7 +330,7 @@ def test_every_setting_is_described_and_bounded() -> None:
 def test_the_committed_reference_is_current() -> None:
     """docs/configuration.md is what the models say."""
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert page == reference_markdown(), "run python -m dtr.server.settings --markdown"
+    assert page == reference_markdown(), "run python -m dtr.server.settings_pages --markdown"
 
 
 def test_the_module_writes_the_reference_and_the_sample(capsys: pytest.CaptureFixture[str]) -> None:

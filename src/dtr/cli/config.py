@@ -3,7 +3,7 @@
 import typer
 
 from dtr.cli.context import ConfigOption, DataDirOption, failures_as_sentences, settings_of
-from dtr.server.settings import sample_config
+from dtr.server.settings_pages import sample_config
 
 commands = typer.Typer(no_args_is_help=True)
 

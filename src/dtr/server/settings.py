@@ -1,21 +1,15 @@
 """All settings: what can be configured, within which bounds, and where the values come from.
 
 Nothing else in DTR reads the environment. The models below are the only description of a setting:
-the sample file and docs/configuration.md are generated from them
-(`python -m dtr.server.settings --markdown > docs/configuration.md`).
+`settings_pages` writes the sample file and docs/configuration.md from them.
 """
 
-import argparse
 import difflib
 import functools
 import ipaddress
 import itertools
-import json
 import os
-import sys
-import textwrap
 import tomllib
-import typing
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,12 +35,8 @@ from dtr.storage import StorageLocation
 
 _DAY: Final = 86_400
 _MIB: Final = 2**20
-_UNITS: Final = (
-    ("_bytes", ((2**30, "GiB"), (_MIB, "MiB"), (2**10, "KiB"))),
-    ("_seconds", ((_DAY, "d"), (3_600, "h"), (60, "min"))),
-)
 _MAX_PORT: Final = 65_535
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Given = tuple[str, object, str]  # the key, "section.name"; the value; its source
 _ENVIRONMENT: Final = "environment "
 
@@ -152,7 +142,7 @@ _StorageUrl = Annotated[str, AfterValidator(_storage_url)]
 _Listen = Annotated[ListenAddress, PlainValidator(_listen)]
 _Path = Annotated[Path, BeforeValidator(_expanded)]
 _OptionalPath = Annotated[Path | None, BeforeValidator(_optional_path)]
-_Networks = Annotated[tuple[_Network, ...], BeforeValidator(_networks)]
+_Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
 _PublicUrl = Annotated[str, AfterValidator(_public_url)]
 _Cron = Annotated[str, AfterValidator(_cron)]
 
@@ -424,7 +414,7 @@ def load_settings(
         _from_environment(environment),
         _from_overrides(overrides),
     ):
-        if key in _fields():
+        if key in setting_fields():
             section, _, name = key.partition(".")
             sections.setdefault(section, {})[name] = value
             sources[key] = source
@@ -461,7 +451,11 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[_Given]:
     for variable, value in sorted(environment.items()):
         if variable.startswith("DTR_") and "__" in variable:
             key = variable.removeprefix("DTR_").lower().replace("__", ".", 1)
-            yield (key if _variable(key) == variable else variable), value, _ENVIRONMENT + variable
+            yield (
+                (key if variable_of(key) == variable else variable),
+                value,
+                _ENVIRONMENT + variable,
+            )
 
 
 def _from_overrides(overrides: Mapping[str, Mapping[str, object]]) -> Iterator[_Given]:
@@ -485,142 +479,32 @@ def _unknown(key: str, source: str) -> str:
         return f"is a section: write [{key}] above its settings"
     dotted = key.removeprefix("DTR_").lower().replace("__", ".", 1)
     name = dotted.rpartition(".")[2]
-    misplaced = [known for known in _fields() if known.endswith(f".{name}")]
-    near = misplaced or difflib.get_close_matches(dotted, _fields(), n=1, cutoff=0.75)
+    misplaced = [known for known in setting_fields() if known.endswith(f".{name}")]
+    near = misplaced or difflib.get_close_matches(dotted, setting_fields(), n=1, cutoff=0.75)
     if not near:
         return "is not a setting"
-    meant = _variable(near[0]) if source.startswith(_ENVIRONMENT) else near[0]
+    meant = variable_of(near[0]) if source.startswith(_ENVIRONMENT) else near[0]
     return f"is not a setting; did you mean {meant}?"
 
 
 @functools.cache
-def _fields() -> dict[str, FieldInfo]:
+def setting_fields() -> dict[str, FieldInfo]:
     """Every setting by its key, `section.name`, in the order of the models."""
     return {
         f"{section}.{name}": field
-        for section, model in _sections()
+        for section, model in setting_sections()
         for name, field in model.model_fields.items()
     }
 
 
-def _sections() -> Iterator[tuple[str, type[_Section]]]:
+def setting_sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield every section by its name, in the order of the models."""
     for section, field in Settings.model_fields.items():
         model = field.annotation
         assert isinstance(model, type) and issubclass(model, _Section)  # noqa: S101, PT018
         yield section, model
 
 
-def _variable(key: str) -> str:
+def variable_of(key: str) -> str:
+    """Return the environment variable of a setting."""
     return "DTR_" + key.replace(".", "__").upper()
-
-
-def _toml(value: object) -> str:
-    """Write the value as in the configuration file; None is the empty text."""
-    if isinstance(value, bool | int):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:f}".rstrip("0").rstrip(".")
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps("" if value is None else str(value))
-
-
-def _readable(key: str, value: object) -> str:
-    """Write `4 MiB` or `30 d` where the bare number would have to be counted, else nothing."""
-    for suffix, units in _UNITS:
-        for size, unit in units:
-            if key.endswith(suffix) and isinstance(value, int) and value and value % size == 0:
-                return f"{value // size} {unit}"
-    return ""
-
-
-def _allowed(field: FieldInfo) -> str:
-    """Say what a setting may be."""
-    if typing.get_origin(field.annotation) is Literal:
-        return " or ".join(map(_toml, typing.get_args(field.annotation)))
-    bounds = {name: bound for item in field.metadata for name, bound in _bounds(item)}
-    if bounds:
-        noun = "whole number" if field.annotation is int else "number"
-        return f"{noun} from {_toml(bounds['ge'])} to {_toml(bounds['le'])}"
-    return _KINDS.get(field.annotation, "text")
-
-
-def _bounds(item: object) -> Iterator[tuple[str, object]]:
-    for name in ("ge", "le"):
-        if (bound := getattr(item, name, None)) is not None:
-            yield name, bound
-
-
-_KINDS: Final[dict[object, str]] = {
-    bool: "true or false",
-    ListenAddress: "ADDRESS:PORT",
-    Path: "path",
-    Path | None: "path, or empty for none",
-    tuple[_Network, ...]: "list of networks",
-}
-
-
-def _rows() -> Iterator[tuple[str, str, FieldInfo, str]]:
-    """Yield of each setting its key, default in TOML, field, and default for readers."""
-    for key, field in _fields().items():
-        value = field.get_default(call_default_factory=False)
-        readable = _readable(key, value)
-        yield key, _toml(value), field, f" ({readable})" if readable else ""
-
-
-def sample_config() -> str:
-    """Write a TOML file with every setting at its default, commented out and explained."""
-    lines = [
-        "# DTR reads this file from --config or DTR_CONFIG. What is commented out is the default.",
-        "# Command line flags win over the environment, which wins over this file.",
-    ]
-    section = ""
-    for key, default, field, readable in _rows():
-        if not key.startswith(f"{section}."):
-            section = key.partition(".")[0]
-            model = dict(_sections())[section]
-            lines += ["", "", f"# {model.__doc__}", f"[{section}]"]
-        note = f"{field.description} Allowed: {_allowed(field)}. Environment: {_variable(key)}."
-        lines += ["", *textwrap.wrap(note, 98, initial_indent="# ", subsequent_indent="# ")]
-        lines.append(f"#{key.partition('.')[2]} = {default}{readable and '  #' + readable}")
-    return "\n".join(lines) + "\n"
-
-
-_PAGE: Final = """\
-# Configuration
-
-<!-- Generated by `python -m dtr.server.settings --markdown`; edit src/dtr/server/settings.py. -->
-
-A setting has its value from the command line, else from its environment variable, else from the
-configuration file (TOML; `--config`, or the environment variable `DTR_CONFIG`), else by default.
-A setting that does not exist is refused wherever it is written, and all problems are reported at
-once. Lists in the environment are separated by commas. Relative paths start at the directory in
-which the server was started. `python -m dtr.server.settings --sample` writes a sample file.
-"""
-
-
-def reference_markdown() -> str:
-    """Write the configuration reference, docs/configuration.md."""
-    tables: dict[str, list[str]] = {}
-    for key, default, field, readable in _rows():
-        row = f"| `{key}`<br>`{_variable(key)}` | `{default}`{readable} | {_allowed(field)} |"
-        tables.setdefault(key.partition(".")[0], []).append(f"{row} {field.description} |")
-    parts = [_PAGE]
-    for section, model in _sections():
-        head = "| Setting, environment variable | Default | Allowed | Meaning |\n|---|---|---|---|"
-        parts.append("\n".join([f"## {section}\n\n{model.__doc__}\n", head, *tables[section], ""]))
-    return "\n".join(parts)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the configuration reference or the sample file to standard output."""
-    parser = argparse.ArgumentParser(prog="python -m dtr.server.settings")
-    choice = parser.add_mutually_exclusive_group(required=True)
-    choice.add_argument("--markdown", action="store_true", help="docs/configuration.md")
-    choice.add_argument("--sample", action="store_true", help="a commented configuration file")
-    chosen = parser.parse_args(arguments)
-    sys.stdout.write(reference_markdown() if chosen.markdown else sample_config())
-
-
-if __name__ == "__main__":
-    main()
