@@ -279,36 +279,37 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
     """Read everything as it is at one moment."""
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
-            connection.detach()
-            connection.exec_driver_sql("PRAGMA query_only=ON")
-            connection.exec_driver_sql("BEGIN")
+            yield _begun(connection, "PRAGMA query_only=ON", "BEGIN")
         else:
-            connection = connection.execution_options(  # noqa: PLW2901
-                isolation_level="REPEATABLE READ", postgresql_readonly=True
-            )
-            connection.detach()
-            _stay(connection)
-        yield connection
+            yield _isolated(connection, "REPEATABLE READ", is_read_only=True)
 
 
 @contextmanager
 def _transaction(engine: Engine) -> Iterator[Connection]:
     """Commit everything, or nothing."""
-    with engine.connect() as connection:
+    with engine.connect() as opened:
         if engine.dialect.name == "sqlite":
-            connection.detach()
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+            connection = _begun(opened, "BEGIN IMMEDIATE", "PRAGMA defer_foreign_keys=ON")
         else:
-            connection = connection.execution_options(  # noqa: PLW2901
-                isolation_level="READ COMMITTED", postgresql_readonly=False
-            )
-            connection.detach()
-            _stay(connection)
+            connection = _isolated(opened, "READ COMMITTED", is_read_only=False)
         yield connection
         connection.commit()
 
 
-def _stay(connection: Connection) -> None:
-    """Do not be taken for a process that was frozen, while the other side is read."""
+def _begun(connection: Connection, *statements: str) -> Connection:
+    """Begin on SQLite, on a connection that nobody uses afterwards."""
+    connection.detach()
+    for statement in statements:
+        connection.exec_driver_sql(statement)
+    return connection
+
+
+def _isolated(connection: Connection, level: Any, *, is_read_only: bool) -> Connection:
+    """Begin on PostgreSQL, on a connection that nobody uses afterwards."""
+    connection = connection.execution_options(
+        isolation_level=level, postgresql_readonly=is_read_only
+    )
+    connection.detach()
+    # Not to be taken for a process that was frozen, while the other side is read.
     connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
+    return connection
