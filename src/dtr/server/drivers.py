@@ -154,12 +154,10 @@ def _answer(
         answers.send("")
 
 
-def open_metadata(
-    settings: Settings, directory: Path, metrics: Metrics, *, wait_seconds: float | None = None
-) -> Database:
+def open_metadata(settings: Settings, directory: Path, metrics: Metrics) -> Database:
     """Return PostgreSQL where the settings name one, else SQLite in `directory`."""
     chosen = settings.database
-    wait = chosen.failover_wait_seconds if wait_seconds is None else wait_seconds
+    wait = chosen.failover_wait_seconds
     url = chosen.url.get_secret_value()
     if not url:
         return open_database(directory / "dtr.db", wait_seconds=wait, observe=metrics.database)
