@@ -3,11 +3,13 @@
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.collect.yard import Yard, damage
 from tests.http.client import Image
 
+from dtr.collect import records
 from dtr.collect.check import Severity
 from dtr.model.digest import Algorithm, Digest
 from dtr.storage import FilesystemBlobStore, Progress
@@ -184,6 +186,26 @@ async def test_a_blob_that_is_pushed_again_meanwhile_is_not_forgotten(
         patch.setattr(yard.store, "size", pushed_again)
         assert await yard.check(repair=True) == []
     assert await yard.has_blob(digest)
+
+
+async def test_a_manifest_that_goes_meanwhile_lacks_nothing(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checker reads a page of manifests; one may go, then its blobs, before it asks for them."""
+    repository = yard.repository()
+    image, _ = await pushed(yard)
+    read = yard.state.database.read
+
+    async def deleted_after(unit: Any, *arguments: Any) -> Any:
+        found = await read(unit, *arguments)
+        if unit is records.manifests_after and found:
+            await yard.client.delete(repository.manifest(image.digest))
+            for digest in (image.config, *image.layers):
+                await yard.client.delete(repository.blob(digest))
+        return found
+
+    monkeypatch.setattr(yard.state.database, "read", deleted_after)
+    assert await yard.check() == []
 
 
 async def test_a_commit_meanwhile_is_not_an_orphan(yard: Yard) -> None:

@@ -140,21 +140,18 @@ class Checker:
                 if Digest.of(row.payload, digest.algorithm) != digest:
                     yield Finding(Severity.DAMAGE, "manifest has another digest", where)
                     continue
-                for missing in await self._missing(row.repository_id, row.payload, row.media_type):
+                for missing in await self._missing(row.id, row.payload, row.media_type):
                     yield Finding(Severity.NOTE, f"refers to {missing}, which is not here", where)
             last = page[-1].id
 
-    async def _missing(self, repository_id: int, payload: bytes, media_type: str) -> list[Digest]:
+    async def _missing(self, manifest_id: int, payload: bytes, media_type: str) -> list[Digest]:
         try:
             manifest = parse_manifest(payload, media_type, _ANY_SIZE)
         except RegistryError:
             return []
-        return [
-            *await self._database.read(registry.missing_blobs, repository_id, manifest.blobs),
-            *await self._database.read(
-                registry.missing_manifests, repository_id, manifest.children
-            ),
-        ]
+        return await self._database.read(
+            records.missing_references, manifest_id, manifest.blobs, manifest.children
+        )
 
     async def _orphans(self, page: list[StoredBlob]) -> list[Finding]:
         if not page:

@@ -225,6 +225,23 @@ def manifests_after(reader: Reader, manifest_id: int, count: int) -> list[Any]:
     )
 
 
+def missing_references(
+    reader: Reader, manifest_id: int, blobs: Sequence[Digest], children: Sequence[Digest]
+) -> list[Digest]:
+    """Return what a manifest refers to and its repository lacks; nothing if the manifest is gone.
+
+    Both in one unit: what was deleted since the manifest was read may take its blobs with it.
+    """
+    where = manifests.c.id == manifest_id
+    repository_id = reader.scalar(select(manifests.c.repository_id).where(where))
+    if repository_id is None:
+        return []
+    return [
+        *registry.missing_blobs(reader, repository_id, blobs),
+        *registry.missing_manifests(reader, repository_id, children),
+    ]
+
+
 def known_keys(reader: Reader, keys: list[str]) -> set[str]:
     """Return which of these storage keys a blob has."""
     statement = select(blobs.c.storage_key).where(blobs.c.storage_key.in_(keys))
