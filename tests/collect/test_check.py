@@ -191,7 +191,7 @@ async def test_a_blob_that_is_pushed_again_meanwhile_is_not_forgotten(
 async def test_a_manifest_that_goes_meanwhile_lacks_nothing(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The checker reads a page of manifests; one may go, then its blobs, before it asks for them."""
+    """The checker reads a page of manifests; one may go, with its blobs, before it asks."""
     repository = yard.repository()
     image, _ = await pushed(yard)
     read = yard.state.database.read
