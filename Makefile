@@ -19,7 +19,7 @@ ARGS ?=
 
 # What a real client, the official suite, an induced crash or a server of its own makes slow; with
 # several of those at once on one machine, deadlines would measure each other.
-FAST := not clients and not conformance and not crash and not server and not postgresql and not s3 and not outage
+FAST := not clients and not conformance and not crash and not server and not postgresql and not s3 and not outage and not etcd and not cluster
 
 ##@ Run
 .PHONY: serve

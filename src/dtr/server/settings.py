@@ -342,6 +342,25 @@ class StorageSettings(_Section):
         return value
 
 
+class ClusterSettings(_Section):
+    """A replica among others; UCP writes all of this section."""
+
+    members_file: _OptionalPath = None
+    """Who the replicas are; read again when it changes. Empty: this registry is not a replica."""
+    certificate: _OptionalPath = None
+    """PEM file with the node's certificate, shown to the other replicas."""
+    key: _OptionalPath = None
+    """PEM file with its private key."""
+    ca: _OptionalPath = None
+    """PEM file with the authority that signed the certificates of all nodes."""
+    peer_listen: _Listen = ListenAddress("127.0.0.1", 8445)
+    """Where other replicas ask for blobs, over mutual TLS (with storage.url = replicated:)."""
+    status_file: _OptionalPath = None
+    """What /api/v0/meta/cluster_status answers with; the node's agent keeps it current."""
+    drain_file: _OptionalPath = None
+    """While this file is there, /health answers 503: balancers leave this replica alone."""
+
+
 class JobsSettings(_Section):
     """The queue of background jobs, which all servers of a registry share."""
 
@@ -370,6 +389,7 @@ class Settings(_Section):
     collect: CollectSettings = CollectSettings()
     storage: StorageSettings = StorageSettings()
     jobs: JobsSettings = JobsSettings()
+    cluster: ClusterSettings = ClusterSettings()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Replicas of the registry on the nodes that UCP manages: decisions, engines, health."""

@@ -1,0 +1,1 @@
+"""The agent: keeps what UCP wants on this node running, and reports."""

@@ -1,0 +1,56 @@
+"""Where documents are in etcd. Patroni has `/db/` to itself."""
+
+from typing import Final
+
+CLUSTER: Final = "/ucp/cluster"
+NODES: Final = "/ucp/nodes/"
+REPORTS: Final = "/ucp/reports/"
+MANAGERS: Final = "/ucp/managers/"
+SERVICES: Final = "/ucp/services/"
+PROBES: Final = "/ucp/probes/"
+OPERATIONS: Final = "/ucp/operations/"
+OPERATION_LOCK: Final = "/ucp/operation"
+ADMINISTRATORS: Final = "/ucp/administrators/"
+JOIN_TOKEN: Final = "/ucp/tokens/join"  # noqa: S105 - where it is, not what it is
+WEB_NAMES: Final = "/ucp/names"
+"""JSON list of names that every node may have in a certificate of its own, besides its own."""
+SECRETS: Final = "/ucp/secrets/"
+LEADER: Final = "/ucp/leader"
+DTR: Final = "/ucp/dtr/"
+"""What `dtr.cluster` keeps."""
+PATRONI: Final = "/db/registry/"
+
+
+def node(node_id: str) -> str:
+    """Return the key of a node."""
+    return NODES + node_id
+
+
+def report(node_id: str) -> str:
+    """Return the key of a node's last report."""
+    return REPORTS + node_id
+
+
+def manager(node_id: str) -> str:
+    """Return the key of a node's part in the control plane."""
+    return MANAGERS + node_id
+
+
+def service(node_id: str, name: str) -> str:
+    """Return the key of what a node runs for another room."""
+    return f"{SERVICES}{node_id}/{name}"
+
+
+def probe(node_id: str) -> str:
+    """Return the key of a network test that a node is asked for."""
+    return PROBES + node_id
+
+
+def operation(operation_id: str) -> str:
+    """Return the key of an operation."""
+    return OPERATIONS + operation_id
+
+
+def administrator(name: str) -> str:
+    """Return the key of an administrator."""
+    return ADMINISTRATORS + name
