@@ -1,0 +1,328 @@
+"""The control plane's certificate authority, and what nodes need to be known by it."""
+
+import hashlib
+import ipaddress
+import re
+import secrets
+from base64 import b32encode
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+AUTHORITY_LIFETIME: Final = timedelta(days=3650)
+NODE_LIFETIME: Final = timedelta(days=90)
+MAX_REQUEST_BYTES: Final = 16 * 1024
+MAX_NAMES: Final = 64
+
+_CLOCK_SKEW: Final = timedelta(hours=1)
+_LABEL: Final = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST_NAME: Final = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
+_MAX_NAME: Final = 253
+_COMMON_NAME: Final = 64
+
+
+class AuthorityError(Exception):
+    """A certificate, key, request or name cannot be used; one sentence for whoever gave it."""
+
+
+class Purpose(StrEnum):
+    """What a certificate proves; it can do nothing else."""
+
+    NODE = "node"
+    """That it is a node: to its servers' clients, and to servers."""
+    WEB = "web"
+    """That it is a server of these names. Controllers, etcd and databases refuse it as a client."""
+
+
+_USAGES: Final = {
+    Purpose.NODE: [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
+    Purpose.WEB: [ExtendedKeyUsageOID.SERVER_AUTH],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAndRequest:
+    """A private key that stays where it was made, and the request that goes to the authority."""
+
+    key_pem: str
+    request_pem: str
+
+    def __repr__(self) -> str:
+        return "KeyAndRequest(***)"
+
+
+class Authority:
+    """Signs who is who. Whoever has its key can be any node: only controllers do."""
+
+    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        self._certificate = certificate
+        self._key = key
+
+    @classmethod
+    def create(cls, name: str, now: datetime) -> Self:
+        """Make a new authority for ten years, called after its cluster."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = _subject(f"UCP authority {name}")
+        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        certificate = (
+            _builder(subject, subject, now, AUTHORITY_LIFETIME)
+            .public_key(key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage(is_authority=True), critical=True)
+            .add_extension(identifier, critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        return cls(certificate, key)
+
+    @classmethod
+    def load(cls, certificate_pem: str, key_pem: str) -> Self:
+        """Open an authority from what is kept of it.
+
+        Raises:
+            AuthorityError: they are no certificate and its key.
+
+        """
+        certificate = load_certificate(certificate_pem)
+        try:
+            key = serialization.load_pem_private_key(key_pem.encode(), password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            raise AuthorityError("The key of the authority cannot be read.") from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise AuthorityError("The key of the authority is not an EC key.")
+        if key.public_key() != certificate.public_key():
+            raise AuthorityError("The key of the authority is not that of its certificate.")
+        return cls(certificate, key)
+
+    @property
+    def certificate_pem(self) -> str:
+        """The certificate that everybody trusts."""
+        return _pem(self._certificate)
+
+    @property
+    def key_pem(self) -> str:
+        """The private key."""
+        return _key_pem(self._key)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate, in hexadecimal: what join tokens pin."""
+        return fingerprint(self.certificate_pem)
+
+    def sign(
+        self,
+        request_pem: str,
+        *,
+        common_name: str,
+        names: Iterable[str],
+        now: datetime,
+        purpose: Purpose = Purpose.NODE,
+    ) -> str:
+        """Return a certificate for the key of a request, valid for 90 days, as PEM.
+
+        Only the key is taken from the request; who it is and what it may do is what the caller
+        says, whatever the request asks for.
+
+        Raises:
+            AuthorityError: the request is none, is not signed by its own key, or has a key that is
+                not EC P-256; or a name is none.
+
+        """
+        public_key = _requested_key(request_pem)
+        ca = self._certificate
+        until = min(now + NODE_LIFETIME, ca.not_valid_after_utc)
+        certificate = (
+            _builder(_subject(common_name), ca.subject, now, until - now)
+            .public_key(public_key)
+            .add_extension(x509.SubjectAlternativeName(_general_names(names)), critical=False)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(is_authority=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(_USAGES[purpose]), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return _pem(certificate)
+
+
+def make_request(key_pem: str | None = None) -> KeyAndRequest:
+    """Make a key (or take one) and the request to have it certified; the request names nobody."""
+    if key_pem is None:
+        key = ec.generate_private_key(ec.SECP256R1())
+    else:
+        loaded = serialization.load_pem_private_key(key_pem.encode(), password=None)
+        if not isinstance(loaded, ec.EllipticCurvePrivateKey):
+            raise AuthorityError("The key is not an EC key.")
+        key = loaded
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(_subject("node"))
+        .sign(key, hashes.SHA256())
+    )
+    pem = request.public_bytes(serialization.Encoding.PEM).decode()
+    return KeyAndRequest(_key_pem(key), pem)
+
+
+def new_node_id() -> str:
+    """Return an id for a node: 128 random bits, 26 lower-case letters and digits."""
+    return b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()
+
+
+def node_names(name: str, host_address: str) -> tuple[str, ...]:
+    """Return the names that a node's own certificate has."""
+    return tuple(dict.fromkeys((name, host_address, "localhost", "127.0.0.1")))
+
+
+def load_certificate(pem: str) -> x509.Certificate:
+    """Return a certificate, the first where there are several.
+
+    Raises:
+        AuthorityError: it is none.
+
+    """
+    try:
+        return x509.load_pem_x509_certificate(pem.encode())
+    except ValueError:
+        raise AuthorityError("The certificate is not in PEM format.") from None
+
+
+def fingerprint(certificate_pem: str) -> str:
+    """Return SHA-256 of a certificate's DER form, in hexadecimal.
+
+    Raises:
+        AuthorityError: it is no certificate.
+
+    """
+    der = load_certificate(certificate_pem).public_bytes(serialization.Encoding.DER)
+    return fingerprint_of_der(der)
+
+
+def fingerprint_of_der(certificate: bytes) -> str:
+    """Return SHA-256 of a certificate as TLS shows it."""
+    return hashlib.sha256(certificate).hexdigest()
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """Return whose certificate it is; empty where it does not say."""
+    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else ""
+
+
+def is_for_clients(certificate: x509.Certificate) -> bool:
+    """Tell whether it proves who a client is; a web certificate does not."""
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return False
+    return ExtendedKeyUsageOID.CLIENT_AUTH in usage
+
+
+def expires_at(certificate_pem: str) -> float:
+    """Return when a certificate ends, in seconds since the epoch."""
+    return load_certificate(certificate_pem).not_valid_after_utc.timestamp()
+
+
+def checked_name(name: str) -> str:
+    """Return a host name or IP address as certificates have it.
+
+    Raises:
+        AuthorityError: it is neither.
+
+    """
+    text = name.strip().lower()
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        if len(text) > _MAX_NAME or not _HOST_NAME.fullmatch(text):
+            raise AuthorityError(f"{name[:80]!r} is neither a host name nor an address.") from None
+    return text
+
+
+def _requested_key(request_pem: str) -> ec.EllipticCurvePublicKey:
+    if len(request_pem) > MAX_REQUEST_BYTES:
+        raise AuthorityError("The certificate request is too large.")
+    try:
+        request = x509.load_pem_x509_csr(request_pem.encode())
+        key = request.public_key()
+        is_own = request.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm):
+        raise AuthorityError("The certificate request is not in PEM format.") from None
+    if not is_own:
+        raise AuthorityError("The certificate request is not signed by its own key.")
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise AuthorityError("The certificate request has a key that is not EC P-256.")
+    return key
+
+
+def _general_names(names: Iterable[str]) -> list[x509.GeneralName]:
+    checked = dict.fromkeys(checked_name(name) for name in names)
+    if not 0 < len(checked) <= MAX_NAMES:
+        raise AuthorityError(f"A certificate has 1 to {MAX_NAMES} names.")
+    return [_general_name(name) for name in checked]
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, now: datetime, lifetime: timedelta
+) -> x509.CertificateBuilder:
+    start = now.astimezone(UTC).replace(microsecond=0)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .serial_number(x509.random_serial_number())
+        # Another machine's clock may be behind.
+        .not_valid_before(start - _CLOCK_SKEW)
+        .not_valid_after(start + lifetime)
+    )
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "UCP"),
+            x509.NameAttribute(NameOID.COMMON_NAME, name[:_COMMON_NAME]),
+        ]
+    )
+
+
+def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not is_authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
