@@ -345,3 +345,37 @@ def test_a_problem_reads_as_one_line() -> None:
     """Key, message and source are all there."""
     problem = SettingProblem("server.listen", "is wrong", "environment DTR_SERVER__LISTEN")
     assert str(problem) == "server.listen: is wrong (from environment DTR_SERVER__LISTEN)"
+
+
+@pytest.mark.parametrize(
+    ("toml", "key", "message"),
+    [
+        (
+            '[server]\nlisten = "0.0.0.0:80"\nhttp_listen = "0.0.0.0:80"',
+            "server.http_listen",
+            "another port",
+        ),
+        ('[server]\nhttp_listen = "80"', "server.http_listen", "names no address"),
+        ('[server]\ntls_ca = "ca.crt"', "server.tls_ca", "belongs to tls_cert"),
+        (
+            '[data]\nadmin_password_file = "a"\nadmin_password_hash_file = "b"',
+            "data.admin_password_hash_file",
+            "cannot be combined with admin_password_file",
+        ),
+        ('[data]\nadmin_username = "Admin"', "data.admin_username", "lower-case"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    tmp_path: Path, toml: str, key: str, message: str
+) -> None:
+    """Each with what would be right."""
+    with pytest.raises(SettingsError) as caught:
+        load(toml, at=tmp_path / "c")
+    assert message in problems(caught.value)[key]
+
+
+def test_the_plain_listener_is_off_unless_it_is_given_an_address() -> None:
+    """The empty text of the sample file is none."""
+    assert load(None, {"DTR_SERVER__HTTP_LISTEN": ""}).server.http_listen is None
+    given = load(None, {"DTR_SERVER__HTTP_LISTEN": "0.0.0.0:80"}).server.http_listen
+    assert given == ListenAddress("0.0.0.0", 80)

@@ -31,6 +31,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from dtr.jobs.timing import check_timing
+from dtr.model.errors import InvalidError
+from dtr.model.names import parse_account_name
 from dtr.storage import StorageLocation
 
 _DAY: Final = 86_400
@@ -101,6 +103,10 @@ def _listen(value: object) -> ListenAddress:
     return ListenAddress.parse(value)
 
 
+def _optional_listen(value: object) -> ListenAddress | None:
+    return None if value in ("", None) else _listen(value)
+
+
 def _expanded(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -138,8 +144,17 @@ def _storage_url(value: str) -> str:
     return str(StorageLocation.parse(value)) if value else ""
 
 
+def _account_name(value: str) -> str:
+    try:
+        return parse_account_name(value)
+    except InvalidError as error:
+        raise ValueError(str(error)) from None
+
+
 _StorageUrl = Annotated[str, AfterValidator(_storage_url)]
 _Listen = Annotated[ListenAddress, PlainValidator(_listen)]
+_OptionalListen = Annotated[ListenAddress | None, PlainValidator(_optional_listen)]
+_AccountName = Annotated[str, AfterValidator(_account_name)]
 _Path = Annotated[Path, BeforeValidator(_expanded)]
 _OptionalPath = Annotated[Path | None, BeforeValidator(_optional_path)]
 _Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
@@ -164,6 +179,10 @@ class ServerSettings(_Section):
     """PEM file with the certificate and its chain; without it DTR makes its own."""
     tls_key: _OptionalPath = Field(None, validate_default=True)
     """PEM file with the private key of `tls_cert`."""
+    tls_ca: _OptionalPath = None
+    """PEM file with the authority that signed `tls_cert`, for clients to fetch at /ca."""
+    http_listen: _OptionalListen = None
+    """Address and port that answer /_ping and /health over plain HTTP and redirect all else."""
     insecure_http: bool = False
     """Serve plain HTTP: passwords and tokens cross the network in the clear."""
     drain_seconds: float = Field(30, ge=0, le=3600)
@@ -187,6 +206,22 @@ class ServerSettings(_Section):
             raise ValueError(f"tls_cert and tls_key go together, and {missing} is not set")
         return value
 
+    @field_validator("tls_ca")
+    @classmethod
+    def _belongs_to_a_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_cert", value) is None:
+            raise ValueError("belongs to tls_cert, which is not set: DTR's own authority is at /ca")
+        return value
+
+    @field_validator("http_listen")
+    @classmethod
+    def _is_another_address(
+        cls, value: ListenAddress | None, info: ValidationInfo
+    ) -> ListenAddress | None:
+        if value is not None and value.port == getattr(info.data.get("listen"), "port", 0):
+            raise ValueError("must have another port than server.listen")
+        return value
+
     @field_validator("insecure_http")
     @classmethod
     def _exclude_tls(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001
@@ -202,13 +237,24 @@ class DataSettings(_Section):
     """The data directory; made when it is missing."""
     admin_password_file: _OptionalPath = None
     """File with the first administrator's password; without it one is generated."""
+    admin_password_hash_file: _OptionalPath = None
+    """File with the argon2id hash of that password instead, where nobody shall know it here."""
+    admin_username: _AccountName = "admin"
+    """The first administrator's name; it matters while the registry has no account."""
+
+    @field_validator("admin_password_hash_file")
+    @classmethod
+    def _instead_of_a_password(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("admin_password_file") is not None:
+            raise ValueError("cannot be combined with admin_password_file: remove one of the two")
+        return value
 
 
 class DatabaseSettings(_Section):
     """The metadata."""
 
     url: Secret = Secret("")
-    """PostgreSQL as a libpq URL, all its hosts in it; empty: SQLite in the data directory."""
+    """PostgreSQL as a libpq URL, with all hosts (a replica's has none); empty: SQLite, built in."""
     password_file: _OptionalPath = None
     """File with the password, which then need not be in the URL."""
     failover_wait_seconds: float = Field(60, ge=1, le=3600)

@@ -70,6 +70,7 @@ def _bounds(item: object) -> Iterator[tuple[str, object]]:
 _KINDS: Final[dict[object, str]] = {
     bool: "true or false",
     ListenAddress: "ADDRESS:PORT",
+    ListenAddress | None: "ADDRESS:PORT, or empty for none",
     Path: "path",
     Path | None: "path, or empty for none",
     tuple[Network, ...]: "list of networks",
