@@ -71,6 +71,8 @@ class DtrCluster(Document):
     synchronous_node_count: int = 0
     """What Patroni was last told; ⌊N/2⌋ of the counted replicas."""
     members_revision: int = 0
+    former_replicas: tuple[str, ...] = ()
+    """Ids that were removed; they are never used again."""
 
 
 class DtrSecrets(Document):
@@ -101,6 +103,9 @@ class ReplicaSpecification(Document):
     """All replicas that have data, this one included; empty in phase LEAVING."""
     is_bootstrap: bool = False
     """Whether this replica may make the database; all others copy it."""
+    is_synchronous: bool = True
+    """Whether it may acknowledge commits and take over; else Patroni's tag `nosync` is set. A
+    replica that is not counted must not acknowledge: its data may be deleted."""
     etcd_username: str
     etcd_password: str
     superuser_password: str
