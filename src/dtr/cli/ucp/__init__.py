@@ -1,0 +1,1 @@
+"""The `ucp` command line: machines, who they are, and the control plane that looks after them."""
