@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGTERM, Signals
-from typing import Protocol
+from typing import Final, Protocol
 
 from pydantic import JsonValue
 
@@ -68,7 +68,11 @@ class NodeDirectory:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpecification:
-    """A process that is to run; a change of anything but `reload_key` restarts it."""
+    """A process that is to run.
+
+    A change of what it is started with restarts it (`needs_restart_for`), one of `reload_key`
+    reloads it, and any other, such as how long it may take to stop, holds from then on.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -97,6 +101,23 @@ class ProcessSpecification:
     """How long it may take; after that it says so in its report, and is left alone."""
     is_patient_after_exit: bool = True
     """Whether pauses between restarts grow (0.5 s to 30 s); False: at once, then every second."""
+
+    def needs_restart_for(self, other: "ProcessSpecification") -> bool:
+        """Tell whether a process that was started like this must be restarted to be the other."""
+        return any(getattr(self, name) != getattr(other, name) for name in _STARTED_WITH)
+
+
+# Not `is_ready`: components make a new function for it at each look.
+_STARTED_WITH: Final = (
+    "name",
+    "command",
+    "user",
+    "environment",
+    "directory",
+    "may_bind_low_ports",
+    "restart_key",
+    "orphan_signal",
+)
 
 
 class Supervisor(Protocol):
