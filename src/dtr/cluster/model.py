@@ -14,6 +14,7 @@ BALANCER_SERVICE: Final = "balancer"
 
 CLUSTER: Final = f"{keys.DTR}cluster"
 SECRETS: Final = f"{keys.SECRETS}dtr"
+WEB_CERTIFICATES: Final = f"{keys.SECRETS}dtr-web-"
 REPLICAS: Final = f"{keys.DTR}replicas/"
 BALANCERS: Final = f"{keys.DTR}balancers/"
 
@@ -49,6 +50,8 @@ class Replica(Document):
     created_at: float
     is_counted: bool = False
     """Whether the majority arithmetic counts it: from the end of its join to its removal."""
+    settings_revision: int = 0
+    """Of the settings that it has been given; below the cluster's until its turn comes."""
 
 
 class DtrCluster(Document):
@@ -125,6 +128,20 @@ class ReplicaSpecification(Document):
     web_key: str = ""
     first_administrator: str = "admin"
     administrator_hash: str = ""
+
+
+class WebCertificate(Document):
+    """A certificate that was brought for an operation: `/ucp/secrets/dtr-web-<id>`.
+
+    Its key is in no operation's arguments: those are shown to whoever asks.
+    """
+
+    id: str
+    certificate: str
+    """PEM, with its chain; empty: UCP's authority makes one."""
+    key: str
+    """PEM."""
+    created_at: float
 
 
 class DatabaseReport(Document):
