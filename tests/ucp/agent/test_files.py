@@ -106,5 +106,6 @@ def test_what_keeps_a_user_from_a_path_is_named(open_path: Path) -> None:
     closed.chmod(0o711)
     program.chmod(0o711)
     assert closed_part(program, "nobody") == program
+    assert closed_part(program, "nobody", is_program=True) is None
     assert closed_part(program, "root") is None
     assert closed_part(closed / "nothing", "nobody") == closed / "nothing"

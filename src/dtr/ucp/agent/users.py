@@ -53,11 +53,11 @@ def exists(name: str) -> bool:
     return True
 
 
-def closed_part(path: Path, user: str) -> Path | None:
+def closed_part(path: Path, user: str, *, is_program: bool = False) -> Path | None:
     """Return the first part of an absolute path that keeps `user` from reading it; None: it may.
 
-    Looks at owners and modes, where links lead included, not at access control lists. What is not
-    there keeps nobody from anything but itself, and is returned.
+    With `is_program`, what keeps it from being run. Looks at owners and modes, where links lead
+    included, not at access control lists. What is not there is returned, too.
 
     Raises:
         KeyError: there is no such user.
@@ -69,10 +69,12 @@ def closed_part(path: Path, user: str) -> Path | None:
     groups = set(os.getgrouplist(user, entry.pw_gid))
     for part in _parts(path):
         try:
-            status = part.stat()
+            status = part.lstat()
         except OSError:
             return part
-        needed = 1 if stat.S_ISDIR(status.st_mode) else 4
+        if stat.S_ISLNK(status.st_mode):
+            continue
+        needed = 1 if is_program or stat.S_ISDIR(status.st_mode) else 4
         if not _bits(status, entry.pw_uid, groups) & needed:
             return part
     return None
