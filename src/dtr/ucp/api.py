@@ -33,6 +33,10 @@ class ApiRequest:
     query: Mapping[str, str] = field(default_factory=dict)
     body: JsonValue = None
     peer_address: str = ""
+    session: str = ""
+    """The key of the administrator's session; empty where there is none."""
+    fingerprint: str = ""
+    """Of the certificate that a node has shown."""
     now: float = 0
 
 

@@ -52,6 +52,8 @@ class Node(Document):
     previous_fingerprint: str = ""
     """That of the certificate before, accepted until the node has shown the new one."""
     controller_port: int = CONTROLLER_PORT
+    key_digest: str = ""
+    """SHA-256 of the public key that it joined with: a join whose answer was lost is repeated."""
     joined_at: float
     is_paused: bool = False
     """Whether nothing new may be put there."""
@@ -271,7 +273,26 @@ class JoinToken(Document):
     """What lets machines join: `/ucp/tokens/join`."""
 
     secret_hash: str
+    secret: str = ""
+    """Itself, so that it can be shown again; only controllers can read it."""
     created_at: float
+
+
+class ControlSecrets(Document):
+    """What only controllers have: `/ucp/secrets/control`."""
+
+    ca_key: str
+    """PEM."""
+    etcd_password: str
+    """Of etcd's user `root`."""
+
+
+class Session(Document):
+    """An administrator who has logged in: `/ucp/sessions/<hash of the token>`, with a lease."""
+
+    administrator: str
+    password_changed_at: float
+    """When the password that it began with was set; another one ends the session."""
 
 
 Manager.model_rebuild()
