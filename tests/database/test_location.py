@@ -1,6 +1,7 @@
 """The database's URL: as libpq reads it, and without its password wherever it is shown."""
 
 import traceback
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -10,6 +11,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from dtr.database.postgresql.location import Location
 from dtr.model.errors import InvalidError
+from dtr.model.members import Member, Members, MembersFile, MemberState
+from dtr.server.datadir import write_atomically
 
 WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=12)
 SECRET = st.text(st.characters(codec="ascii", exclude_characters="\0\r\n"), min_size=1, max_size=20)
@@ -139,3 +142,50 @@ def test_any_text_is_a_location_or_refused(url: str) -> None:
             psycopg.conninfo.make_conninfo(**one)
         except psycopg.ProgrammingError as error:
             pytest.fail(str(error))
+
+
+def members_at(path: Path, *members: Member, own: str = "a") -> MembersFile:
+    """Write a members file, as an agent does, and give it."""
+    write_atomically(path, Members(own, members).render().encode())
+    return MembersFile(path)
+
+
+def places(location: Location) -> list[tuple[str, str]]:
+    """Give the host and port of each place to connect to."""
+    return [(one["host"], one["port"]) for one in location.hosts]
+
+
+def test_a_url_without_a_host_has_the_members_own_first_and_as_they_are_now(
+    tmp_path: Path,
+) -> None:
+    """Of every state; with everything else that the URL says."""
+    one = Member("a", "n1", "10.0.0.1", state=MemberState.DRAINING)
+    two = Member("b", "n2", "10.0.0.2", database_port=5433)
+    new = Member("c", "n3", "fd00::3", state=MemberState.JOINING)
+    members = members_at(tmp_path / "members", two, one)
+    location = Location.parse(
+        "postgresql://dtr@/registry?sslmode=verify-full&sslrootcert=/ca", "secret", members
+    )
+    assert places(location) == [("10.0.0.1", "5432"), ("10.0.0.2", "5433")]
+    assert {each["sslmode"] for each in location.hosts} == {"verify-full"}
+    assert {each["password"] for each in location.hosts} == {"secret"}
+    members_at(tmp_path / "members", two, new)
+    assert places(location) == [("10.0.0.2", "5433"), ("fd00::3", "5432")]
+    assert location.own_and_others[0] == []
+    (tmp_path / "members").write_text("damaged")
+    assert places(location) == [("10.0.0.2", "5433"), ("fd00::3", "5432")]
+    assert str(location) == "postgresql://dtr@10.0.0.2:5433,fd00::3:5432/registry"
+
+
+def test_a_url_with_hosts_has_no_use_for_members(tmp_path: Path) -> None:
+    """A cluster's database may be somewhere else altogether."""
+    members = members_at(tmp_path / "members", Member("a", "n1", "10.0.0.1"))
+    location = Location.parse("postgresql://dtr@db.example/registry", members=members)
+    assert [one["host"] for one in location.hosts] == ["db.example"]
+    assert not location.may_have_standbys
+
+
+def test_without_members_to_read_there_is_no_start(tmp_path: Path) -> None:
+    """It says which file."""
+    with pytest.raises(InvalidError, match=r"no members in .*/none"):
+        Location.parse("postgresql://dtr@/registry", members=MembersFile(tmp_path / "none"))

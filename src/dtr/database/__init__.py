@@ -5,6 +5,7 @@ from pathlib import Path
 from dtr.database.port import Database, Observe, stale_reads
 from dtr.database.sqlite import SqliteDatabase
 from dtr.database.units import Change, EngineName, Lookup, Reader, Row, Writer
+from dtr.model.members import MembersFile
 
 __all__ = [
     "Change",
@@ -33,6 +34,7 @@ def open_postgresql(
     url: str,
     *,
     password: str | None = None,
+    members: MembersFile | None = None,
     wait_seconds: float = 60,
     stale_after_seconds: float = 2,
     connections: int = 4,
@@ -41,7 +43,7 @@ def open_postgresql(
     """Return the database at a libpq URL; see `PostgresqlDatabase` for what the numbers mean.
 
     Raises:
-        InvalidError: it is not such a URL.
+        InvalidError: it is not such a URL, or has no host and there are no members.
 
     """
     from dtr.database.postgresql import PostgresqlDatabase  # noqa: PLC0415 - 8 MB of memory
@@ -49,6 +51,7 @@ def open_postgresql(
     return PostgresqlDatabase(
         url,
         password=password,
+        members=members,
         wait_seconds=wait_seconds,
         stale_after_seconds=stale_after_seconds,
         connections=connections,

@@ -88,8 +88,13 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def wait_until_there(self, *, seconds: float) -> None:
+    def wait_until_there(
+        self, *, seconds: float, is_enough: Callable[[Engine], bool] | None = None
+    ) -> bool:
         """Return once the database lets us in; for a start, to say at once what is wrong.
+
+        True: it can be written. Where only a copy of it answers that cannot be, `is_enough` is
+        asked about that; as soon as it says yes, this returns False.
 
         Raises:
             InvalidError: it answered that it will not, and why.

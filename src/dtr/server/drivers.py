@@ -12,6 +12,7 @@ import structlog
 
 from dtr.database import Database, open_database, open_postgresql
 from dtr.model.errors import RegistryError, UnavailableError
+from dtr.model.members import MembersFile
 from dtr.registry.records import use_storage
 from dtr.server.datadir import MINIMUM_FREE_BYTES
 from dtr.server.metrics import Metrics
@@ -156,7 +157,7 @@ def _answer(
 
 def open_metadata(settings: Settings, directory: Path, metrics: Metrics) -> Database:
     """Return PostgreSQL where the settings name one, else SQLite in `directory`."""
-    chosen = settings.database
+    chosen, members = settings.database, settings.cluster.members_file
     wait = chosen.failover_wait_seconds
     url = chosen.url.get_secret_value()
     if not url:
@@ -164,6 +165,7 @@ def open_metadata(settings: Settings, directory: Path, metrics: Metrics) -> Data
     return open_postgresql(
         url,
         password=None if chosen.password_file is None else read_password(chosen.password_file),
+        members=None if members is None else MembersFile(members),
         wait_seconds=wait,
         stale_after_seconds=chosen.stale_after_seconds,
         connections=chosen.connections,

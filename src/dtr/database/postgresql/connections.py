@@ -18,6 +18,9 @@ from dtr.database.postgresql.location import Location
 
 PRIMARY: Final = "read-write"
 STANDBY: Final = "standby"
+_ANY: Final = "any"
+_OWN_SECONDS: Final = 0.25
+"""How long the own replica's database may take before the others are asked, too."""
 _LOOK_SECONDS: Final = 0.25
 _WAIT_FOR_STANDBYS: Final = "SyncRepWaitForLSN"
 
@@ -45,7 +48,9 @@ class Server:
     """Connects to whichever of the hosts has the wanted role at the moment.
 
     All hosts are asked at once: a machine that is gone without a word would cost two seconds each
-    time if it stood first in the list.
+    time if it stood first in the list. Only reads that a standby may answer go to the own replica
+    first, primary or not: it is near, and there when the network is not. Which hosts there are is
+    looked up for each connection.
     """
 
     def __init__(self, location: Location, role: str) -> None:
@@ -59,23 +64,35 @@ class Server:
             psycopg.OperationalError: no host answered, or none has the role.
 
         """
-        hosts = self._location.hosts
-        if len(hosts) == 1:
-            return _connect(hosts[0], self._role)
+        own, others = self._location.own_and_others
+        if self._role != STANDBY:
+            own, others = [], own + others
+        candidates = [(host, _ANY) for host in own], [(host, self._role) for host in others]
+        if len(own) + len(others) == 1:
+            return _connect(*(candidates[0] or candidates[1])[0])
+        return self._first_of(*candidates)
+
+    def _first_of(self, near: "list[_Candidate]", others: "list[_Candidate]") -> Driver:
+        """Return the first connection that works; `others` are asked when `near` is slow."""
         answers: queue.SimpleQueue[Driver | Exception] = queue.SimpleQueue()
         race = _Race(answers)
-        for host in hosts:
-            threading.Thread(
-                target=race.run, args=(host, self._role), name="connect", daemon=True
-            ).start()
+        race.start(near or others)
+        waiting, later = (len(near), others) if near else (len(others), [])
         failures = []
-        for _ in hosts:
-            answer = answers.get()
-            if isinstance(answer, psycopg.Connection):
-                race.finish()
-                return answer
-            failures.append(str(answer).strip())
-        raise LostError(f"no host is {self._role}: {'; '.join(failures)}")
+        while waiting or later:
+            try:
+                answer = answers.get(timeout=_OWN_SECONDS if later else None)
+            except queue.Empty:
+                pass
+            else:
+                if isinstance(answer, psycopg.Connection):
+                    race.finish()
+                    return answer
+                failures.append(str(answer).strip())
+                waiting -= 1
+            race.start(later)
+            waiting, later = waiting + len(later), []
+        raise LostError(f"no host is {self._role}: {'; '.join(failures) or 'there is none'}")
 
     async def connect_aside(self) -> Driver:
         """Connect on a thread of its own; whoever does not wait any more leaves nothing open.
@@ -120,6 +137,10 @@ class Server:
         )
 
 
+_Candidate = tuple[dict[str, Any], str]
+"""Parameters of a host, and which role it must have."""
+
+
 class _Race:
     """Several connection attempts; the first is taken, and what comes later is closed."""
 
@@ -128,7 +149,12 @@ class _Race:
         self._lock = threading.Lock()
         self._is_over = False
 
-    def run(self, host: dict[str, Any], role: str) -> None:
+    def start(self, candidates: list[_Candidate]) -> None:
+        """Attempt each on a thread of its own."""
+        for candidate in candidates:
+            threading.Thread(target=self._run, args=candidate, name="connect", daemon=True).start()
+
+    def _run(self, host: dict[str, Any], role: str) -> None:
         try:
             answer: Driver | Exception = _connect(host, role)
         except Exception as error:  # noqa: BLE001 - whoever waits must not wait for ever
@@ -140,6 +166,7 @@ class _Race:
         _drop(answer)
 
     def finish(self) -> None:
+        """Let all the others go."""
         with self._lock:
             self._is_over = True
         with contextlib.suppress(queue.Empty):

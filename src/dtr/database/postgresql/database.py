@@ -38,6 +38,7 @@ from dtr.database.postgresql.location import Location
 from dtr.database.postgresql.lookups import Lookups
 from dtr.database.units import EngineName, Lookup, Reader, Row, Writer, driver_of
 from dtr.model.errors import InvalidError, UnavailableError
+from dtr.model.members import MembersFile
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -55,9 +56,9 @@ class PostgresqlDatabase(Database):
 
     Units run SERIALIZABLE: as if alone, or they are retried. A primary that is lost, read-only,
     shutting down or frozen is not an error but a wait: the unit is run again, whole, on whoever is
-    primary then, for up to `wait_seconds`. Where the URL has several hosts, look-ups of what never
+    primary then, for up to `wait_seconds`. Where there are several hosts, look-ups of what never
     changes go to a standby first, and all others when no primary answers within
-    `stale_after_seconds`: `stale_reads` is then set.
+    `stale_after_seconds`: `stale_reads` is then set. A URL without a host has those of `members`.
     """
 
     name = EngineName.POSTGRESQL
@@ -67,12 +68,13 @@ class PostgresqlDatabase(Database):
         url: str,
         *,
         password: str | None = None,
+        members: MembersFile | None = None,
         wait_seconds: float = 60,
         stale_after_seconds: float = 2.0,
         connections: int = 4,
         observe: Observe | None = None,
     ) -> None:
-        self.location = Location.parse(url, password)
+        self.location = Location.parse(url, password, members)
         self._wait_seconds = wait_seconds
         self._stale_after_seconds = stale_after_seconds
         self._observe = observe or (lambda _operation, _seconds: None)
@@ -82,7 +84,7 @@ class PostgresqlDatabase(Database):
         self._lookups = Lookups(primary)
         self._standby: Lookups | None = None
         self._standby_engine: Engine | None = None
-        if len(self.location.hosts) > 1:
+        if self.location.may_have_standbys:
             standby = Server(self.location, STANDBY)
             self._standby = Lookups(standby)
             self._standby_engine = standby.open_engine(connections)
@@ -155,15 +157,17 @@ class PostgresqlDatabase(Database):
         """Yield at each notice, at each new connection, and at least every poll."""
         return listening.changes(self._primary, channel, poll_seconds=poll_seconds)
 
-    def wait_until_there(self, *, seconds: float) -> None:
-        """Wait for a primary.
+    def wait_until_there(
+        self, *, seconds: float, is_enough: Callable[[Engine], bool] | None = None
+    ) -> bool:
+        """Wait for a primary, or for a standby that is enough.
 
         Raises:
             InvalidError: a server answered that it will not have us, and why.
-            UnavailableError: no primary answered in time.
+            UnavailableError: neither answered in time.
 
         """
-        deadline = time.monotonic() + seconds
+        started = time.monotonic()
         while True:
             try:
                 self._primary.connect().close()
@@ -171,13 +175,25 @@ class PostgresqlDatabase(Database):
                 if is_refusal(error):
                     message = f"the database at {self.location} refuses: {reason(error)}"
                     raise InvalidError(message) from error
-                if time.monotonic() > deadline:
+                waited = time.monotonic() - started
+                if waited >= self._stale_after_seconds and self._is_standby_enough(is_enough):
+                    return False
+                if waited > seconds:
                     message = f"no primary at {self.location} answers: {reason(error)}"
                     raise UnavailableError(message) from error
                 _LOG.warning("waiting for the database", reason=reason(error))
             else:
-                return
+                return True
             time.sleep(_WAIT_SECONDS)
+
+    def _is_standby_enough(self, is_enough: Callable[[Engine], bool] | None) -> bool:
+        if is_enough is None or self._standby_engine is None:
+            return False
+        try:
+            return is_enough(self._standby_engine)
+        except DRIVER_ERRORS as error:
+            _LOG.warning("no standby answers either", reason=reason(error))
+            return False
 
     def close(self) -> None:
         """Finish what is under way and close all connections."""

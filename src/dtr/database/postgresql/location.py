@@ -1,4 +1,4 @@
-"""Where PostgreSQL is: a libpq URL, which may name several hosts."""
+"""Where PostgreSQL is: a libpq URL, which may name several hosts or leave them to the members."""
 
 import re
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any, Final, Self
 
 from dtr.database.migrations import APPLICATION_NAME
 from dtr.model.errors import InvalidError
+from dtr.model.members import Member, MembersFile
 
 # A server that is gone without a word (no RST) is noticed after these; design 5.6 and the tests of
 # outages depend on them. A URL may say otherwise.
@@ -25,6 +26,7 @@ _MOST_OF_NAME: Final = 40  # PostgreSQL cuts at 63
 _SCHEMES: Final = ("postgresql://", "postgres://")
 _USER_INFORMATION: Final = re.compile(r"\A\w+://[^@/]*@")  # as libpq finds its end
 _EXAMPLE: Final = "postgresql://dtr@db1.example,db2.example/dtr"
+_PLACES: Final = ("host", "hostaddr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +34,20 @@ class Location:
     """What psycopg needs to connect to any of the hosts; its `repr` shows no password."""
 
     parameters: dict[str, Any]
+    members: MembersFile | None = None
+    """Where the hosts are the replicas of a cluster, and may be others in a moment."""
 
     @classmethod
-    def parse(cls, url: str, password: str | None = None) -> Self:
+    def parse(
+        cls, url: str, password: str | None = None, members: MembersFile | None = None
+    ) -> Self:
         """Read a libpq URL; hosts, ports and every other parameter are as libpq has them.
 
-        `password` stands in for one that the URL does not have.
+        `password` stands in for one that the URL does not have, `members` for hosts.
 
         Raises:
-            InvalidError: it is not one; the message repeats nothing that may be a password.
+            InvalidError: it is not one, the message repeats nothing that may be a password; or
+                there are no members to be read.
 
         """
         given = _parameters_of(url)
@@ -51,13 +58,41 @@ class Location:
             given.setdefault("password", password)
         given["options"] = " ".join((_SERVER_OPTIONS, str(given.get("options", "")))).strip()
         given["client_encoding"] = "UTF8"
-        found = cls({**_DEFAULTS, **given})
-        found._check_lists()
+        has_hosts = any(key in given for key in _PLACES)
+        found = cls({**_DEFAULTS, **given}, None if has_hosts else members)
+        if found.members is None:
+            found._check_lists()
+        else:
+            found.members.read()
         return found
 
     @property
     def hosts(self) -> list[dict[str, Any]]:
-        """The same parameters for each host alone, in the URL's order."""
+        """The same parameters for each host alone: in the URL's order, or the own replica first."""
+        own, others = self.own_and_others
+        return own + others
+
+    @property
+    def own_and_others(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The hosts, as in `hosts`: the own replica, where this is one, and all others.
+
+        Members of every state are listed. One that is draining may be primary until somebody else
+        is; and the registry of one that is joining starts beside its database.
+        """
+        if self.members is None:
+            return [], self._listed_hosts()
+        found = self.members.read()
+        own = () if found.own is None else (found.own,)
+        return [self._at(each) for each in own], [self._at(each) for each in found.peers]
+
+    def _at(self, member: Member) -> dict[str, Any]:
+        return {
+            **self.parameters,
+            "host": member.address,
+            "port": str(member.database_port),
+        }
+
+    def _listed_hosts(self) -> list[dict[str, Any]]:
         lists = {key: self._listed(key) for key in ("host", "hostaddr", "port")}
         found = []
         for number in range(self._count):
@@ -67,6 +102,11 @@ class Location:
                     one[key] = values[number if len(values) > 1 else 0]
             found.append(one)
         return found
+
+    @property
+    def may_have_standbys(self) -> bool:
+        """Whether there is anybody to ask but a primary, now or later."""
+        return self.members is not None or self._count > 1
 
     @property
     def _count(self) -> int:

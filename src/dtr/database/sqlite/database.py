@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from dtr.database.port import Database, Observe
 from dtr.database.sqlite import connections as sqlite
@@ -119,9 +119,12 @@ class SqliteDatabase(Database):
             await asyncio.sleep(poll_seconds)
             yield
 
-    def wait_until_there(self, *, seconds: float) -> None:
+    def wait_until_there(
+        self, *, seconds: float, is_enough: Callable[[Engine], bool] | None = None
+    ) -> bool:
         """Return at once: whoever can open the file is in."""
-        del seconds
+        del seconds, is_enough
+        return True
 
     def close(self) -> None:
         """Finish what is queued and let go of the file."""
