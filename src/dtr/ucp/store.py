@@ -4,13 +4,16 @@ Drivers: `ucp.etcd.EtcdStore` and, for tests, `testing.store.MemoryStore`; `test
 conformance suite.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from dtr.ucp.model import Document
 
 D = TypeVar("D", bound=Document)
+
+LONGEST_COMMIT: Final = 128
+"""Most changes, and most conditions, of one commit: etcd's own default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,25 @@ class Delete:
 Change = Put | Delete
 
 
+def check_commit(changes: Sequence[Change], conditions: Sequence[Condition] = ()) -> None:
+    """Refuse what no store takes.
+
+    Raises:
+        ValueError: more than `LONGEST_COMMIT`, or a key that is changed twice.
+
+    """
+    if max(len(changes), len(conditions)) > LONGEST_COMMIT:
+        raise ValueError(f"a commit of more than {LONGEST_COMMIT} changes or conditions")
+    written = [change.key for change in changes if isinstance(change, Put)]
+    deleted = [change for change in changes if isinstance(change, Delete)]
+    for key in written:
+        gone = any(
+            key.startswith(each.key) if each.is_prefix else key == each.key for each in deleted
+        )
+        if gone or written.count(key) > 1:
+            raise ValueError(f"a commit that changes {key} twice")
+
+
 class Store(Protocol):
     """Linearizable reads and writes.
 
@@ -86,13 +108,18 @@ class Store(Protocol):
         ...
 
     async def commit(self, changes: Sequence[Change], conditions: Sequence[Condition] = ()) -> bool:
-        """Make all changes if all conditions hold, else none; return whether they were made."""
+        """Make all changes if all conditions hold, else none; return whether they were made.
+
+        Nor are they made when a lease that a `Put` names has ended. `check_commit` says what is no
+        commit at all.
+        """
         ...
 
-    def watch(self, prefix: str, after: int) -> AsyncIterator[int]:
+    def watch(self, prefix: str, after: int) -> AsyncGenerator[int]:
         """Yield the revision of each change below `prefix` after that revision.
 
-        It may end or raise `UnavailableError` at any time; whoever watches begins again.
+        One number may stand for several changes. It may end or raise `UnavailableError` at any
+        time; whoever watches begins again.
         """
         ...
 
