@@ -61,6 +61,8 @@ class DtrCluster(Document):
     """Of Patroni's bootstrap: a new one for each `dtr install`."""
     storage: str = "replicated"
     """`replicated`, or a storage URL as in `storage.url`."""
+    is_storage_shared: bool = False
+    """Whether somebody has said that a `file:///` storage is the same directory on all nodes."""
     settings: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     """Settings of the registry by section, as in `dtr.toml`; what every replica has."""
     external_url: str = ""
@@ -222,6 +224,9 @@ class BalancerSpecification(Document):
     https_port: int
     http_port: int
     pool: tuple[PoolMember, ...]
+    web_certificate: str = ""
+    """PEM of the user's certificate and chain, which health checks trust besides UCP's authority;
+    `DtrCluster.web_certificate`."""
     is_leaving: bool = False
 
 

@@ -1,0 +1,1 @@
+"""What the agent runs on a node for the registry: Patroni, the registry itself, HAProxy."""

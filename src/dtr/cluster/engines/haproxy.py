@@ -1,0 +1,119 @@
+"""HAProxy's configuration, rendered from values; pure.
+
+TCP mode: TLS goes through to the replicas, so that the balancer needs no certificate and sees no
+password. Nothing of a connection is ever repeated by it; clients repeat their requests.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dtr.cluster.engines.patroni import join_host
+from dtr.cluster.model import PoolMember
+
+HTTPS_BACKEND: Final = "registry"
+HTTP_BACKEND: Final = "redirect"
+
+_CHECKED: Final = "check inter 1s fastinter 500ms fall 3 rise 2 tcp-ut 10s"
+# A replica whose check fails gets no new connection, and the running ones go on: it may be one
+# that drains, or that cannot write at the moment, while a long pull runs through it. Connections to
+# a machine that vanished without a word are ended by keepalive and tcp-ut, within about 10 s.
+_DEFAULTS: Final = """\
+defaults
+    mode tcp
+    log stdout format raw daemon notice
+    option dontlognull
+    option redispatch 1
+    retries 3
+    timeout connect 2s
+    timeout check 2s
+    timeout queue 10s
+    # Bytes may pause for as long as a blob is hashed or a collection holds an upload; keepalive
+    # and tcp-ut find the dead.
+    timeout client 1h
+    timeout server 1h
+    timeout client-fin 30s
+    timeout server-fin 30s
+    option clitcpka
+    option srvtcpka
+    clitcpka-idle 10s
+    clitcpka-intvl 5s
+    clitcpka-cnt 3
+    srvtcpka-idle 5s
+    srvtcpka-intvl 2s
+    srvtcpka-cnt 3
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Frontend:
+    """Where HAProxy listens, and what it trusts."""
+
+    https_port: int
+    http_port: int
+    ca: Path | str
+    """PEM: who may have signed what replicas show to health checks."""
+    socket: Path | None = None
+    """Its own socket, for what `show stat` tells; None in configurations for others."""
+    address: str = "*"
+    """Where to listen; `*` is every address of IPv4, `::` of both."""
+
+
+def render(pool: Sequence[PoolMember], frontend: Frontend) -> str:
+    """Return `haproxy.cfg` for these replicas.
+
+    A replica that drains has weight 0: no new connection, and the running ones go on. What replicas
+    show to health checks must be signed by whom we trust; whose name is in it is not compared,
+    since the user's certificate has none of theirs, and clients verify for themselves.
+    """
+    return "\n".join(
+        (
+            _global(frontend),
+            _DEFAULTS,
+            _https(pool, frontend),
+            *([_http(pool, frontend)] if frontend.http_port else []),
+        )
+    )
+
+
+def _global(frontend: Frontend) -> str:
+    lines = ["global", "    maxconn 20000", "    hard-stop-after 1h"]
+    if frontend.socket is not None:
+        lines.append(f"    stats socket {frontend.socket} mode 600 level admin")
+    return "\n".join(lines) + "\n"
+
+
+def _bind(frontend: Frontend, port: int) -> str:
+    return f"    bind {join_host(frontend.address, port)} tcp-ut 30s"
+
+
+def _https(pool: Sequence[PoolMember], frontend: Frontend) -> str:
+    lines = [
+        f"listen {HTTPS_BACKEND}",
+        _bind(frontend, frontend.https_port),
+        "    balance leastconn",
+        "    option httpchk",
+        "    http-check send meth GET uri /health ver HTTP/1.1 hdr Host registry",
+        "    http-check expect status 200",
+        f"    default-server {_CHECKED} check-ssl verify required ca-file {frontend.ca}",
+    ]
+    return "\n".join((*lines, *(_server(each, each.https_port) for each in pool))) + "\n"
+
+
+def _http(pool: Sequence[PoolMember], frontend: Frontend) -> str:
+    lines = [
+        f"listen {HTTP_BACKEND}",
+        _bind(frontend, frontend.http_port),
+        "    balance leastconn",
+        "    option httpchk",
+        "    http-check send meth GET uri /health ver HTTP/1.1 hdr Host registry",
+        "    http-check expect status 200",
+        f"    default-server {_CHECKED}",
+    ]
+    return "\n".join((*lines, *(_server(each, each.http_port) for each in pool))) + "\n"
+
+
+def _server(member: PoolMember, port: int) -> str:
+    drained = " weight 0" if member.is_draining else ""
+    return f"    server {member.id} {join_host(member.address, port)}{drained}"

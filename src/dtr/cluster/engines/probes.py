@@ -1,0 +1,83 @@
+"""Short questions to the engines of this machine: bounded in time and size, never by a proxy."""
+
+import ssl
+from pathlib import Path
+
+import httpx
+
+from dtr.model.errors import UnavailableError
+from dtr.ucp.agent.port import NodeDirectory
+
+_MAX_BYTES = 1 << 20
+
+
+class MutualTls:
+    """TLS with the node's certificate; it is read again when it was renewed."""
+
+    def __init__(self, directory: NodeDirectory) -> None:
+        self._directory = directory
+        self._stamps: tuple[int, ...] = ()
+        self._context: ssl.SSLContext | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return what to connect with.
+
+        Raises:
+            UnavailableError: the node's certificate cannot be read.
+
+        """
+        directory = self._directory
+        files = (directory.ca, directory.certificate, directory.key)
+        try:
+            stamps = tuple(path.stat().st_mtime_ns for path in files)
+            if self._context is None or stamps != self._stamps:
+                context = ssl.create_default_context(cafile=directory.ca)
+                context.load_cert_chain(directory.certificate, directory.key)
+                self._context, self._stamps = context, stamps
+        except OSError as error:
+            raise UnavailableError(f"the node's certificate cannot be used: {error}") from None
+        return self._context
+
+
+def own_server_context(ca: Path, certificate: Path) -> ssl.SSLContext:
+    """Return what to ask a server of this machine with, which shows a certificate that we gave it.
+
+    It may be the user's, signed by whomever, for names that are not ours: the very certificate is
+    trusted, or one of the authority's while it is being replaced.
+
+    Raises:
+        UnavailableError: one cannot be read.
+
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(ca)
+        context.load_verify_locations(certificate)
+    except OSError as error:
+        raise UnavailableError(f"a certificate cannot be used: {error}") from None
+    return context
+
+
+async def ask(url: str, context: ssl.SSLContext, *, seconds: float) -> tuple[int, bytes]:
+    """Return status and body of a GET.
+
+    Raises:
+        UnavailableError: no answer in time, or one that is too long.
+
+    """
+    try:
+        async with (
+            httpx.AsyncClient(verify=context, timeout=seconds, trust_env=False) as client,
+            client.stream("GET", url) as response,
+        ):
+            body = b""
+            async for part in response.aiter_raw():
+                body += part
+                if len(body) > _MAX_BYTES:
+                    raise UnavailableError(f"the answer of {url} is too long")
+            return response.status_code, body
+    except (httpx.HTTPError, OSError) as error:
+        reason = str(error) or type(error).__name__
+        raise UnavailableError(f"{url} does not answer: {reason}") from None

@@ -1,0 +1,187 @@
+"""The certificate that a replica shows to clients: the user's, the node's, or one of its own."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from pydantic import JsonValue
+
+from dtr.cluster.model import ReplicaSpecification
+from dtr.model.errors import RegistryError
+from dtr.ucp.agent.port import Controllers
+from dtr.ucp.api import ApiError
+from dtr.ucp.authority import AuthorityError, Purpose, checked_name, make_request
+
+_RETRY_SECONDS: Final = 30.0
+_CALL_SECONDS: Final = 10.0
+_LEFT_TO_RENEW: Final = 1 / 3
+"""Of a certificate's life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate chain and its key, as PEM; `repr` shows neither."""
+
+    certificate: str
+    key: str
+    is_own_authority: bool = True
+    """Whether UCP's authority signed it."""
+    problem: str = ""
+
+    def __repr__(self) -> str:
+        return f"Pair(is_own_authority={self.is_own_authority}, problem={self.problem!r})"
+
+
+class WebCertificate:
+    """Chooses what to show, and has a certificate made that has the external URL's host in it.
+
+    The user's wins. The node's own is enough where it has that host; else controllers are asked,
+    in the background, for one with the node's names and that. Until they answer the node's is
+    shown: clients that use the replica's own name need no more.
+    """
+
+    def __init__(self, controllers: Controllers) -> None:
+        self._controllers = controllers
+        self._asking: asyncio.Task[Pair] | None = None
+        self._asked_at: float | None = None
+        self._error = ""
+
+    def choose(self, specification: ReplicaSpecification, node: Pair, kept: Pair | None) -> Pair:
+        """Return what to show now. `kept` is what was shown before, the node's is `node`."""
+        users = Pair(specification.web_certificate, specification.web_key, is_own_authority=False)
+        problem = ""
+        if users.certificate:
+            problem = _fault(users, datetime.now(UTC))
+            if not problem:
+                return users
+        own = self._of_authority(specification.external_url, node, kept)
+        return Pair(own.certificate, own.key, problem=problem or own.problem)
+
+    async def stop(self) -> None:
+        """Ask nobody any more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
+    def _of_authority(self, external_url: str, node: Pair, kept: Pair | None) -> Pair:
+        host = (urlsplit(external_url).hostname or "") if external_url else ""
+        if not host or host in names_of(node.certificate):
+            return node
+        answered = self._answer()
+        now = datetime.now(UTC)
+        for pair in (answered, kept):
+            if pair is not None and _is_for(pair, host, node, now):
+                if _left_of(pair, now) < _LEFT_TO_RENEW:
+                    self._ask(host, node)
+                return Pair(pair.certificate, pair.key)
+        self._ask(host, node)
+        why = f": {self._error}" if self._error else ""
+        problem = (
+            f"No certificate has the name {host} of the external URL yet{why}."
+            " It is asked for again; see whether controllers answer."
+        )
+        return Pair(node.certificate, node.key, problem=problem)
+
+    def _answer(self) -> Pair | None:
+        """Return what controllers answered, once."""
+        if self._asking is None or not self._asking.done():
+            return None
+        asking, self._asking = self._asking, None
+        try:
+            self._error = ""
+            return asking.result()
+        except (RegistryError, ApiError, AuthorityError, TimeoutError) as error:
+            self._error = str(error) or "no answer in time"
+            return None
+
+    def _ask(self, host: str, node: Pair) -> None:
+        now = time.monotonic()
+        is_soon = self._asked_at is not None and now - self._asked_at < _RETRY_SECONDS
+        if self._asking is not None or is_soon:
+            return
+        self._asked_at = now
+        names = sorted({*names_of(node.certificate), host})
+        self._asking = asyncio.create_task(self._request(names))
+
+    async def _request(self, names: list[str]) -> Pair:
+        made = make_request()
+        body: dict[str, JsonValue] = {
+            "csr": made.request_pem,
+            "names": list(names),
+            "purpose": Purpose.WEB.value,
+        }
+        async with asyncio.timeout(_CALL_SECONDS):
+            answer = await self._controllers.call("POST", "/agent/certificate", body)
+        certificate = answer.get("certificate") if isinstance(answer, dict) else None
+        if not isinstance(certificate, str):
+            raise AuthorityError("A controller answered without a certificate.")
+        return Pair(certificate, made.key_pem)
+
+
+def names_of(certificate: str) -> frozenset[str]:
+    """Return the host names and addresses of the first certificate; none where it has none."""
+    try:
+        leaf = x509.load_pem_x509_certificate(certificate.encode())
+        found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        return frozenset()
+    names = found.get_values_for_type(x509.DNSName)
+    addresses = found.get_values_for_type(x509.IPAddress)
+    return frozenset({*(name.lower() for name in names), *map(str, addresses)})
+
+
+def read_pair(certificate: Path, key: Path) -> Pair | None:
+    """Return what two files hold; None where one is missing."""
+    try:
+        return Pair(certificate.read_text(encoding="ascii"), key.read_text(encoding="ascii"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _is_for(pair: Pair, host: str, node: Pair, now: datetime) -> bool:
+    """Tell whether the authority of the node's certificate signed this pair for the host."""
+    try:
+        leaf = x509.load_pem_x509_certificate(pair.certificate.encode())
+        names = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+        others = (
+            x509.load_pem_x509_certificate(node.certificate.encode())
+            .extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+            .value
+        )
+        wanted = checked_name(host)
+    except (ValueError, x509.ExtensionNotFound, AuthorityError):
+        return False
+    has_names = {wanted, *names_of(node.certificate)} <= names_of(pair.certificate)
+    return names.key_identifier == others.key_identifier and has_names and not _fault(pair, now)
+
+
+def _left_of(pair: Pair, now: datetime) -> float:
+    """Return which part of its life a certificate has before it."""
+    leaf = x509.load_pem_x509_certificate(pair.certificate.encode())
+    life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+    return (leaf.not_valid_after_utc - now) / life
+
+
+def _fault(pair: Pair, now: datetime) -> str:
+    """Say why a pair cannot be served; empty where it can."""
+    advice = "Give another with dtr reconfigure; UCP's own certificate is shown until then."
+    try:
+        leaf = x509.load_pem_x509_certificates(pair.certificate.encode())[0]
+        key = serialization.load_pem_private_key(pair.key.encode(), password=None)
+        is_pair = key.public_key() == leaf.public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
+        return f"The web certificate or its key is not in PEM format. {advice}"
+    if not is_pair:
+        return f"The web certificate's key is that of another certificate. {advice}"
+    if now > leaf.not_valid_after_utc:
+        return f"The web certificate expired on {leaf.not_valid_after_utc:%Y-%m-%d}. {advice}"
+    if now < leaf.not_valid_before_utc:
+        return f"The web certificate is not valid before {leaf.not_valid_before_utc}. {advice}"
+    return ""
