@@ -6,8 +6,8 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
+from argon2 import PasswordHasher, Type, extract_parameters
+from argon2.exceptions import InvalidHashError, UnsupportedParametersError, VerificationError
 
 from dtr.model.errors import InvalidError
 
@@ -31,6 +31,22 @@ def hash_password(password: str) -> str:
         message = f"a password has {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters"
         raise InvalidError(message)
     return _HASHER.hash(password)
+
+
+def check_hash(password_hash: str) -> str:
+    """Return a hash that was made elsewhere, if `verify_password` can use it.
+
+    Raises:
+        InvalidError: it is not argon2id's.
+
+    """
+    try:
+        is_usable = extract_parameters(password_hash).type is Type.ID
+    except (InvalidHashError, UnsupportedParametersError):
+        is_usable = False
+    if not is_usable:
+        raise InvalidError("that is not the argon2id hash of a password: $argon2id$v=19$...")
+    return password_hash
 
 
 @cache

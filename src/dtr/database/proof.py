@@ -9,7 +9,7 @@ from sqlalchemy import delete, insert, select
 from dtr.database.port import Database
 from dtr.database.schema import settings
 from dtr.database.units import Reader, Writer
-from dtr.model.errors import InvalidError
+from dtr.model.errors import InvalidError, UnavailableError
 
 _ANY_TEXT: Final = "a\N{GREEK SMALL LETTER OMEGA}\N{GRINNING FACE}"
 """What annotations may hold, and a database in another encoding than UTF-8 may not."""
@@ -20,6 +20,7 @@ def prove(database: Database) -> None:
 
     Raises:
         InvalidError: one of the three did not work; the message says which, and why.
+        UnavailableError: it did not work in time; likewise.
 
     """
     key = f"check {uuid.uuid4().hex} {_ANY_TEXT}"
@@ -34,6 +35,8 @@ def _step(what: str, action: Callable[[], bool]) -> bool:
         return action()
     except Exception as error:
         reason = " ".join(str(error).split())
+        if isinstance(error, UnavailableError):
+            raise UnavailableError(f"cannot {what} the database: {reason}") from error
         message = f"cannot {what} the database: {reason}. Does its user own the tables?"
         raise InvalidError(message) from error
 

@@ -4,18 +4,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import Engine, select
+
 from dtr.accounts import records
-from dtr.accounts.passwords import hash_password, new_password
+from dtr.accounts.passwords import check_hash, hash_password, new_password
 from dtr.accounts.signing import rotate_key
 from dtr.database import Database, EngineName, Writer
-from dtr.database.migrate import migrate
+from dtr.database.migrate import migrate, schema_version
 from dtr.database.proof import prove
+from dtr.database.schema import accounts, signing_keys
 from dtr.registry.records import forget_upload_digests
 from dtr.server.datadir import DataDirectory, write_atomically
 from dtr.server.passwords import read_password
 from dtr.server.settings import Settings
-
-FIRST_ADMINISTRATOR = "admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class FirstAdministrator:
     name: str
     password: str | None
     password_file: Path
+    """Where the password is, or its hash."""
 
 
 def bootstrap(
@@ -32,17 +34,19 @@ def bootstrap(
 ) -> FirstAdministrator | None:
     """Bring the metadata to this version; return the first administrator if one was made.
 
-    The password is in its file before the account exists, so that a crash between loses nothing.
+    Nothing is written where nothing is to be changed: a replica that starts while its primary can
+    commit nothing must serve pulls. That its database works was proved by whoever was first.
 
     Raises:
-        InvalidError: the password file is missing, open to others, or its password too short.
+        InvalidError: the file of the password, or of its hash, cannot be used.
 
     """
     migrate(database.engine)
+    is_new = not database.read_now(records.list_accounts)
     if database.name is EngineName.SQLITE:
         # The machine may have lost power: what was staged is read again before it is believed.
         database.write_now(forget_upload_digests)
-    else:
+    elif is_new or settings.cluster.members_file is None:
         prove(database)
     auth = settings.auth
     database.write_now(
@@ -51,28 +55,54 @@ def bootstrap(
         rotation_seconds=auth.key_rotation_seconds,
         token_seconds=auth.token_seconds,
     )
-    if database.read_now(records.list_accounts):
-        return None
-    given = settings.data.admin_password_file
-    if given is not None:
-        password = read_password(given)
+    return _first_administrator(settings, directory, database) if is_new else None
+
+
+def is_good_copy(engine: Engine) -> bool:
+    """Tell whether pulls can be answered from a database that cannot be written.
+
+    Its schema is one for this program, and a registry has been served from it before.
+    """
+    if schema_version(engine).problem is not None:
+        return False
+    with engine.connect() as connection:
+        return all(
+            connection.execute(select(column).limit(1)).first() is not None
+            for column in (accounts.c.id, signing_keys.c.id)
+        )
+
+
+def _first_administrator(
+    settings: Settings, directory: DataDirectory, database: Database
+) -> FirstAdministrator | None:
+    """Make the first account, unless another server does.
+
+    A generated password is in its file before the account exists, so that a crash between loses
+    nothing.
+    """
+    data, generated, own_file = settings.data, None, directory.initial_admin_password
+    if data.admin_password_hash_file is not None:
+        password_hash = check_hash(read_password(data.admin_password_hash_file))
+    elif data.admin_password_file is not None:
+        password_hash = hash_password(read_password(data.admin_password_file))
     else:
-        password = new_password()
-        write_atomically(directory.initial_admin_password, f"{password}\n".encode(), 0o600)
-    if not database.write_now(_add_first, hash_password(password)):
-        return None  # another server was first
+        generated = new_password()
+        password_hash = hash_password(generated)
+        write_atomically(own_file, f"{generated}\n".encode(), 0o600)
+    if not database.write_now(_add_first, password_hash, name=data.admin_username):
+        if generated is not None:
+            own_file.unlink()  # another server was first, and with another password
+        return None
     return FirstAdministrator(
-        FIRST_ADMINISTRATOR,
-        None if given else password,
-        given or directory.initial_admin_password,
+        data.admin_username,
+        generated,
+        data.admin_password_hash_file or data.admin_password_file or own_file,
     )
 
 
-def _add_first(writer: Writer, password_hash: str) -> bool:
+def _add_first(writer: Writer, password_hash: str, *, name: str) -> bool:
     if records.list_accounts(writer):
         return writer.ran_before(is_noted=False)
     writer.ran_before()
-    records.add_account(
-        writer, FIRST_ADMINISTRATOR, kind="user", password_hash=password_hash, is_admin=True
-    )
+    records.add_account(writer, name, kind="user", password_hash=password_hash, is_admin=True)
     return True

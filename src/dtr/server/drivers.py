@@ -13,7 +13,7 @@ import structlog
 from dtr.database import Database, open_database, open_postgresql
 from dtr.model.errors import RegistryError, UnavailableError
 from dtr.model.members import MembersFile
-from dtr.registry.records import use_storage
+from dtr.registry.records import storage_in_use, use_storage
 from dtr.server.datadir import MINIMUM_FREE_BYTES
 from dtr.server.metrics import Metrics
 from dtr.server.passwords import read_password
@@ -105,9 +105,12 @@ def recognise_storage(settings: Settings, directory: Path) -> None:
         database = open_metadata(settings, directory, Metrics())
         try:
             await recognise(database, store, settings.storage.url)
-            before = await database.write(use_storage, settings.storage.url)
-            if before not in {None, settings.storage.url}:
-                _LOG.warning("storage changed", before=before, now=settings.storage.url)
+            now = settings.storage.url
+            # Looked up first: a replica may start while nothing can be written.
+            if await database.read(storage_in_use) != now:
+                before = await database.write(use_storage, now)
+                if before not in {None, now}:
+                    _LOG.warning("storage changed", before=before, now=now)
         finally:
             database.close()
 

@@ -21,7 +21,7 @@ from granian.server.mp import MPServer
 
 from dtr.server.app import build_application
 from dtr.server.background import run_jobs
-from dtr.server.bootstrap import FirstAdministrator, bootstrap
+from dtr.server.bootstrap import FirstAdministrator, bootstrap, is_good_copy
 from dtr.server.certificates import check_certificate, ensure_certificates
 from dtr.server.datadir import DataDirectory
 from dtr.server.drivers import check_storage, open_drivers, recognise_storage
@@ -134,8 +134,12 @@ def _prepare(settings: Settings, directory: DataDirectory) -> FirstAdministrator
     check_storage(settings, directory.path)
     drivers = open_drivers(settings, directory.path)
     try:
-        drivers.database.wait_until_there(seconds=settings.database.failover_wait_seconds)
-        administrator = bootstrap(settings, directory, drivers.database)
+        can_write = drivers.database.wait_until_there(
+            seconds=settings.database.failover_wait_seconds, is_enough=is_good_copy
+        )
+        administrator = bootstrap(settings, directory, drivers.database) if can_write else None
+        if not can_write:
+            _LOG.warning("no primary answers: pulls are answered, pushes wait for one")
     finally:
         drivers.database.close()
     recognise_storage(settings, directory.path)

@@ -191,7 +191,7 @@ class PostgresqlDatabase(Database):
             return False
         try:
             return is_enough(self._standby_engine)
-        except DRIVER_ERRORS as error:
+        except (UnavailableError, *DRIVER_ERRORS) as error:
             _LOG.warning("no standby answers either", reason=reason(error))
             return False
 
