@@ -3,10 +3,13 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
+from typing import Final
 
 from pydantic import JsonValue
 
 from dtr.ucp.store import Store
+
+PREFIX: Final = "/api/ucp/v0"
 
 
 class Access(StrEnum):

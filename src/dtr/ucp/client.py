@@ -12,10 +12,9 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import JsonValue, ValidationError
 
+from dtr.ucp.api import PREFIX
 from dtr.ucp.authority import AuthorityError, load_certificate
 from dtr.ucp.model import CONTROLLER_PORT, Operation, OperationState
-
-PREFIX: Final = "/api/ucp/v0"
 
 _CONNECT_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 40.0

@@ -1,0 +1,105 @@
+"""Logging in and out, passwords, and the join token."""
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from dtr.accounts.passwords import hash_password
+from dtr.ucp import keys
+from dtr.ucp.api import Access, ApiError, ApiRequest, ApiRoute
+from dtr.ucp.authority import fingerprint
+from dtr.ucp.controller.machines import read_machines
+from dtr.ucp.controller.sessions import Administrators
+from dtr.ucp.model import Administrator, ClusterRecord, JoinToken
+from dtr.ucp.store import Delete, IsUnchanged, Put, Store
+from dtr.ucp.tokens import Token, hash_secret
+
+_MAX_PASSWORD = 1024
+
+
+class LoginRequest(BaseModel):
+    """Who logs in, with the names that the original had."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    username: str = Field(max_length=128)
+    password: str = Field(max_length=_MAX_PASSWORD)
+
+
+class PasswordRequest(BaseModel):
+    """A new password."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    password: str = Field(max_length=_MAX_PASSWORD)
+
+
+class Administration:
+    """The routes of administrators' own affairs."""
+
+    def __init__(self, administrators: Administrators) -> None:
+        self._administrators = administrators
+
+    def routes(self) -> list[ApiRoute]:
+        """Return the routes."""
+        return [
+            ApiRoute("POST", "/auth/login", Access.OPEN, self.login),
+            ApiRoute("POST", "/auth/logout", Access.ADMINISTRATOR, self.logout),
+            ApiRoute(
+                "POST", "/administrators/{name}/password", Access.ADMINISTRATOR, self.set_password
+            ),
+            ApiRoute("GET", "/token", Access.ADMINISTRATOR, self.show_token),
+            ApiRoute("POST", "/token/rotate", Access.ADMINISTRATOR, self.rotate_token),
+        ]
+
+    async def login(self, request: ApiRequest) -> JsonValue:
+        """Begin a session and tell where the other controllers are."""
+        asked = LoginRequest.model_validate(request.body)
+        found = await self._administrators.verify(
+            asked.username, asked.password, request.peer_address, request.now
+        )
+        token = await self._administrators.begin(found)
+        machines = await read_machines(request.store)
+        return {"auth_token": token, "controllers": list(machines.controllers)}
+
+    async def logout(self, request: ApiRequest) -> JsonValue:
+        """End the session."""
+        if request.session:
+            await request.store.commit([Delete(request.session)])
+        return {}
+
+    async def set_password(self, request: ApiRequest) -> JsonValue:
+        """Set an administrator's password, which ends all sessions with the one before."""
+        asked = PasswordRequest.model_validate(request.body)
+        name = request.path["name"]
+        entry = await request.store.get(keys.administrator(name))
+        if entry is None:
+            raise ApiError(404, "ADMINISTRATOR_UNKNOWN", f"There is no administrator {name!r}.")
+        changed = Administrator(
+            name=name, password_hash=hash_password(asked.password), changed_at=request.now
+        )
+        unchanged = IsUnchanged(entry.key, entry.modified)
+        if not await request.store.commit([Put(entry.key, changed.encoded())], [unchanged]):
+            raise ApiError(409, "CHANGED", "Somebody else has just changed it. Try again.")
+        return {"name": name}
+
+    async def show_token(self, request: ApiRequest) -> JsonValue:
+        """Return the join token."""
+        entry = await request.store.get(keys.JOIN_TOKEN)
+        if entry is None:
+            raise ApiError(404, "TOKEN_UNKNOWN", "There is no join token. Make one: rotate it.")
+        token = entry.document(JoinToken)
+        return await _shown(request.store, token)
+
+    async def rotate_token(self, request: ApiRequest) -> JsonValue:
+        """Make a new join token; the one before is worth nothing from now on."""
+        secret = Token.create("").secret
+        token = JoinToken(secret_hash=hash_secret(secret), secret=secret, created_at=request.now)
+        await request.store.commit([Put(keys.JOIN_TOKEN, token.encoded())])
+        return await _shown(request.store, token)
+
+
+async def _shown(store: Store, token: JoinToken) -> JsonValue:
+    entry = await store.get(keys.CLUSTER)
+    if entry is None:
+        raise ApiError(503, "UNAVAILABLE", "The control plane is not set up yet. Try again.")
+    pinned = fingerprint(entry.document(ClusterRecord).ca_certificate)
+    return {"token": str(Token(pinned, token.secret)), "created_at": token.created_at}

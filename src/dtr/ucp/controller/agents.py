@@ -1,0 +1,137 @@
+"""What agents ask for and tell; each only about its own node."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from dtr.ucp import keys
+from dtr.ucp.api import Access, ApiError, ApiRequest, ApiRoute
+from dtr.ucp.authority import (
+    MAX_NAMES,
+    MAX_REQUEST_BYTES,
+    Authority,
+    Purpose,
+    checked_name,
+    fingerprint,
+    node_names,
+)
+from dtr.ucp.controller.names import web_names
+from dtr.ucp.model import Node, NodeReport
+from dtr.ucp.store import Entry, IsUnchanged, Put
+from dtr.ucp.wanted import wait_for_wanted
+
+LONGEST_WAIT_SECONDS: Final = 20.0
+MAX_REPORT_BYTES: Final = 256 * 1024
+_MAX_DIGITS: Final = 19
+_ATTEMPTS: Final = 5
+
+
+class CertificateRequest(BaseModel):
+    """A node's wish for a certificate."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    csr: str = Field(max_length=MAX_REQUEST_BYTES)
+    purpose: Purpose = Purpose.NODE
+    names: list[str] = Field(default_factory=list, max_length=MAX_NAMES)
+    """For a web certificate; a node's own has the node's names."""
+
+
+class Agents:
+    """The routes that only nodes may call."""
+
+    def __init__(self, authority: Authority) -> None:
+        self._authority = authority
+
+    def routes(self) -> list[ApiRoute]:
+        """Return the routes."""
+        return [
+            ApiRoute("GET", "/agent/wanted", Access.NODE, wanted),
+            ApiRoute("POST", "/agent/report", Access.NODE, report),
+            ApiRoute("POST", "/agent/certificate", Access.NODE, self.certificate),
+        ]
+
+    async def certificate(self, request: ApiRequest) -> JsonValue:
+        """Certify a key of the node.
+
+        A node certificate takes the place of the one before, which is accepted until the node has
+        shown the new one. A web certificate takes no place, and proves nothing but its names.
+        """
+        asked = CertificateRequest.model_validate(request.body)
+        if asked.purpose is Purpose.WEB:
+            return await self._web_certificate(request, asked)
+        for _ in range(_ATTEMPTS):
+            entry, node = await _own_node(request)
+            names = (
+                *node_names(node.name, node.host_address),
+                *await web_names(request.store),
+            )
+            certificate = self._signed(request, asked, names)
+            renewed = node.changed(
+                fingerprint=fingerprint(certificate),
+                # What it shows now, not what was signed last: that answer may have been lost.
+                previous_fingerprint=request.fingerprint,
+            )
+            if await request.store.commit(
+                [Put(entry.key, renewed.encoded())], [IsUnchanged(entry.key, entry.modified)]
+            ):
+                return self._answer(certificate)
+        raise ApiError(503, "BUSY", "The node is being changed by others. Try again.")
+
+    async def _web_certificate(self, request: ApiRequest, asked: CertificateRequest) -> JsonValue:
+        _, node = await _own_node(request)
+        allowed = {
+            *map(checked_name, node_names(node.name, node.host_address)),
+            *map(checked_name, await web_names(request.store)),
+        }
+        wanted_names = list(dict.fromkeys(map(checked_name, asked.names))) or sorted(allowed)
+        refused = [name for name in wanted_names if name not in allowed]
+        if refused:
+            raise ApiError(
+                403, "NAME_REFUSED", f"This node may have no certificate for {', '.join(refused)}."
+            )
+        return self._answer(self._signed(request, asked, wanted_names))
+
+    def _signed(
+        self, request: ApiRequest, asked: CertificateRequest, names: tuple[str, ...] | list[str]
+    ) -> str:
+        return self._authority.sign(
+            asked.csr,
+            common_name=request.caller,
+            names=names,
+            now=datetime.fromtimestamp(request.now, UTC),
+            purpose=asked.purpose,
+        )
+
+    def _answer(self, certificate: str) -> JsonValue:
+        return {"certificate": certificate, "ca": self._authority.certificate_pem}
+
+
+async def wanted(request: ApiRequest) -> JsonValue:
+    """Return what the node is wanted to run once it differs from revision `after`; null if not."""
+    after = request.query.get("after", "") or "0"
+    if not after.isascii() or not after.isdigit() or len(after) > _MAX_DIGITS:
+        raise ApiError(400, "INVALID", "after is a revision: a whole number.")
+    found = await wait_for_wanted(request.store, request.caller, int(after), LONGEST_WAIT_SECONDS)
+    return found.model_dump(mode="json") if found else None
+
+
+async def report(request: ApiRequest) -> JsonValue:
+    """Keep what an agent tells of its node."""
+    told = NodeReport.model_validate(request.body)
+    kept = told.changed(node_id=request.caller, received_at=request.now).encoded()
+    if len(kept) > MAX_REPORT_BYTES:
+        raise ApiError(413, "TOO_LARGE", "The report is larger than any node's is.")
+    # Not for a node that was removed since the request was let in.
+    entry, _ = await _own_node(request)
+    still_there = IsUnchanged(entry.key, entry.modified)
+    await request.store.commit([Put(keys.report(request.caller), kept)], [still_there])
+    return {}
+
+
+async def _own_node(request: ApiRequest) -> tuple[Entry, Node]:
+    entry = await request.store.get(keys.node(request.caller))
+    if entry is None:
+        raise ApiError(401, "NODE_UNKNOWN", "This machine is no node of UCP any more.")
+    return entry, entry.document(Node)

@@ -1,0 +1,216 @@
+"""The API as an aiohttp application: routes, access, bounds, and every error in one shape."""
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+from pydantic import JsonValue, ValidationError
+
+from dtr.model.errors import InvalidError, UnavailableError
+from dtr.ucp import keys
+from dtr.ucp.api import PREFIX, ApiError, ApiRequest, ApiRoute
+from dtr.ucp.authority import AuthorityError
+from dtr.ucp.controller.access import Gate
+from dtr.ucp.model import ClusterRecord
+from dtr.ucp.store import Store
+
+MAX_BODY_BYTES: Final = 2**20
+
+_BODY_SECONDS: Final = 30.0
+_PING_SECONDS: Final = 2.0
+_NO_STORE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_READS: Final = frozenset({"GET", "HEAD"})
+_LOG = structlog.get_logger()
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ApiServer:
+    """Puts routes behind their access checks."""
+
+    def __init__(
+        self,
+        store: Store,
+        gate: Gate,
+        routes: Sequence[ApiRoute],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._gate = gate
+        self._routes = routes
+        self._clock = clock
+
+    def application(self) -> web.Application:
+        """Return the application, which serves nothing that is not in the table but /_ping, /ca."""
+        application = web.Application(middlewares=[_errors], client_max_size=MAX_BODY_BYTES)
+        application.router.add_get("/_ping", self._ping)
+        application.router.add_get("/ca", self._ca)
+        for route in self._routes:
+            handler = self._behind(route)
+            application.router.add_route(route.method, PREFIX + route.path, handler)
+            if route.path == "/auth/login":
+                # Where the original had it.
+                application.router.add_route(route.method, route.path, handler)
+        return application
+
+    def _behind(self, route: ApiRoute) -> _Handler:
+        async def handler(request: web.Request) -> web.Response:
+            now = self._clock()
+            address = request.remote or ""
+            caller = await self._gate.admit(
+                route.access,
+                certificate=_certificate(request),
+                authorization=request.headers.get("Authorization", ""),
+                address=address,
+                now=now,
+            )
+            answer = await route.handler(
+                ApiRequest(
+                    store=self._store,
+                    caller=caller.name,
+                    path=dict(request.match_info),
+                    query=dict(request.query),
+                    body=await _body(request),
+                    peer_address=address,
+                    session=caller.session,
+                    fingerprint=caller.fingerprint,
+                    now=now,
+                )
+            )
+            if request.method not in _READS and not caller.is_node:
+                _LOG.info(
+                    "asked", method=request.method, path=request.path, by=caller.name or address
+                )
+            return web.json_response(answer, headers=_NO_STORE)
+
+        return handler
+
+    async def _ping(self, _request: web.Request) -> web.Response:
+        error = ""
+        try:
+            async with asyncio.timeout(_PING_SECONDS):
+                await self._store.get(keys.CLUSTER)
+        except (UnavailableError, TimeoutError):
+            error = "No majority of etcd answers."
+        status = 503 if error else 200
+        answer: dict[str, JsonValue] = {"Error": error, "Healthy": not error}
+        return web.json_response(answer, status=status, headers=_NO_STORE)
+
+    async def _ca(self, _request: web.Request) -> web.Response:
+        entry = await self._store.get(keys.CLUSTER)
+        if entry is None:
+            raise ApiError(503, "UNAVAILABLE", "The control plane is not set up yet. Try again.")
+        pem = entry.document(ClusterRecord).ca_certificate
+        return web.Response(text=pem, content_type="application/x-pem-file", headers=_NO_STORE)
+
+
+class TlsCertificate:
+    """The node's certificate for this server, read again when the agent has renewed it."""
+
+    def __init__(self, certificate: Path, key: Path, ca: Path) -> None:
+        self._paths = (certificate, key)
+        self._read = self._stamp()
+        self.context = _server_context(certificate, key)
+        self.context.load_verify_locations(ca)
+        # Whoever shows none is no node; whoever shows one must have UCP's.
+        self.context.verify_mode = ssl.CERT_OPTIONAL
+
+    def refresh(self) -> bool:
+        """Take a new certificate for connections from now on; return whether there was one."""
+        stamp = self._stamp()
+        if stamp == self._read:
+            return False
+        with suppress(ssl.SSLError, OSError):
+            # Tried on another context first: half a pair, as in the middle of a renewal, would
+            # leave this one without any.
+            _server_context(*self._paths)
+            self.context.load_cert_chain(*self._paths)
+            self._read = stamp
+            return True
+        return False
+
+    def _stamp(self) -> tuple[tuple[int, int], ...]:
+        with suppress(OSError):
+            found = [path.stat() for path in self._paths]
+            return tuple((each.st_mtime_ns, each.st_ino) for each in found)
+        return ()
+
+
+def _server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+def _certificate(request: web.Request) -> bytes | None:
+    connection = request.get_extra_info("ssl_object")
+    if not isinstance(connection, ssl.SSLObject):
+        return None
+    return connection.getpeercert(binary_form=True) or None
+
+
+async def _body(request: web.Request) -> JsonValue:
+    if not request.can_read_body:
+        return None
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            content = await request.read()
+    except TimeoutError:
+        raise ApiError(408, "TIMEOUT", "The request did not arrive in time.") from None
+    if not content:
+        return None
+    try:
+        body: JsonValue = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "INVALID", "The request is not JSON.") from None
+    return body
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Exception as error:  # noqa: BLE001 - the outermost: whatever went wrong gets an answer
+        return _spoken(error, request)
+
+
+def _spoken(error: Exception, request: web.Request) -> web.Response:
+    """Return the answer that says what went wrong."""
+    match error:
+        case ApiError():
+            status, code, message = error.status, error.code, str(error)
+        case ValidationError():
+            status, code, message = 400, "INVALID", _first_problem(error)
+        case AuthorityError() | InvalidError():
+            status, code, message = 400, "INVALID", str(error)
+        case UnavailableError():
+            status, code = 503, "UNAVAILABLE"
+            message = (
+                "No majority of etcd answers. What runs goes on; try again when enough managers "
+                "are back."
+            )
+        case web.HTTPException():
+            status, code, message = error.status, "REFUSED", f"{error.reason}."
+        case _:
+            _LOG.error("failed", method=request.method, path=request.path, exc_info=error)
+            status, code, message = 500, "INTERNAL", "Something went wrong; see the log."
+    answer = {"errors": [{"code": code, "message": message}]}
+    response = web.json_response(answer, status=status, headers=_NO_STORE)
+    if status == web.HTTPUnauthorized.status_code:
+        response.headers["WWW-Authenticate"] = 'Basic realm="UCP"'
+    return response
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Name the first field that is wrong; what was in it may be a secret."""
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the request"
+    return f"{where}: {problem['msg']}."

@@ -1,0 +1,86 @@
+"""Administrators: their passwords, and the sessions that any controller knows."""
+
+import secrets
+from typing import Final
+
+from dtr.accounts.passwords import PasswordVerifier
+from dtr.ucp import keys
+from dtr.ucp.api import ApiError
+from dtr.ucp.controller.throttle import LoginThrottle
+from dtr.ucp.model import Administrator, Session
+from dtr.ucp.store import Put, Store
+from dtr.ucp.tokens import hash_secret
+
+SESSION_SECONDS: Final = 3600.0
+
+_MAX_NAME: Final = 128
+_MAX_TOKEN: Final = 256
+
+
+class Administrators:
+    """Who may use the control plane, by password or by session."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._verifier = PasswordVerifier()
+        self._throttle = LoginThrottle()
+
+    def close(self) -> None:
+        """Let go of threads."""
+        self._verifier.close()
+
+    async def verify(self, name: str, password: str, address: str, now: float) -> Administrator:
+        """Return the administrator of that name and password.
+
+        Raises:
+            ApiError: 401, the same for a name that there is not and a wrong password, after the
+                same time; 429 after too many of them.
+
+        """
+        async with self._throttle.turn(name, address):
+            self._throttle.check(name, address, now)
+            found = await self.find(name)
+            if await self._verifier.verify(password, found.password_hash if found else None):
+                self._throttle.succeeded(name, address)
+                assert found is not None  # noqa: S101 - nobody has the password of no account
+                return found
+            self._throttle.failed(name, address, now)
+        raise ApiError(401, "UNAUTHORIZED", "The username or the password is wrong.")
+
+    async def find(self, name: str) -> Administrator | None:
+        """Return an administrator."""
+        if not 0 < len(name) <= _MAX_NAME or "/" in name:
+            return None
+        entry = await self._store.get(keys.administrator(name))
+        return entry.document(Administrator) if entry else None
+
+    async def begin(self, administrator: Administrator) -> str:
+        """Begin a session of an hour and return its token, of which only a hash is kept."""
+        token = secrets.token_urlsafe(32)
+        session = Session(
+            administrator=administrator.name, password_changed_at=administrator.changed_at
+        )
+        lease = await self._store.grant(SESSION_SECONDS)
+        await self._store.commit([Put(session_key(token), session.encoded(), lease)])
+        return token
+
+    async def resume(self, token: str) -> str:
+        """Return whose session it is; empty where it has ended or never was.
+
+        It ends after an hour, at logout, with a new password, and with the administrator.
+        """
+        if len(token) > _MAX_TOKEN:
+            return ""
+        entry = await self._store.get(session_key(token))
+        if entry is None:
+            return ""
+        session = entry.document(Session)
+        found = await self.find(session.administrator)
+        if found is None or found.changed_at != session.password_changed_at:
+            return ""
+        return found.name
+
+
+def session_key(token: str) -> str:
+    """Return where the session of a token is kept."""
+    return keys.SESSIONS + hash_secret(token)
