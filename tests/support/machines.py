@@ -213,9 +213,9 @@ class Machine:
         self._iptables("--flush")
 
     def _iptables(self, *arguments: str) -> None:
-        enter = (requires("nsenter"), f"--net=/run/netns/{self.namespace}")
-        program = (requires("iptables"), "--wait", *arguments)
-        subprocess.run((*enter, *program), check=True, capture_output=True)
+        enter: list[str | Path] = [requires("nsenter"), f"--net=/run/netns/{self.namespace}"]
+        program: list[str | Path] = [requires("iptables"), "--wait", *arguments]
+        subprocess.run([*enter, *program], check=True, capture_output=True)
 
     # --- processes -----------------------------------------------------------------------------
 
