@@ -1,0 +1,201 @@
+"""How the control plane is: for `ucp status`, with what to do about what is wrong."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from pydantic import JsonValue
+
+from dtr import __version__
+from dtr.ucp import keys
+from dtr.ucp.api import Access, ApiError, ApiRequest, ApiRoute
+from dtr.ucp.authority import expires_at
+from dtr.ucp.controller.machines import Machine, Machines, read_machines
+from dtr.ucp.etcd import EtcdMember
+from dtr.ucp.etcd.members import EtcdStatus
+from dtr.ucp.model import ClusterRecord
+from dtr.ucp.store import Store
+from dtr.ucp.wanted import client_url
+
+_DAY: Final = 86_400.0
+_EXPIRES_SOON: Final = 14 * _DAY
+_AUTHORITY_EXPIRES_SOON: Final = 365 * _DAY
+_MOST_SKEW_SECONDS: Final = 2.0
+_LEAST_FREE_SHARE: Final = 0.05
+_MAX_PROBLEMS: Final = 200
+
+
+class Members(Protocol):
+    """etcd's own view of its members."""
+
+    async def list(self) -> Sequence[EtcdMember]:
+        """Return all members."""
+        ...
+
+    async def status(self, client_url: str) -> EtcdStatus | None:
+        """Return what one says of itself; None where it does not answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Voter:
+    """A manager's member of etcd, as it answers now."""
+
+    machine: Machine
+    status: EtcdStatus | None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that the status is made from."""
+
+    cluster: ClusterRecord
+    machines: Machines
+    voters: tuple[Voter, ...]
+    leader: str
+    """The id of the node whose controller leads; empty where none does."""
+
+
+class StatusRoutes:
+    """The route of `ucp status`."""
+
+    def __init__(self, members: Members) -> None:
+        self._members = members
+
+    def routes(self) -> list[ApiRoute]:
+        """Return the route."""
+        return [ApiRoute("GET", "/status", Access.ADMINISTRATOR, self.status)]
+
+    async def status(self, request: ApiRequest) -> JsonValue:
+        """Return how everything is."""
+        return shown(await self._look(request.store), request.now)
+
+    async def _look(self, store: Store) -> View:
+        cluster = await store.get(keys.CLUSTER)
+        if cluster is None:
+            raise ApiError(503, "UNAVAILABLE", "The control plane is not set up yet. Try again.")
+        machines = await read_machines(store)
+        managers = [machine for machine in machines.all if machine.manager is not None]
+        statuses = await asyncio.gather(
+            *(self._members.status(client_url(machine.node)) for machine in managers)
+        )
+        leader = await store.get(keys.LEADER)
+        return View(
+            cluster.document(ClusterRecord),
+            machines,
+            tuple(map(Voter, managers, statuses)),
+            leader.value.decode() if leader else "",
+        )
+
+
+def shown(view: View, now: float) -> dict[str, JsonValue]:
+    """Return the status as it is sent."""
+    voters = [voter for voter in view.voters if voter.machine.is_voter]
+    answering = [voter for voter in voters if voter.status is not None]
+    names = {machine.node.id: machine.node.name for machine in view.machines.all}
+    return {
+        "cluster_id": view.cluster.id,
+        "version": __version__,
+        "authority_expires_at": expires_at(view.cluster.ca_certificate),
+        "leader": names.get(view.leader, view.leader),
+        "failures_tolerated": failures_tolerated(len(voters), len(answering)),
+        "managers": [_shown_voter(voter) for voter in view.voters],
+        "nodes": [machine.shown(now) for machine in view.machines.all],
+        "problems": list(problems(view, now)[:_MAX_PROBLEMS]),
+    }
+
+
+def failures_tolerated(voters: int, answering: int) -> int:
+    """Return how many more managers may be lost before etcd has no majority.
+
+    >>> [failures_tolerated(voters, voters) for voters in (1, 2, 3, 4, 5)], failures_tolerated(3, 2)
+    ([0, 0, 1, 1, 2], 0)
+    """
+    return max(0, answering - (voters // 2 + 1))
+
+
+def problems(view: View, now: float) -> list[str]:
+    """Return what an operator should know, each with what to do, the worst first."""
+    voters = [voter for voter in view.voters if voter.machine.is_voter]
+    found = [
+        f"etcd on {voter.machine.node.name} does not answer. Start that machine, or look at its "
+        f"log; if it is gone for good, remove it: ucp node rm {voter.machine.node.name}."
+        for voter in voters
+        if voter.status is None
+    ]
+    if not view.leader:
+        found.append(
+            "No controller leads, so that nothing changes. Where that lasts longer than seconds, "
+            "look at the controllers' logs."
+        )
+    if len(voters) == 2:  # noqa: PLR2004
+        found.append(
+            "Two managers are worse than one: the loss of either stops the control plane. Join a "
+            "third machine, or demote one."
+        )
+    for machine in view.machines.all:
+        found += _problems_of(machine, now)
+    if expires_at(view.cluster.ca_certificate) - now < _AUTHORITY_EXPIRES_SOON:
+        found.append("UCP's authority expires within a year. Plan to install UCP anew before.")
+    return found
+
+
+def _problems_of(machine: Machine, now: float) -> list[str]:
+    name, report = machine.node.name, machine.report
+    if report is None:
+        return [f"{name} has never reported. Start its agent: systemctl start ucp-agent."]
+    if machine.state(now) == "down":
+        seconds = now - report.received_at
+        what = f"{name} has not reported for {_duration(seconds)}. Start that machine or its agent;"
+        return [f"{what} if it is gone for good, remove it: ucp node rm {name}."]
+    found = [f"{name}: {problem}" for problem in report.problems]
+    if 0 < report.certificate_expires_at < now + _EXPIRES_SOON:
+        left = max(0.0, report.certificate_expires_at - now)
+        found.append(
+            f"The certificate of {name} ends in {_duration(left)} and was not renewed. Look at the "
+            "log of its agent."
+        )
+    skew = report.at - report.received_at
+    if abs(skew) > _MOST_SKEW_SECONDS:
+        found.append(
+            f"The clock of {name} is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}. Have "
+            "all machines take the time from the same servers (chrony)."
+        )
+    if report.disk_free_bytes < report.disk_total_bytes * _LEAST_FREE_SHARE:
+        found.append(
+            f"The disk of {name} has {report.disk_free_bytes // 2**20} MiB free. Make room, or "
+            "give it a larger one."
+        )
+    return found
+
+
+def _shown_voter(voter: Voter) -> dict[str, JsonValue]:
+    manager, status = voter.machine.manager, voter.status
+    shown_voter: dict[str, JsonValue] = {
+        "node": voter.machine.node.name,
+        "controller": voter.machine.controller,
+        "phase": str(manager.phase) if manager else "",
+        "is_answering": status is not None,
+    }
+    if status is not None:
+        shown_voter |= {
+            "member_id": status.member_id,
+            "is_leader": bool(status.leader_id) and status.leader_id == status.member_id,
+            "etcd_version": status.version,
+            "database_bytes": status.database_bytes,
+        }
+    return shown_voter
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    >>> _duration(75), _duration(7_300), _duration(200_000)
+    ('75 s', '2 h', '2 days')
+    """
+    if seconds < 120:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 2 * _DAY else f"{seconds / _DAY:.0f} days"
