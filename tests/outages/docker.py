@@ -9,6 +9,7 @@ a failed push or pull.
 
 import asyncio
 import hashlib
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -57,13 +58,35 @@ class Record:
             self.longest_wait, self.slowest = seconds, what
 
 
+@dataclass(frozen=True)
+class HttpOptions:
+    """How clients connect."""
+
+    verify: ssl.SSLContext | bool = True
+    keeps_connections: bool = True
+    """Docker's daemon does not: each of its requests has a connection of its own."""
+
+    def client(self, url: str) -> httpx.AsyncClient:
+        """Give a client of one address, which the caller closes."""
+        limits = httpx.Limits(max_keepalive_connections=None if self.keeps_connections else 0)
+        return httpx.AsyncClient(
+            base_url=url,
+            trust_env=False,
+            timeout=_TIMEOUT_SECONDS,
+            verify=self.verify,
+            limits=limits,
+        )
+
+
 class Docker:
     """One docker daemon, logged in to one registry."""
 
-    def __init__(self, url: str, account: tuple[str, str], record: Record) -> None:
+    def __init__(
+        self, url: str, account: tuple[str, str], record: Record, http: HttpOptions | None = None
+    ) -> None:
         self._account = account
         self._record = record
-        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=_TIMEOUT_SECONDS)
+        self._http = (http or HttpOptions()).client(url)
 
     async def push(self, repository: str, tag: str, image: Image) -> None:
         """Push an image.

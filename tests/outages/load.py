@@ -2,10 +2,12 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import httpx
-from tests.outages.docker import Docker, DockerError, Record
+from tests.outages.docker import Docker, DockerError, HttpOptions, Record
 from tests.outages.images import MANIFEST_TYPE, Image, digest_of, random_image
 
 _PUSHERS = 3
@@ -33,6 +35,9 @@ class Load:
     pulls: Record = field(default_factory=Record)
     ledger: list[Acknowledged] = field(default_factory=list)
     """Every push that was acknowledged: it is there for ever."""
+    http: HttpOptions = field(default_factory=HttpOptions)
+    failed_again: list[str] = field(default_factory=list)
+    """Pushes and pulls that failed, and failed again when docker's user repeated the command."""
 
     def __post_init__(self) -> None:
         """Begin with nobody."""
@@ -69,9 +74,9 @@ class Load:
     async def lost(self, url: str) -> list[str]:
         """Read everything that was acknowledged back through a server; say what is not there."""
         slots = asyncio.Semaphore(4)
-        async with httpx.AsyncClient(
-            base_url=url, auth=self.account, trust_env=False, timeout=30, follow_redirects=True
-        ) as http:
+        async with self.http.client(url) as http:
+            http.auth, http.timeout = httpx.BasicAuth(*self.account), httpx.Timeout(30)
+            http.follow_redirects = True
 
             async def missing(owed: Acknowledged) -> list[str]:
                 async with slots:
@@ -81,34 +86,40 @@ class Load:
         return [f"{url}: {line}" for lines in found for line in lines]
 
     async def _push(self, number: int) -> None:
-        docker = Docker(self.url, self.account, self.pushes)
+        docker = Docker(self.url, self.account, self.pushes, self.http)
         generator = random.Random(self._random.random())
         repository = f"{self.account[0]}/outage-{self.seed}-{number}"
         count = 0
         while not self._stopping.is_set():
             image, tag = random_image(generator), f"v{count}"
-            try:
-                await docker.push(repository, tag, image)
-            except DockerError as error:
-                self.pushes.failures.append(str(error))
-            else:
+            push = partial(docker.push, repository, tag, image)
+            if await self._twice(push, self.pushes):
                 self.ledger.append(Acknowledged(repository, tag, image))
             count += 1
             await asyncio.sleep(_PAUSE_SECONDS)
         await docker.close()
 
     async def _pull(self) -> None:
-        docker = Docker(self.url, self.account, self.pulls)
+        docker = Docker(self.url, self.account, self.pulls, self.http)
         while not self._stopping.is_set():
             await asyncio.sleep(_PAUSE_SECONDS)
             if not self.ledger:
                 continue
             owed = self._random.choice(self.ledger)
-            try:
-                await docker.pull(owed.repository, owed.tag, owed.image)
-            except DockerError as error:
-                self.pulls.failures.append(str(error))
+            pull = partial(docker.pull, owed.repository, owed.tag, owed.image)
+            await self._twice(pull, self.pulls)
         await docker.close()
+
+    async def _twice(self, command: Callable[[], Awaitable[None]], record: Record) -> bool:
+        """Run a command of docker's user, who repeats it once when it fails; return the end."""
+        for failures in (record.failures, self.failed_again):
+            try:
+                await command()
+            except DockerError as error:
+                failures.append(str(error))
+            else:
+                return True
+        return False
 
 
 async def _missing(http: httpx.AsyncClient, owed: Acknowledged) -> list[str]:
