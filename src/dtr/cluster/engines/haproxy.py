@@ -78,7 +78,14 @@ def render(pool: Sequence[PoolMember], frontend: Frontend) -> str:
 
 
 def _global(frontend: Frontend) -> str:
-    lines = ["global", "    maxconn 20000", "    hard-stop-after 1h"]
+    lines = [
+        "global",
+        "    maxconn 20000",
+        # Fewer where the system allows fewer open files, and no refusal to start.
+        "    no strict-limits",
+        # Connections from before a reload may go on for so long.
+        "    hard-stop-after 6h",
+    ]
     if frontend.socket is not None:
         lines.append(f"    stats socket {frontend.socket} mode 600 level admin")
     return "\n".join(lines) + "\n"
