@@ -237,6 +237,7 @@ def word_of(access: Access) -> str:
         Door.ACCOUNT: "an account",
         Door.CATALOG: "an account",
         Door.OPERATOR: "an administrator",
+        Door.ADMINISTRATOR: "an administrator",
     }
     return words.get(access.door) or str(Action(access.action or ""))
 

@@ -43,20 +43,71 @@ async def test_ping_answers_anybody(anonymous: Client) -> None:
 async def test_health_is_503_and_names_what_fails(
     open_registry: OpenRegistry, connect: Connect
 ) -> None:
-    """For everybody, at most a second late; `_ping` is about this process only."""
+    """For everybody, after three failures; `_ping` is about this process only."""
     store = FailingStore()
-    target = open_registry(stores=[store])
-    client = connect(target)
+    client = connect(open_registry(stores=[store]))
     assert (await client.get("/health")).status_code == 200
-    store.problem = "the disk is on fire"
-    await asyncio.sleep(1.05)
-    answer = await client.get("/health")
-    assert answer.status_code == 503
-    assert answer.json() == {"Error": "storage: the disk is on fire", "Healthy": False}
+    store.problem = "the disk is on <fire>"
+    expected = {"Error": "storage: the disk is on <fire>", "Healthy": False}
+    for status in (200, 200, 503):
+        await asyncio.sleep(1.05)
+        answer = await client.get("/health")
+        assert answer.status_code == status
+    assert answer.json() == expected
     assert (await client.get("/_ping")).status_code == 200
+    page = await client.get("/load_balancer_status")
+    assert page.status_code == 503
+    assert "<td>storage</td><td>the disk is on &lt;fire&gt;</td>" in page.text
+    assert "<td>authorization</td><td>OK</td>" in page.text
     store.problem = ""
     await asyncio.sleep(1.05)
+    for path in ("/health", "/load_balancer_status"):
+        assert (await client.get(path)).status_code == 200
+
+
+async def test_a_replica_that_drains_says_so_wherever_balancers_ask(
+    open_registry: OpenRegistry, connect: Connect, tmp_path: Path
+) -> None:
+    """At once, and answers everything else."""
+    drain = tmp_path / "drain"
+    target = open_registry({"cluster": {"drain_file": str(drain)}})
+    client = connect(target)
     assert (await client.get("/health")).status_code == 200
+    drain.touch()
+    for path in ("/health", "/_ping"):
+        answer = await client.get(path)
+        assert answer.status_code == 503
+        assert answer.json() == {"Error": "draining", "Healthy": False}
+    assert "<td>replica</td><td>draining</td>" in (await client.get("/load_balancer_status")).text
+    assert (await client.login(*ALICE).get("/v2/")).status_code == 200
+    drain.unlink()
+    for path in ("/health", "/_ping"):
+        assert (await client.get(path)).status_code == 200
+
+
+async def test_the_clusters_status_is_for_administrators(
+    open_registry: OpenRegistry, connect: Connect, tmp_path: Path
+) -> None:
+    """Also where metrics are public; it names machines and their troubles."""
+    file = tmp_path / "status.json"
+    file.write_text('{"replica_health": {"111111111111": "OK"}}')
+    target = open_registry(
+        {"cluster": {"status_file": str(file)}, "server": {"metrics_public": True}}
+    )
+    client = connect(target)
+    path = "/api/v0/meta/cluster_status"
+    answer = await client.get(path)
+    assert_error(answer, 401, "UNAUTHORIZED")
+    assert answer.headers["WWW-Authenticate"] == 'Basic realm="dtr"'
+    assert_error(await client.login(*ALICE).get(path), 403, "DENIED")
+    answer = await client.login(*ADMIN).get(path)
+    assert answer.status_code == 200
+    assert answer.json()["replica_health"] == {"111111111111": "OK"}
+    assert answer.json()["age_seconds"] < 60
+    file.write_text("{")
+    answer = await client.login(*ADMIN).get(path)
+    assert answer.status_code == 503
+    assert "is damaged" in answer.text
 
 
 async def test_metrics_are_for_administrators(

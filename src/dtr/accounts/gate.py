@@ -21,6 +21,8 @@ from dtr.model.access import (
 from dtr.model.errors import DeniedError, NameInvalidError, NameUnknownError, UnauthorizedError
 from dtr.model.names import RepositoryName
 
+_FOR_ADMINISTRATORS = frozenset({Door.OPERATOR, Door.ADMINISTRATOR})
+
 
 class Gate:
     """Checks what each route declares, once, before its handler runs.
@@ -162,7 +164,7 @@ class Gate:
             case Door.CATALOG:
                 has_scope = principal.scope is None or principal.scope.catalog
                 return has_scope and not principal.is_anonymous
-            case Door.OPERATOR:
+            case Door.OPERATOR | Door.ADMINISTRATOR:
                 return principal.acts_as_admin and principal.scope is None
             case _:
                 return False
@@ -170,14 +172,14 @@ class Gate:
     def _refusal(self, request: Request, access: Access) -> UnauthorizedError | DeniedError:
         """Ask for better credentials where those could help."""
         principal = request.principal
-        if access.door is Door.OPERATOR and not principal.is_anonymous:
+        if access.door in _FOR_ADMINISTRATORS and not principal.is_anonymous:
             return DeniedError("this is for administrators")
         problem = "" if principal.is_anonymous else "insufficient_scope"
         return UnauthorizedError(challenge=self._challenge(request, access, problem))
 
     def _challenge(self, request: Request, access: Access, problem: str) -> str:
         """Return the challenge of the Docker token specification."""
-        if access.door is Door.OPERATOR:
+        if access.door in _FOR_ADMINISTRATORS:
             return f'Basic realm="{self._service}"'
         origin = self._public_url or self._proxies.origin(request)
         parts = [f'realm="{origin}/auth/token"', f'service="{self._service}"']

@@ -43,9 +43,7 @@ class KeyRing:
 
     async def sign(self, claims: dict[str, Any], *, lifetime_seconds: int) -> str:
         """Return a token with `claims`, valid from now for `lifetime_seconds`."""
-        await self._load(_RELOAD_SECONDS)
-        if not self._newest:
-            raise UnavailableError("there is no key to sign tokens with")
+        await self.check()
         now = int(self._clock())
         standard = {
             "iss": self._service,
@@ -57,6 +55,17 @@ class KeyRing:
         }
         key = self._keys[self._newest]
         return jwt.encode(standard | claims, key, _ALGORITHM, headers={"kid": self._newest})
+
+    async def check(self) -> None:
+        """Make sure that tokens can be signed.
+
+        Raises:
+            UnavailableError: they cannot, for there is no key.
+
+        """
+        await self._load(_RELOAD_SECONDS if self._newest else 0)
+        if not self._newest:
+            raise UnavailableError("there is no key to sign tokens with")
 
     async def verify(self, token: str) -> dict[str, Any]:
         """Return the claims of a token that one of our keys signed and that is valid now.

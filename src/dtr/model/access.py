@@ -28,6 +28,8 @@ class Door(StrEnum):
     """Whoever may do the declared action in the repository that the path names."""
     OPERATOR = "operator"
     """Administrators, and everybody where the settings say that metrics are public."""
+    ADMINISTRATOR = "administrator"
+    """Administrators, whatever the settings say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ OPEN = Access(Door.OPEN)
 ACCOUNT = Access(Door.ACCOUNT)
 CATALOG = Access(Door.CATALOG)
 OPERATOR = Access(Door.OPERATOR)
+ADMINISTRATOR = Access(Door.ADMINISTRATOR)
 MAY_PULL = Access(Door.REPOSITORY, Action.PULL)
 MAY_PUSH = Access(Door.REPOSITORY, Action.PUSH)
 MAY_DELETE = Access(Door.REPOSITORY, Action.DELETE)

@@ -17,14 +17,17 @@ from dtr.accounts.signing import KeyRing
 from dtr.accounts.tokens import TokenEndpoint
 from dtr.asgi.forwarded import Proxies
 from dtr.collect.collector import CollectSettings
-from dtr.database import Database
+from dtr.database import Database, stale_reads
 from dtr.model.errors import RegistryError
 from dtr.model.manifests import Limits
 from dtr.registry.context import RegistryContext, RegistrySettings
 from dtr.registry.counters import PullCounter
+from dtr.registry.records import STORAGE_IN_USE
 from dtr.registry.routes import registry_routes
 from dtr.server.application import Application
+from dtr.server.cluster_status import ClusterStatus
 from dtr.server.drivers import Drivers
+from dtr.server.health import Check, Health
 from dtr.server.logs import AccessLog
 from dtr.server.metrics import Metrics
 from dtr.server.settings import Settings
@@ -34,6 +37,7 @@ _LOG = structlog.get_logger()
 _MAX_BLOB_BYTES = 2**63 - 1
 _USED_TOKENS_SECONDS = 30
 _LAST_WRITE_SECONDS = 5
+_READ_ONLY = "no primary answers; pulls go on, pushes wait"
 
 
 def build_application(
@@ -63,10 +67,13 @@ def build_application(
         database, store, gate, registry_settings(settings), pulls, clock, drivers.cache
     )
     tokens = TokenEndpoint(database, identity, keys, gate, auth, proxies, clock=clock)
-    system = System(database, store, metrics, ca_certificate=ca_certificate)
+    health = Health(_checks(drivers, keys), drain_file=settings.cluster.drain_file)
+    status = ClusterStatus(settings.cluster.status_file, health, settings.server.listen)
+    system = System(database, health, status, metrics, ca_certificate=ca_certificate)
     used_tokens = UsedTokens(database, identity)
 
     async def close() -> None:
+        await health.close()
         for gathered in (used_tokens, pulls):
             with suppress(
                 RegistryError, TimeoutError
@@ -87,9 +94,28 @@ def build_application(
         idle_seconds=settings.server.body_idle_seconds,
         url_bytes=settings.limits.url_bytes,
         header_bytes=settings.limits.header_bytes,
-        background=[used_tokens.run, pulls.run, keys.follow],
+        background=[used_tokens.run, pulls.run, keys.follow, health.follow],
         closers=[close],
     )
+
+
+def _checks(drivers: Drivers, keys: KeyRing) -> dict[str, Check]:
+    """Return how each component is asked whether it works."""
+
+    async def storage() -> str:
+        await drivers.store.check()
+        return ""
+
+    async def metadata() -> str:
+        stale_reads.set(False)
+        await drivers.database.lookup(STORAGE_IN_USE, {})
+        return _READ_ONLY if stale_reads.get() else ""
+
+    async def authorization() -> str:
+        await keys.check()
+        return ""
+
+    return {"storage": storage, "metadata": metadata, "authorization": authorization}
 
 
 class UsedTokens:

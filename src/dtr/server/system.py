@@ -1,49 +1,43 @@
 """Routes about the server itself: is it well, what does it count, whom does it trust."""
 
-import asyncio
-import time
-from collections.abc import Callable
+import html
 from pathlib import Path
+from typing import Final
 
 from dtr.asgi import Endpoint, Request, Response, Route
-from dtr.database import Database, stale_reads
+from dtr.database import Database
 from dtr.jobs import records as jobs
-from dtr.model.access import OPEN, OPERATOR
-from dtr.model.errors import RegistryError, RouteUnknownError
+from dtr.model.access import ADMINISTRATOR, OPEN, OPERATOR
+from dtr.model.errors import RouteUnknownError, UnavailableError
 from dtr.registry import records
+from dtr.server.cluster_status import ClusterStatus
+from dtr.server.health import Health
 from dtr.server.metrics import Metrics
-from dtr.storage import BlobStore
 
-_HEALTH_SECONDS = 1.0
-_TIMEOUT_SECONDS = 5.0
-_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-_READ_ONLY = "metadata: no primary answers; pulls go on, pushes wait"
-_WELCOME = """This is a container registry.
+_METRICS_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+_HTML_TYPE: Final = b"text/html; charset=utf-8"
+_WELCOME: Final = """This is a container registry.
 Log in and push with docker, podman, skopeo or any OCI client; the API is at /v2/.
 """
 
 
 class System:
-    """`/_ping`, `/health`, `/metrics`, `/ca`."""
+    """`/_ping`, `/health` and the like, `/metrics`, `/ca`, and the cluster's status."""
 
     def __init__(
         self,
         database: Database,
-        store: BlobStore,
+        health: Health,
+        status: ClusterStatus,
         metrics: Metrics,
         *,
         ca_certificate: Path | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
-        self._store = store
+        self._health = health
+        self._status = status
         self._metrics = metrics
         self._ca_certificate = ca_certificate
-        self._clock = clock
-        self._checked_at = float("-inf")
-        self._problem = ""
-        self._is_read_only = False
-        self._checking = asyncio.Lock()
 
     def routes(self) -> list[Route]:
         """Return the routes; health tells anybody no more than which component fails."""
@@ -51,6 +45,11 @@ class System:
             Route("/", {"GET": Endpoint(self.welcome, OPEN)}),
             Route("/_ping", {"GET": Endpoint(self.ping, OPEN)}),
             Route("/health", {"GET": Endpoint(self.health, OPEN)}),
+            Route("/load_balancer_status", {"GET": Endpoint(self.load_balancer_status, OPEN)}),
+            Route(
+                "/api/v0/meta/cluster_status",
+                {"GET": Endpoint(self.cluster_status, ADMINISTRATOR)},
+            ),
             Route("/metrics", {"GET": Endpoint(self.metrics, OPERATOR)}),
             Route("/ca", {"GET": Endpoint(self.ca, OPEN)}),
         ]
@@ -60,8 +59,12 @@ class System:
         return Response.text(_WELCOME)
 
     async def ping(self, _request: Request) -> Response:
-        """Answer that this process serves."""
-        return Response.json({"Error": "", "Healthy": True})
+        """Answer that this process serves: 200, or 503 while balancers shall leave it alone.
+
+        What all servers share is not asked: a balancer would take them all out at once, though
+        they would only have let their clients wait.
+        """
+        return _healthy("draining" if self._health.is_draining else "")
 
     async def health(self, _request: Request) -> Response:
         """Answer 200, or 503 naming the component that fails, in the original's shape.
@@ -69,14 +72,30 @@ class System:
         A registry that can only be pulled from says so and is healthy: a balancer that took it out
         would stop the pulls, too.
         """
-        async with self._checking:
-            if self._clock() - self._checked_at >= _HEALTH_SECONDS:
-                self._problem = await self._check()
-                self._is_read_only = not self._problem and stale_reads.get()
-                self._checked_at = self._clock()
-        healthy = not self._problem
-        problem = _READ_ONLY if self._is_read_only else self._problem
-        return Response.json({"Error": problem, "Healthy": healthy}, 200 if healthy else 503)
+        verdict = await self._health.verdict()
+        return _healthy(verdict.problem, is_healthy=verdict.is_healthy)
+
+    async def load_balancer_status(self, _request: Request) -> Response:
+        """Answer the same as `health`, for people: a table of all components."""
+        verdict = await self._health.verdict()
+        components = await self._health.components()
+        rows = "".join(
+            f"<tr><td>{name}</td><td>{html.escape(problem or 'OK')}</td></tr>"
+            for name, problem in components.items()
+        )
+        whole = "OK" if verdict.is_healthy else html.escape(verdict.problem)
+        page = (
+            '<!DOCTYPE html>\n<html lang="en"><title>Status of this replica</title>'
+            f"<table><tr><th>Component</th><th>Status</th></tr>{rows}"
+            f"<tr><td>replica</td><td>{whole}</td></tr>"
+            "</table></html>\n"
+        )
+        status = 200 if verdict.is_healthy else 503
+        return Response(status, headers={b"content-type": _HTML_TYPE}, body=page.encode())
+
+    async def cluster_status(self, _request: Request) -> Response:
+        """Answer what is known of all replicas."""
+        return Response.json(await self._status.document())
 
     async def metrics(self, _request: Request) -> Response:
         """Answer all processes' numbers."""
@@ -86,21 +105,17 @@ class System:
         return Response(headers={b"content-type": _METRICS_TYPE}, body=body)
 
     async def ca(self, _request: Request) -> Response:
-        """Answer the certificate authority that this server made for itself."""
+        """Answer the certificate authority that signed this server's certificate."""
         if self._ca_certificate is None:
-            raise RouteUnknownError("this server did not make its own certificate authority")
-        body = self._ca_certificate.read_bytes()
+            raise RouteUnknownError("the operator of this server has named no authority to trust")
+        try:
+            body = self._ca_certificate.read_bytes()
+        except OSError as error:
+            raise UnavailableError(f"the authority cannot be read: {error.strerror}") from None
         return Response(headers={b"content-type": b"application/x-pem-file"}, body=body)
 
-    async def _check(self) -> str:
-        checks = (("metadata", self._check_metadata), ("storage", self._store.check))
-        for component, check in checks:
-            try:
-                async with asyncio.timeout(_TIMEOUT_SECONDS):
-                    await check()
-            except (RegistryError, TimeoutError) as error:
-                return f"{component}: {str(error) or 'no answer'}"
-        return ""
 
-    async def _check_metadata(self) -> None:
-        await self._database.read(records.count_all_uploads)
+def _healthy(problem: str, *, is_healthy: bool | None = None) -> Response:
+    """Answer in the original's shape; without `is_healthy` any problem is one too many."""
+    is_healthy = not problem if is_healthy is None else is_healthy
+    return Response.json({"Error": problem, "Healthy": is_healthy}, 200 if is_healthy else 503)

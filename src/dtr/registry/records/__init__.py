@@ -48,7 +48,7 @@ from dtr.registry.records.repositories import (
     remove_repository,
     set_visibility,
 )
-from dtr.registry.records.storage import storage_in_use, use_storage
+from dtr.registry.records.storage import STORAGE_IN_USE, storage_in_use, use_storage
 from dtr.registry.records.uploads import (
     ADD_UPLOAD,
     ADVANCE_UPLOAD,
@@ -86,6 +86,7 @@ __all__ = [
     "REFERRER_PAGE",
     "REMOVE_UPLOAD",
     "REVIVE_BLOB",
+    "STORAGE_IN_USE",
     "TAG_PAGE",
     "UPLOAD",
     "Blob",

@@ -2,10 +2,14 @@
 
 from sqlalchemy import delete, insert, select
 
-from dtr.database import Reader, Writer
+from dtr.database import Lookup, Reader, Writer
 from dtr.database.schema import settings
 
 _KEY = "storage.url"
+
+
+STORAGE_IN_USE = Lookup(select(settings.c.value).where(settings.c.key == _KEY))
+"""One row: the least that a database can be asked."""
 
 
 def storage_in_use(reader: Reader) -> str | None:
