@@ -50,7 +50,7 @@ PREFIXES: Final = (
     keys.PROBES,
     keys.OPERATIONS,
     keys.DTR,
-    keys.SECRETS,
+    model.SECRETS,
     keys.PATRONI,
 )
 """What a view is built from, with the single key `keys.OPERATION_LOCK`."""
