@@ -1,0 +1,34 @@
+"""All routes of UCP itself; other rooms add theirs."""
+
+from collections.abc import Sequence
+
+from dtr.ucp.api import ApiRoute, OperationKind
+from dtr.ucp.authority import Authority
+from dtr.ucp.controller.administration import Administration
+from dtr.ucp.controller.agents import Agents
+from dtr.ucp.controller.joining import Joining
+from dtr.ucp.controller.keeping import backup_routes
+from dtr.ucp.controller.nodes import node_routes
+from dtr.ucp.controller.operations import Operations
+from dtr.ucp.controller.sessions import Administrators
+from dtr.ucp.controller.status import Members, StatusRoutes
+
+
+def ucp_routes(
+    *,
+    authority: Authority,
+    administrators: Administrators,
+    members: Members,
+    kinds: Sequence[OperationKind],
+    port: int,
+) -> list[ApiRoute]:
+    """Return the table."""
+    return [
+        *Administration(administrators).routes(),
+        *Joining(authority, port).routes(),
+        *node_routes(),
+        *Agents(authority).routes(),
+        *Operations(kinds).routes(),
+        *StatusRoutes(members).routes(),
+        *backup_routes(),
+    ]
