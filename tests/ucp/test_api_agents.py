@@ -1,0 +1,148 @@
+"""What agents ask for and tell."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.ucp.plane import ControlPlane, Joined, report
+
+from dtr.ucp import keys
+from dtr.ucp.api import PREFIX
+from dtr.ucp.authority import fingerprint, is_for_clients, load_certificate, make_request
+from dtr.ucp.model import NodeReport, Service, Wanted
+
+WANTED = f"{PREFIX}/agent/wanted"
+CERTIFICATE = f"{PREFIX}/agent/certificate"
+REPORT = f"{PREFIX}/agent/report"
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[ControlPlane]:
+    """Give a control plane of one manager."""
+    with ControlPlane(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def node(plane: ControlPlane) -> Joined:
+    """Give a node."""
+    return plane.join("node2", "10.0.0.2")
+
+
+def test_an_agent_gets_what_its_own_node_is_to_run(plane: ControlPlane, node: Joined) -> None:
+    """A worker never gets what only controllers have."""
+    service = Service(name="replica", node_id=node.id, specification={"id": "0123"})
+    plane.put(keys.service(node.id, "replica"), service.encoded())
+    with plane.http(node) as http:
+        answer = http.get(WANTED)
+    wanted = Wanted.model_validate(answer.json())
+    assert wanted.node.name == "node2"
+    assert wanted.services == {"replica": {"id": "0123"}}
+    assert wanted.controllers == (f"127.0.0.1:{plane.ports[0]}",)
+    assert wanted.controller is None
+    assert wanted.etcd is None
+    assert "PRIVATE KEY" not in answer.text
+
+
+def test_an_agent_that_waits_hears_of_a_change_at_once(plane: ControlPlane, node: Joined) -> None:
+    """It does not ask again and again."""
+    with plane.http(node) as http:
+        revision = http.get(WANTED).json()["revision"]
+        service = Service(name="balancer", node_id=node.id, specification={})
+        write = threading.Timer(
+            0.5, plane.put, (keys.service(node.id, "balancer"), service.encoded())
+        )
+        began = time.monotonic()
+        write.start()
+        answer = http.get(WANTED, params={"after": revision}).json()
+        write.join()
+    assert answer["services"] == {"balancer": {}}
+    assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("after", ["x", "-1", "1.5", "9" * 30, "١"])
+def test_what_is_no_revision_is_refused(plane: ControlPlane, node: Joined, after: str) -> None:
+    """With a sentence."""
+    with plane.http(node) as http:
+        assert http.get(WANTED, params={"after": after}).status_code == 400
+
+
+def test_a_report_is_kept_as_its_own_nodes(plane: ControlPlane, node: Joined) -> None:
+    """Whatever it says it is, and with the controller's time."""
+    with plane.http(node) as http:
+        assert http.post(REPORT, json=report(plane.first.id, plane.now - 5)).status_code == 200
+    entry = plane.entry(keys.report(node.id))
+    assert entry is not None
+    kept = entry.document(NodeReport)
+    assert (kept.node_id, kept.received_at, kept.at) == (node.id, plane.now, plane.now - 5)
+    assert plane.entry(keys.report(plane.first.id)) is None
+
+
+def test_a_report_without_end_is_refused(plane: ControlPlane, node: Joined) -> None:
+    """The store is small."""
+    with plane.http(node) as http:
+        large = report(node.id, plane.now, services={"x": "y" * 300_000})
+        assert http.post(REPORT, json=large).status_code == 413
+        assert http.post(REPORT, json={}).status_code == 400
+    assert plane.entry(keys.report(node.id)) is None
+
+
+def test_a_node_renews_its_certificate_and_the_old_one_then_ends(
+    plane: ControlPlane, node: Joined
+) -> None:
+    """Both are accepted until the new one was shown."""
+    old = Joined(node.id, node.key, node.certificate, node.directory)
+    request = make_request()
+    with plane.http(old) as as_old:
+        answer = as_old.post(CERTIFICATE, json={"csr": request.request_pem}).json()
+        assert as_old.post(REPORT, json=report("", plane.now)).status_code == 200
+        new = Joined(node.id, request.key_pem, answer["certificate"], node.directory)
+        with plane.http(new) as as_new:
+            assert as_new.post(REPORT, json=report("", plane.now)).status_code == 200
+        refused = as_old.post(REPORT, json=report("", plane.now))
+    assert refused.status_code == 401
+    assert "CERTIFICATE_REPLACED" in refused.text
+    kept = plane.node(node.id)
+    assert kept.fingerprint == fingerprint(new.certificate)
+    assert kept.previous_fingerprint == ""
+
+
+def test_a_renewal_whose_answer_was_lost_is_repeated(plane: ControlPlane, node: Joined) -> None:
+    """The node still has its first certificate only, and that goes on being accepted."""
+    with plane.http(node) as http:
+        for _ in range(3):
+            request = make_request()
+            answer = http.post(CERTIFICATE, json={"csr": request.request_pem})
+            assert answer.status_code == 200
+        assert http.post(REPORT, json=report("", plane.now)).status_code == 200
+    assert plane.node(node.id).previous_fingerprint == fingerprint(node.certificate)
+    assert plane.node(node.id).fingerprint == fingerprint(answer.json()["certificate"])
+
+
+def test_a_node_certificate_has_the_nodes_names_whatever_is_asked(
+    plane: ControlPlane, node: Joined
+) -> None:
+    """And those that every node has."""
+    with plane.http(node) as http:
+        body = {"csr": make_request().request_pem, "names": ["bank.example"]}
+        pem = http.post(CERTIFICATE, json=body).json()["certificate"]
+    text = str(load_certificate(pem).extensions)
+    assert "bank.example" not in text
+    assert all(name in text for name in ("node2", "10.0.0.2", "127.0.0.1", "ucp.example"))
+
+
+def test_a_web_certificate_has_allowed_names_only_and_replaces_nothing(
+    plane: ControlPlane, node: Joined
+) -> None:
+    """It proves a server, not a node."""
+    before = plane.node(node.id)
+    with plane.http(node) as http:
+        body = {"csr": make_request().request_pem, "purpose": "web"}
+        allowed = http.post(CERTIFICATE, json={**body, "names": ["ucp.example", "NODE2"]})
+        refused = http.post(CERTIFICATE, json={**body, "names": ["first", "bank.example"]})
+    assert not is_for_clients(load_certificate(allowed.json()["certificate"]))
+    assert refused.status_code == 403
+    assert "first, bank.example" in refused.text
+    assert plane.node(node.id) == before
