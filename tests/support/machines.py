@@ -13,7 +13,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -278,6 +278,7 @@ class Machine:
         command: Sequence[str | Path],
         *,
         stdin: str = "",
+        environment: Mapping[str, str] | None = None,
         check: bool = True,
         seconds: float = 120,
     ) -> subprocess.CompletedProcess[str]:
@@ -288,7 +289,7 @@ class Machine:
 
         """
         done = subprocess.run(
-            self._inside(command),
+            self._inside(command, environment),
             check=False,
             input=stdin,
             capture_output=True,
@@ -301,30 +302,38 @@ class Machine:
             raise CommandError(f"{self.name}$ {words}\nexit status {done.returncode}\n{printed}")
         return done
 
-    def begin(self, command: Sequence[str | Path], *, log: Path) -> subprocess.Popen[bytes]:
+    def begin(
+        self,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
         """Start a command there; what it prints goes to a file of the host."""
+        words = self._inside(command, environment)
         with log.open("ab") as output:
-            return subprocess.Popen(
-                self._inside(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
+            return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
     def type(self, command: Sequence[str], *, seconds: float = 60) -> "pexpect.spawn[str]":
         """Start a command at a terminal there."""
-        words = self._inside(command, terminal="xterm")
+        words = self._inside(command, {"TERM": "xterm"})
         return pexpect.spawn(
             words[0], words[1:], encoding="utf-8", timeout=seconds, dimensions=(40, 160)
         )
 
-    def _inside(self, command: Sequence[str | Path], *, terminal: str = "dumb") -> list[str]:
+    def _inside(
+        self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None
+    ) -> list[str]:
         if not self.is_on:
             raise RuntimeError(f"{self.name} is off")
         python = installed_python()
         path = f"{python.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         enter = ["nsenter", "--target", str(self._init), "--mount", "--uts", "--ipc", "--pid"]
         network = [f"--net=/run/netns/{self.namespace}", "--wd=/"]
-        environment = ["env", "-i", f"PATH={path}", "HOME=/run/home", "LANG=C.UTF-8"]
-        words = [*enter, *network, "--", *environment, f"TERM={terminal}", *command]
-        return [str(word) for word in words]
+        variables = {"PATH": path, "HOME": "/run/home", "LANG": "C.UTF-8", "TERM": "dumb"}
+        variables |= environment or {}
+        given = [f"{name}={value}" for name, value in variables.items()]
+        return [str(word) for word in (*enter, *network, "--", "env", "-i", *given, *command)]
 
 
 class Machines:

@@ -136,15 +136,28 @@ class NamespaceThread:
         self._loop.close()
 
     def _run(self, namespace: str, ready: "Future[None]") -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        with (_DIRECTORY / namespace).open("rb") as file:
-            if libc.setns(file.fileno(), _CLONE_NEWNET):
-                number = ctypes.get_errno()
-                ready.set_exception(OSError(number, os.strerror(number), namespace))
-                return
+        try:
+            enter_network(namespace)
+        except OSError as error:
+            ready.set_exception(error)
+            return
         asyncio.set_event_loop(self._loop)
         ready.set_result(None)
         self._loop.run_forever()
+
+
+def enter_network(namespace: str) -> None:
+    """Give the sockets that this thread opens from now on to the network of a namespace.
+
+    Raises:
+        OSError: there is none of that name, or it is not allowed.
+
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    with (_DIRECTORY / namespace).open("rb") as file:
+        if libc.setns(file.fileno(), _CLONE_NEWNET):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), namespace)
 
 
 def _remove(namespace: str) -> None:
