@@ -61,13 +61,21 @@ class StoreConformance:
 
     @pytest.fixture
     def store(self) -> Store:
-        """Return a store without keys below `/suite/`."""
+        """Return a store; what it has below `/suite/` is deleted."""
         raise NotImplementedError("override the fixture `store` with one that makes the driver")
 
     @pytest.fixture
     def twin(self, store: Store) -> Store:
         """Return another connection to the same keys."""
         return store
+
+    @pytest.fixture(autouse=True)
+    async def connected(self, store: Store, twin: Store) -> AsyncIterator[None]:
+        """Begin each test without keys, and let go of the connections at its end."""
+        await store.commit([Delete("/suite/", is_prefix=True)])
+        yield
+        await store.close()
+        await twin.close()
 
     async def pass_seconds(self, seconds: float) -> None:
         """Return when so much time has passed for the store's leases."""
