@@ -96,7 +96,7 @@ async def test_a_left_process_is_ended_before_another_of_its_name_starts(
         else:
             await supervisor.remove("etcd")
             assert not pid_file.exists()
-        assert not group_exists(left.pid)
+        await until(lambda: not group_exists(left.pid), "the end of its group")
     finally:
         left.kill()
         await supervisor.close()
