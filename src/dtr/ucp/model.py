@@ -141,7 +141,9 @@ class Wanted(Document):
     """
 
     revision: int
-    """Grows with every change; an agent never goes back to a smaller one."""
+    """Grows with every change; an agent never goes back to a smaller one of the same epoch."""
+    epoch: int = 0
+    """Of the store: `ClusterRecord.epoch`; an agent never goes back to a smaller one."""
     cluster_id: str
     node: Node
     controllers: tuple[str, ...]
@@ -258,6 +260,10 @@ class ClusterRecord(Document):
     ca_certificate: str
     """PEM."""
     version: str
+    epoch: int = 0
+    """Grows when the store is restored from a backup or begun anew from one survivor (the time, in
+    seconds): agents then follow revisions that are smaller than those that they know. Managers that
+    were left behind keep the old one, and nobody follows them."""
 
 
 class Administrator(Document):

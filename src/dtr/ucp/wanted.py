@@ -60,6 +60,7 @@ async def wanted_of(store: Store | FencedStore, node_id: str) -> Wanted | None:
     services = [each.document(Service) for each in services_found]
     return Wanted(
         revision=revision,
+        epoch=cluster.epoch,
         cluster_id=cluster.id,
         node=node,
         controllers=tuple(authority(each.host_address, each.controller_port) for each in voters),
