@@ -41,7 +41,7 @@ fix: $(VENV)/dev ## format, and mend what the linter can mend by itself
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-.PHONY: test soak bench
+.PHONY: test soak outages demo-cluster bench
 test: $(VENV)/dev ## install what the tests need, then run all that this machine can run
 	tools/install-debian-packages test
 	tools/install-go-tools
@@ -57,6 +57,14 @@ soak: $(VENV)/dev ## what takes long, by night: kills and outages under load, ra
 	DTR_BALANCED_PUSHES=200 $(BIN)/python3 -m pytest tests/clients/test_balanced.py --timeout=3600 $(ARGS)
 	DTR_JOBS_EXAMPLES=300 $(BIN)/python3 -m pytest tests/jobs/test_machine.py --timeout=3600 $(ARGS)
 	$(BIN)/python3 -m tests.races.long_run --seconds $(SECONDS_OF_RACES) --seed $$RANDOM
+
+outages: $(VENV)/dev ## machines of a cluster die in every way, for an hour; needs root
+	tools/install-debian-packages test
+	DTR_OUTAGES=all $(BIN)/python3 -m pytest tests/cluster -s --timeout=3600 $(ARGS)
+
+demo-cluster: $(VENV)/dev ## three machines on this one, to watch one die; needs root
+	tools/install-debian-packages test
+	@exec $(BIN)/python3 -m demo $(ARGS)
 
 bench: $(VENV)/dev ## measure against other registries; tables go to benchmarks/results
 	tools/install-debian-packages bench
@@ -84,11 +92,11 @@ image: ## build the container image dtr:latest (ENGINE=podman, BASE=another imag
 clean: ## remove the virtual environment, caches and build results; ./data and .tools stay
 	rm -rf $(VENV) build dist .coverage .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests benchmarks demo -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} \
-		/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+		/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # --- the virtual environment -------------------------------------------------------------------
 # home   what it was made for: a copied or moved checkout, or a Python that is gone, makes it anew

@@ -1,4 +1,4 @@
-"""Who can be read: a prober that pulls one manifest and one blob from each replica, all the time."""
+"""Who can be read: a prober asks each replica for a manifest and a blob, all the time."""
 
 import asyncio
 import time

@@ -58,7 +58,11 @@ exec sleep infinity
 """The first process ignores the ends of its children, so that the kernel collects orphans."""
 _KEEP_AGENT = f"""\
 while :; do
-	ucp agent --data-dir {DATA}
+	if running=$(pgrep -o -f 'ucp agent '); then
+		tail --pid="$running" -f /dev/null
+	else
+		ucp agent --data-dir {DATA}
+	fi
 	sleep 1
 done
 """
@@ -157,7 +161,7 @@ class Machine:
         booted = Path(f"/proc/{self._init}/root/run/booted")
         wait_until(booted.exists, f"{self.name} has booted", seconds=20)
         if (self.disk.path / "node.json").exists():
-            self.start_agent()
+            self.keep_agent()
 
     def power_off(self) -> None:
         """Kill everything at once; its kernel still says so to whoever is connected."""
@@ -183,15 +187,11 @@ class Machine:
         self.cut_off()
         self.power_off()
 
-    def start_agent(self) -> None:
-        """Start the agent as systemd does: again, one second after each of its ends."""
-        with (self.directory / "agent.log").open("ab") as log:
-            self._agent = subprocess.Popen(
-                self._inside(["sh", "-c", _KEEP_AGENT.replace("ucp", '"$0"'), "ucp"]),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+    def keep_agent(self) -> None:
+        """Keep the agent running as systemd does: again, one second after each of its ends."""
+        script = self.directory / "keep-agent"
+        script.write_text(_KEEP_AGENT)
+        self._agent = self.begin(["sh", script], log=self.directory / "agent.log")
 
     # --- the network ---------------------------------------------------------------------------
 

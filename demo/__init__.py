@@ -1,0 +1,1 @@
+"""`make demo-cluster`: three machines on one computer, for someone who wants to watch."""

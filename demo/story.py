@@ -1,0 +1,75 @@
+"""What happens in the demonstration, in order."""
+
+import time
+
+from tests.cluster.strikes import until_another_leads
+
+from demo.stage import Stage
+
+INSECURE = "--ucp-insecure-tls"
+
+
+def tell(stage: Stage) -> None:
+    """Install, join, lose a machine, get it back, remove; with clients all the while."""
+    _install(stage)
+    _join(stage)
+    _lose_a_machine(stage)
+    _remove(stage)
+
+
+def _install(stage: Stage) -> None:
+    cluster = stage.cluster
+    first, *others = (cluster.machines[name] for name in (*cluster.node_names, "balancer"))
+    with stage.step(f"{first.name}$ ucp install --host-address {first.address}"):
+        cluster.install_ucp(first)
+    for machine in others:
+        with stage.step(f"{machine.name}$ ucp join --token … {first.address}"):
+            cluster.join_ucp(machine)
+    with stage.step(f"{first.name}$ dtr install --ucp-node {first.name} {INSECURE}"):
+        cluster.dtr("install", "--ucp-node", first.name, INSECURE)
+    with stage.step(f"{first.name}$ dtr load-balancer install --ucp-node balancer {INSECURE}"):
+        cluster.install_balancer()
+    stage.watch_status()
+    with stage.step("clients begin to push and pull through the balancer"):
+        cluster.until_whole()
+        stage.start_clients()
+
+
+def _join(stage: Stage) -> None:
+    cluster = stage.cluster
+    first = cluster.node_names[0]
+    for name in cluster.node_names[1:]:
+        with stage.step(f"{first}$ dtr join --ucp-node {name} {INSECURE}"):
+            cluster.join(name)
+    with stage.step("the cluster is whole: three replicas, any one may die"):
+        cluster.until_whole()
+        stage.until_more(3)
+
+
+def _lose_a_machine(stage: Stage) -> None:
+    cluster = stage.cluster
+    machine = cluster.machines[cluster.primary()]
+    pulls = stage.load.pulls.done
+    with stage.step(f"{machine.name}, which has the primary, loses its power") as step:
+        machine.power_off()
+        until_another_leads(cluster, machine)
+        step.note = f"{cluster.primary()} leads now"
+    with stage.step("pushes and pulls go on with two replicas") as step:
+        stage.until_more(3)
+        step.note = f"{stage.load.pulls.done - pulls} pulls since"
+    with stage.step(f"{machine.name} has power again, and everything finds itself"):
+        machine.start()
+        cluster.until_whole()
+    stage.until_more(3)
+
+
+def _remove(stage: Stage) -> None:
+    cluster = stage.cluster
+    name = cluster.standbys()[-1]
+    existing, leaving = cluster.replicas[cluster.primary()], cluster.replicas[name]
+    title = f"dtr remove --existing-replica-id {existing} --replica-id {leaving} {INSECURE}"
+    with stage.step(f"{cluster.primary()}$ {title}"):
+        cluster.remove(name)
+    stage.until_more(3)
+    time.sleep(1)  # for whoever watches: the last picture is of a quiet cluster
+    stage.stop_clients()
