@@ -77,7 +77,7 @@ class FakeControllers:
     authority: Authority
     is_silent: bool = False
     calls: list[tuple[str, str, JsonValue]] = field(default_factory=list)
-    status: JsonValue = field(default_factory=lambda: {"replicas": []})
+    status: JsonValue = None
 
     async def call(self, method: str, path: str, body: JsonValue = None) -> JsonValue:
         """Answer."""
@@ -116,7 +116,7 @@ def specification(**changes: Any) -> ReplicaSpecification:
         "synchronous_node_count": 0,
         "https_port": 443,
         "http_port": 80,
-        "storage": "replicated",
+        "storage": "file:///srv/registry",
         "administrator_hash": "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaGhhc2g",
     }
     return ReplicaSpecification.model_validate({**values, **changes})

@@ -18,7 +18,7 @@ from dtr.cluster.engines.fence import Fence, Postmaster, end_primary
 from dtr.cluster.engines.last_transaction import LastTransaction
 from dtr.cluster.engines.patroni import DatabasePlace, Machine, join_host
 from dtr.cluster.engines.probes import MutualTls, ask
-from dtr.cluster.engines.programs import find_programs
+from dtr.cluster.engines.programs import PACKAGED, find_programs
 from dtr.cluster.model import PATRONI_PORT, DatabaseReport, ReplicaSpecification
 from dtr.model.errors import UnavailableError
 from dtr.ucp.agent.files import copy_identity, make_directory, write_for
@@ -51,7 +51,9 @@ class Database:
         directory: NodeDirectory,
         supervisor: Supervisor,
         place: DatabasePlace,
+        packaged: Path = PACKAGED,
     ) -> None:
+        self._packaged = packaged
         self._identity = identity
         self._directory = directory
         self._supervisor = supervisor
@@ -79,7 +81,8 @@ class Database:
         place = self._place
         if place.problem:
             raise SupervisionError(place.problem)
-        machine = Machine(find_programs(place.data), sys.executable, user, wanted.etcd_urls)
+        programs = find_programs(place.data, self._packaged)
+        machine = Machine(programs, sys.executable, user, wanted.etcd_urls)
         make_directory(place.root, user=user)
         make_directory(place.sockets, user=user)
         certificates = copy_identity(self._directory, place.root, user=user)

@@ -6,7 +6,8 @@ from typing import Final
 OLDEST: Final = 15
 """libpq before it does not compare IP addresses with those in a certificate."""
 
-_PACKAGED: Final = Path("/usr/lib/postgresql")
+PACKAGED: Final = Path("/usr/lib/postgresql")
+"""Where Debian has a directory for each version."""
 _NEEDED: Final = ("postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_rewind", "pg_controldata")
 
 
@@ -14,7 +15,7 @@ class ProgramsMissingError(Exception):
     """There is no PostgreSQL that can be used; a sentence of what is wrong and what to do."""
 
 
-def find_programs(data: Path, packaged: Path = _PACKAGED) -> Path:
+def find_programs(data: Path, packaged: Path = PACKAGED) -> Path:
     """Return the directory with PostgreSQL's programs: of the data's version, else the newest.
 
     Raises:

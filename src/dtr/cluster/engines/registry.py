@@ -60,7 +60,7 @@ class Registry:
         self._supervisor = supervisor
         self._controllers = controllers
         self._place = place
-        self._web = WebCertificate(controllers)
+        self._web = WebCertificate(identity, controllers)
         self._refreshing: asyncio.Task[None] | None = None
         self._refused: tuple[str, str] = ("", "")
         self._web_problem = ""

@@ -14,6 +14,7 @@ from dtr import __version__
 from dtr.cluster.engines.database import Database
 from dtr.cluster.engines.fence import Postmaster
 from dtr.cluster.engines.patroni import DatabasePlace
+from dtr.cluster.engines.programs import PACKAGED
 from dtr.cluster.engines.registry import Registry
 from dtr.cluster.engines.registry_settings import RegistryPlace
 from dtr.cluster.model import (
@@ -81,7 +82,10 @@ class ReplicaComponent:
         directory: NodeDirectory,
         supervisor: Supervisor,
         controllers: Controllers,
+        packaged: Path = PACKAGED,
     ) -> None:
+        """Look for the versions of PostgreSQL in `packaged`."""
+        self._packaged = packaged
         self._identity = identity
         self._directory = directory
         self._supervisor = supervisor
@@ -217,7 +221,7 @@ class ReplicaComponent:
         def make(database: DatabasePlace, registry: RegistryPlace) -> tuple[Database, Registry]:
             common = (self._identity, self._directory, self._supervisor)
             return (
-                Database(*common, database),
+                Database(*common, database, self._packaged),
                 Registry(*common, self._controllers, registry),
             )
 

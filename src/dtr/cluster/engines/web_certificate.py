@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,8 @@ from dtr.cluster.model import ReplicaSpecification
 from dtr.model.errors import RegistryError
 from dtr.ucp.agent.port import Controllers
 from dtr.ucp.api import ApiError
-from dtr.ucp.authority import AuthorityError, Purpose, checked_name, make_request
+from dtr.ucp.authority import AuthorityError, Purpose, checked_name, make_request, node_names
+from dtr.ucp.model import NodeIdentity
 
 _RETRY_SECONDS: Final = 30.0
 _CALL_SECONDS: Final = 10.0
@@ -47,7 +49,8 @@ class WebCertificate:
     shown: clients that use the replica's own name need no more.
     """
 
-    def __init__(self, controllers: Controllers) -> None:
+    def __init__(self, identity: NodeIdentity, controllers: Controllers) -> None:
+        self._names = node_names(identity.name, identity.host_address)
         self._controllers = controllers
         self._asking: asyncio.Task[Pair] | None = None
         self._asked_at: float | None = None
@@ -77,11 +80,11 @@ class WebCertificate:
         answered = self._answer()
         now = datetime.now(UTC)
         for pair in (answered, kept):
-            if pair is not None and _is_for(pair, host, node, now):
+            if pair is not None and _is_for(pair, {host, *self._names}, node, now):
                 if _left_of(pair, now) < _LEFT_TO_RENEW:
-                    self._ask(host, node)
+                    self._ask(host)
                 return Pair(pair.certificate, pair.key)
-        self._ask(host, node)
+        self._ask(host)
         why = f": {self._error}" if self._error else ""
         problem = (
             f"No certificate has the name {host} of the external URL yet{why}."
@@ -101,13 +104,13 @@ class WebCertificate:
             self._error = str(error) or "no answer in time"
             return None
 
-    def _ask(self, host: str, node: Pair) -> None:
+    def _ask(self, host: str) -> None:
         now = time.monotonic()
         is_soon = self._asked_at is not None and now - self._asked_at < _RETRY_SECONDS
         if self._asking is not None or is_soon:
             return
         self._asked_at = now
-        names = sorted({*names_of(node.certificate), host})
+        names = sorted({*self._names, host})
         self._asking = asyncio.create_task(self._request(names))
 
     async def _request(self, names: list[str]) -> Pair:
@@ -145,21 +148,20 @@ def read_pair(certificate: Path, key: Path) -> Pair | None:
         return None
 
 
-def _is_for(pair: Pair, host: str, node: Pair, now: datetime) -> bool:
-    """Tell whether the authority of the node's certificate signed this pair for the host."""
+def _is_for(pair: Pair, names: Iterable[str], node: Pair, now: datetime) -> bool:
+    """Tell whether the authority of the node's certificate signed this pair for these names."""
     try:
-        leaf = x509.load_pem_x509_certificate(pair.certificate.encode())
-        names = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
-        others = (
-            x509.load_pem_x509_certificate(node.certificate.encode())
-            .extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-            .value
-        )
-        wanted = checked_name(host)
+        wanted = {checked_name(name) for name in names}
+        has_authority = _authority_of(pair.certificate) == _authority_of(node.certificate)
     except (ValueError, x509.ExtensionNotFound, AuthorityError):
         return False
-    has_names = {wanted, *names_of(node.certificate)} <= names_of(pair.certificate)
-    return names.key_identifier == others.key_identifier and has_names and not _fault(pair, now)
+    return has_authority and wanted <= names_of(pair.certificate) and not _fault(pair, now)
+
+
+def _authority_of(certificate: str) -> bytes | None:
+    leaf = x509.load_pem_x509_certificate(certificate.encode())
+    extension = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    return extension.value.key_identifier
 
 
 def _left_of(pair: Pair, now: datetime) -> float:

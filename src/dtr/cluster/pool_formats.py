@@ -1,0 +1,205 @@
+"""The pool of replicas, written for a balancer of the user's own; pure.
+
+HAProxy, nginx and keepalived pass TLS through, so that clients see the replicas' certificate. What
+Traefik and Caddy balance over plain TCP they cannot ask for its health, so they end TLS themselves
+with a certificate of theirs, and verify the replicas'; their addresses then belong into
+`server.trusted_proxies`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from dtr.cluster.engines import haproxy
+from dtr.cluster.engines.patroni import join_host
+from dtr.cluster.model import HTTP_PORT, HTTPS_PORT, PoolMember
+
+DEFAULT_HOST: Final = "registry.example.com"
+DEFAULT_CA_FILE: Final = "/etc/ssl/certs/dtr-ca.crt"
+
+
+class PoolFormat(StrEnum):
+    """A program that can balance the pool."""
+
+    HAPROXY = "haproxy"
+    NGINX = "nginx"
+    TRAEFIK = "traefik"
+    CADDY = "caddy"
+    KEEPALIVED = "keepalived"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """What a balancer of the user's own needs to know besides the pool."""
+
+    https_port: int = HTTPS_PORT
+    http_port: int = HTTP_PORT
+    host: str = DEFAULT_HOST
+    """The host of the external URL; for keepalived the address that moves."""
+    ca_file: str = DEFAULT_CA_FILE
+    """Where on the balancer the authority's certificate is: what `GET /ca` answers."""
+
+
+def render(form: PoolFormat, pool: Sequence[PoolMember], options: PoolOptions) -> str:
+    """Return a whole configuration file; replicas that drain get nothing new.
+
+    Raises:
+        ValueError: there is no replica.
+
+    """
+    if not pool:
+        raise ValueError("The pool is empty: there is no replica to balance.")
+    return _FORMATS[form](pool, options)
+
+
+def _haproxy(pool: Sequence[PoolMember], options: PoolOptions) -> str:
+    frontend = haproxy.Frontend(options.https_port, options.http_port, ca=options.ca_file)
+    head = f"# /etc/haproxy/haproxy.cfg; {options.ca_file} is what a replica answers at /ca\n"
+    return head + haproxy.render(pool, frontend)
+
+
+def _nginx(pool: Sequence[PoolMember], options: PoolOptions) -> str:
+    def upstream(name: str, ports: Callable[[PoolMember], int]) -> str:
+        servers = "".join(
+            f"        server {join_host(member.address, ports(member))}"
+            f" {'down' if member.is_draining else 'max_fails=2 fail_timeout=5s'};\n"
+            for member in pool
+        )
+        return f"    upstream {name} {{\n        least_conn;\n{servers}    }}\n"
+
+    def server(name: str, port: int) -> str:
+        return (
+            f"    server {{\n        listen {port} so_keepalive=10s:5s:3;\n"
+            f"        proxy_pass {name};\n        proxy_connect_timeout 2s;\n"
+            "        proxy_timeout 1h;\n        proxy_socket_keepalive on;\n"
+            "        proxy_next_upstream on;\n    }\n"
+        )
+
+    return (
+        "# /etc/nginx/nginx.conf; needs the module stream (Debian: libnginx-mod-stream).\n"
+        "# It asks nobody for /health: it leaves a replica alone after two refused connections.\n"
+        "worker_processes auto;\n"
+        "include /etc/nginx/modules-enabled/*.conf;\n\n"
+        "events {\n    worker_connections 8192;\n}\n\n"
+        "stream {\n"
+        + upstream("registry", lambda member: member.https_port)
+        + server("registry", options.https_port)
+        + upstream("redirect", lambda member: member.http_port)
+        + server("redirect", options.http_port)
+        + "}\n"
+    )
+
+
+def _traefik(pool: Sequence[PoolMember], options: PoolOptions) -> str:
+    servers = "".join(f'          - url: "{url}"\n' for url in _urls(pool))
+    return f"""\
+# A dynamic configuration for the file provider of Traefik 3. The static one needs the entry point,
+# without a limit to how long an upload takes:
+#   entryPoints:
+#     registry:
+#       address: ":{options.https_port}"
+#       transport:
+#         respondingTimeouts:
+#           readTimeout: 0s
+http:
+  routers:
+    registry:
+      entryPoints: [registry]
+      rule: "Host(`{options.host}`)"
+      service: registry
+      tls: {{}}
+  services:
+    registry:
+      loadBalancer:
+        serversTransport: registry
+        healthCheck:
+          scheme: https
+          path: /health
+          interval: 1s
+          timeout: 2s
+        servers:
+{servers}\
+  serversTransports:
+    registry:
+      serverName: "{options.host}"
+      rootCAs:
+        - "{options.ca_file}"
+      forwardingTimeouts:
+        dialTimeout: 2s
+"""
+
+
+def _caddy(pool: Sequence[PoolMember], options: PoolOptions) -> str:
+    return f"""\
+# /etc/caddy/Caddyfile
+https://{join_host(options.host, options.https_port)} {{
+    reverse_proxy {" ".join(_urls(pool))} {{
+        lb_policy least_conn
+        lb_try_duration 5s
+        health_uri /health
+        health_interval 1s
+        health_timeout 2s
+        fail_duration 5s
+        flush_interval -1
+        transport http {{
+            dial_timeout 2s
+            tls_server_name {options.host}
+            tls_trust_pool file {options.ca_file}
+        }}
+    }}
+}}
+"""
+
+
+def _keepalived(pool: Sequence[PoolMember], options: PoolOptions) -> str:
+    """Return one file for all replicas: without a balancer an address moves among them."""
+    machines = ", ".join(member.address for member in pool)
+    port = pool[0].https_port
+    return f"""\
+# /etc/keepalived/keepalived.conf, the same on every replica: {machines}.
+# The address below is with one healthy replica at a time. Put the name of the network interface
+# in place of eth0, and an address that nobody has in place of {options.host} if that is a name.
+global_defs {{
+    enable_script_security
+    script_user nobody
+}}
+
+vrrp_script registry {{
+    script "/usr/bin/curl --silent --fail --insecure --max-time 2 https://127.0.0.1:{port}/health"
+    interval 1
+    timeout 3
+    fall 3
+    rise 2
+}}
+
+vrrp_instance registry {{
+    state BACKUP
+    nopreempt
+    interface eth0
+    virtual_router_id 51
+    priority 100
+    advert_int 1
+    virtual_ipaddress {{
+        {options.host}
+    }}
+    track_script {{
+        registry
+    }}
+}}
+"""
+
+
+def _urls(pool: Sequence[PoolMember]) -> list[str]:
+    """Return where requests may go; all replicas if every one of them drains."""
+    taking = [member for member in pool if not member.is_draining] or list(pool)
+    return [f"https://{join_host(member.address, member.https_port)}" for member in taking]
+
+
+_FORMATS: Final[Mapping[PoolFormat, Callable[[Sequence[PoolMember], PoolOptions], str]]] = {
+    PoolFormat.HAPROXY: _haproxy,
+    PoolFormat.NGINX: _nginx,
+    PoolFormat.TRAEFIK: _traefik,
+    PoolFormat.CADDY: _caddy,
+    PoolFormat.KEEPALIVED: _keepalived,
+}

@@ -1,0 +1,212 @@
+"""The registry's part of a replica, with a supervisor that only remembers."""
+
+import asyncio
+import json
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given as for_any
+from hypothesis import strategies as st
+from tests.cluster_engines.nodes import REPLICA, FakeControllers, TestNode, specification
+
+from dtr.cluster.engines.registry import Registry, SettingsRefusedError
+from dtr.cluster.engines.registry_settings import RegistryPlace, render, toml
+from dtr.cluster.model import ReplicaPhase
+from dtr.model.members import Member, Members, MembersFile
+from dtr.server.settings import Settings, load_settings
+from dtr.testing.supervisor import RecordingSupervisor
+from dtr.ucp.authority import Authority
+
+OWN = Member(REPLICA, "node1", "127.0.0.1")
+OTHER = Member("ba9876543210", "node2", "10.0.0.2")
+
+
+class Part:
+    """A registry with what it depends on."""
+
+    def __init__(self, node: TestNode, authority: Authority) -> None:
+        self.supervisor = RecordingSupervisor()
+        self.controllers = FakeControllers(authority)
+        self.place = RegistryPlace(node.directory.of("replicas") / REPLICA / "registry")
+        self.registry = Registry(
+            node.identity, node.directory, self.supervisor, self.controllers, self.place
+        )
+
+    @property
+    def settings(self) -> Settings:
+        """What the registry would load."""
+        return load_settings(self.place.configuration, {}, environment={})
+
+
+@pytest.fixture
+def part(node: TestNode, authority: Authority) -> Part:
+    """Give a registry that does not run yet."""
+    return Part(node, authority)
+
+
+async def test_settings_are_those_that_the_registry_loads(part: Part) -> None:
+    """Checked by the registry's own reader."""
+    changes = {
+        "limits": {"manifest_bytes": 8388608},
+        "server": {"trusted_proxies": ["10.0.0.9/32"]},
+    }
+    given = specification(external_url="https://node1", settings=changes)
+    await part.registry.converge(given)
+    found = part.settings
+    assert found.limits.manifest_bytes == 8388608
+    assert str(found.server.listen) == "0.0.0.0:443"
+    assert found.server.public_url == "https://node1"
+    assert found.server.drain_seconds == 600
+    assert found.storage.url == "file:///srv/registry"
+    assert found.cluster.members_file == part.place.members
+    assert found.data.directory == part.place.data
+    assert found.data.admin_password_hash_file == part.place.administrator_hash
+    await part.registry.end()
+
+
+async def test_where_files_are_cannot_be_changed_by_shared_settings(part: Part) -> None:
+    """What UCP writes stands, whatever somebody configured for all replicas."""
+    changes = {"data": {"directory": "/elsewhere"}, "server": {"listen": "10.9.9.9:1"}}
+    await part.registry.converge(specification(settings=changes))
+    assert part.settings.data.directory == part.place.data
+    assert part.settings.server.listen.port == 443
+    await part.registry.end()
+
+
+async def test_secrets_are_in_files_of_their_own(part: Part) -> None:
+    """Not in the settings, not in the command; and closed to others."""
+    await part.registry.converge(specification())
+    process = part.supervisor.processes["registry"]
+    assert "secret" not in part.place.configuration.read_text()
+    assert "secret" not in " ".join(process.command)
+    for path in (part.place.database_password, part.place.web_key, part.place.administrator_hash):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert process.may_bind_low_ports
+    await part.registry.end()
+
+
+async def test_a_member_that_comes_restarts_nothing(part: Part) -> None:
+    """The file is replaced, and told by its digest."""
+    await part.registry.converge(specification(members=(OWN,)))
+    before = part.registry.members_revision
+    reader = MembersFile(part.place.members)
+    assert reader.read().peers == ()
+    await part.registry.converge(specification(members=(OWN, OTHER)))
+    assert reader.read() == Members(REPLICA, (OWN, OTHER))
+    assert part.registry.members_revision != before
+    assert part.supervisor.calls == ["start registry"]
+    await part.registry.end()
+
+
+async def test_other_settings_restart_and_another_certificate_is_taken_by_signal(
+    part: Part, authority: Authority, node: TestNode
+) -> None:
+    """One at a time is the cluster's affair."""
+    await part.registry.converge(specification())
+    await part.registry.converge(specification(settings={"log": {"level": "debug"}}))
+    assert part.supervisor.calls == ["start registry", "restart registry"]
+    renewed = TestNode.create(authority, node.directory.root.with_name("renewed"), "127.0.0.1")
+    node.directory.key.write_bytes(renewed.directory.key.read_bytes())
+    node.directory.certificate.write_bytes(renewed.directory.certificate.read_bytes())
+    await part.registry.converge(specification(settings={"log": {"level": "debug"}}))
+    assert part.supervisor.calls[2:] == ["reload registry"]
+    assert part.place.web_certificate.read_bytes() == renewed.directory.certificate.read_bytes()
+    await part.registry.end()
+
+
+async def test_settings_that_are_wrong_are_told_and_not_put_in_place(part: Part) -> None:
+    """The running registry goes on with those before; members still change."""
+    await part.registry.converge(specification(members=(OWN,)))
+    before = part.place.configuration.read_text()
+    wrong = specification(members=(OWN, OTHER), settings={"limits": {"manifest_bytes": 1}})
+    for _ in range(2):
+        with pytest.raises(SettingsRefusedError, match=r"limits\.manifest_bytes"):
+            await part.registry.converge(wrong)
+    assert part.place.configuration.read_text() == before
+    assert not part.place.candidate.exists()
+    assert MembersFile(part.place.members).read().peers == (OTHER,)
+    assert part.supervisor.calls == ["start registry"]
+    await part.registry.end()
+
+
+async def test_draining_is_a_file_and_can_be_taken_back(part: Part) -> None:
+    """Nothing restarts for it."""
+    await part.registry.converge(specification())
+    assert not part.place.drain.exists()
+    await part.registry.converge(specification(phase=ReplicaPhase.DRAINING))
+    assert part.place.drain.exists()
+    await part.registry.converge(specification())
+    assert not part.place.drain.exists()
+    assert part.supervisor.calls == ["start registry"]
+    await part.registry.end()
+
+
+async def test_the_revision_counts_once_the_registry_is_ready(part: Part) -> None:
+    """The cluster waits for it before the next replica takes it."""
+    await part.registry.converge(specification(settings_revision=7))
+    assert part.registry.settings_revision == 0
+    part.supervisor.set_ready("registry")
+    assert part.registry.settings_revision == 7
+    await part.registry.end()
+
+
+async def test_the_status_is_kept_while_no_controller_answers(part: Part) -> None:
+    """The last one is better than none, and has its own time in it."""
+    part.controllers.status = {"replicas": ["one"]}
+    await part.registry.converge(specification())
+    async with asyncio.timeout(10):
+        while not part.place.status.exists():  # noqa: ASYNC110 - a file
+            await asyncio.sleep(0.01)
+    await part.registry.end()
+    part.controllers.is_silent = True
+    count = len(part.controllers.calls)
+    await part.registry.converge(specification())
+    async with asyncio.timeout(10):
+        while len(part.controllers.calls) == count:  # noqa: ASYNC110 - a list
+            await asyncio.sleep(0.01)
+    await part.registry.end()
+    assert json.loads(part.place.status.read_text()) == {"replicas": ["one"]}
+
+
+async def test_a_registry_that_does_not_answer_is_not_healthy(part: Part) -> None:
+    """And its storage has nothing to tell; damaged words are none."""
+    assert await part.registry.health() == "the registry does not run yet"
+    assert part.registry.storage() is None
+    part.place.data.mkdir(parents=True)
+    part.place.storage_status.write_text('{"blobs": 3, "bytes": 10}')
+    report = part.registry.storage()
+    assert report is not None
+    assert (report.blobs, report.bytes) == (3, 10)
+    part.place.storage_status.write_text("{")
+    assert part.registry.storage() is None
+
+
+def test_built_in_storage_is_named_as_the_registry_has_it() -> None:
+    """A scheme without a place: the members are the place."""
+    place = RegistryPlace(Path("/var/lib/ucp/r"))
+    text = render(specification(storage="replicated"), OWN, place, is_own_authority=True)
+    assert tomllib.loads(text)["storage"]["url"] == "replicated:"
+
+
+def test_the_authority_is_handed_out_only_where_it_signed() -> None:
+    """Clients of a user's certificate have nothing to do with ours."""
+    place = RegistryPlace(Path("/var/lib/ucp/r"))
+    for is_own in (True, False):
+        text = render(specification(), OWN, place, is_own_authority=is_own)
+        assert ("tls_ca" in tomllib.loads(text)["server"]) is is_own
+
+
+_PLAIN = st.text() | st.integers(-(2**63), 2**63 - 1) | st.booleans()
+
+
+@for_any(st.dictionaries(st.sampled_from(["a", "b_c"]), _PLAIN | st.lists(_PLAIN)))
+def test_whatever_is_written_as_toml_is_read_again(values: dict[str, bool | int | str]) -> None:
+    """Quotes, controls and letters of all kinds."""
+    try:
+        text = toml({"section": values})
+        text.encode()
+    except UnicodeEncodeError:
+        return  # half of a surrogate pair is no text
+    assert tomllib.loads(text) == {"section": values}
