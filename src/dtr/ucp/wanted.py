@@ -40,18 +40,20 @@ async def wanted_of(store: Store | FencedStore, node_id: str) -> Wanted | None:
 
     """
     # The revision is that of the first look: what is changed while the others follow is told again.
-    managers_found, revision = await store.list(keys.MANAGERS)
+    # That look is at the cluster's record, which comes into an empty store with the first manager:
+    # seen the other way round, a machine would take it that it has no etcd to run any more.
+    cluster_found, revision = await store.list(keys.CLUSTER)
+    managers_found, _ = await store.list(keys.MANAGERS)
     nodes_found, _ = await store.list(keys.NODES)
     services_found, _ = await store.list(f"{keys.SERVICES}{node_id}/")
-    cluster_found = await store.get(keys.CLUSTER)
     probe_found = await store.get(keys.probe(node_id))
     nodes = {node.id: node for node in (each.document(Node) for each in nodes_found)}
     node = nodes.get(node_id)
-    if node is None or cluster_found is None:
+    if node is None or not cluster_found:
         return None
     managers = [each.document(Manager) for each in managers_found]
     own = next((each for each in managers if each.node_id == node_id), None)
-    cluster = cluster_found.document(ClusterRecord)
+    cluster = cluster_found[0].document(ClusterRecord)
     voters = [
         nodes[each.node_id]
         for each in managers
