@@ -1,6 +1,7 @@
 """Runs the node's processes; what `port.Supervisor` promises."""
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import Callable
@@ -64,6 +65,21 @@ class ProcessSupervisor:
             if (report := keeper.report()).state is not ProcessState.STOPPED or keeper.wanted
         )
 
+    def collect_adopted(self) -> None:
+        """Collect the ended processes that init has adopted, where the agent is init (process 1).
+
+        Not those that were started here: their keepers do.
+        """
+        own = {report.pid for report in self.reports()}
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None or ended.si_pid in own:
+                return  # the next look finds what is behind it
+            os.waitpid(ended.si_pid, os.WNOHANG)
+
     async def close(self) -> None:
         """End all that is left, at once."""
         await asyncio.gather(*(keeper.end() for keeper in self._keepers.values()))
@@ -72,8 +88,9 @@ class ProcessSupervisor:
         if not _NAME.fullmatch(name):
             raise SupervisionError(f"{name!r} is no name for a process.")
         if name not in self._keepers:
-            log = LogFile(make_directory(self._directory.logs) / f"{name}.log", self._max_log_bytes)
+            logs = make_directory(self._directory.logs, mode=0o711)
             run = make_directory(self._directory.run, mode=0o711)
+            log = LogFile(logs / f"{name}.log", self._max_log_bytes)
             self._keepers[name] = Keeper(
                 name, log, run / f"{name}.pid", self._pauses, clock=self._clock
             )
