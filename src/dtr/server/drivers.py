@@ -20,6 +20,7 @@ from dtr.server.passwords import read_password
 from dtr.server.recognition import recognise
 from dtr.server.settings import Settings
 from dtr.storage import BlobCache, BlobStore, StorageOptions, open_blob_store
+from dtr.storage.replicated import Credentials, Replication
 
 # Uploads never take the room that deletes and the next start need.
 _RESERVE_BYTES: Final = MINIMUM_FREE_BYTES + (16 << 20)
@@ -78,7 +79,16 @@ def storage_options(settings: Settings) -> StorageOptions:
         reserve_bytes=_RESERVE_BYTES,
         patience_seconds=settings.storage.wait_seconds,
         connections=settings.storage.connections,
+        replication=_replication(settings),
     )
+
+
+def _replication(settings: Settings) -> Replication | None:
+    """Return how this replica knows the others; None where it is none."""
+    own = settings.cluster
+    if own.members_file is None or own.certificate is None or own.key is None or own.ca is None:
+        return None
+    return Replication(own.members_file, Credentials(own.certificate, own.key, own.ca))
 
 
 def check_storage(settings: Settings, directory: Path) -> None:

@@ -355,13 +355,16 @@ class CollectSettings(_Section):
     """Rows that one transaction handles."""
 
 
+_ON_DISK = frozenset({"", "file", "replicated"})
+
+
 class StorageSettings(_Section):
     """Where blobs are, and how they are written and read."""
 
     url: _StorageUrl = ""
-    """file:///, s3://, azure:// or gs:// (docs/storage.md); empty: the data directory."""
+    """file:///, s3://, azure://, gs:// or replicated: (docs/storage.md); empty: data directory."""
     wait_seconds: float = Field(60, ge=0, le=3600)
-    """How long an object store that throttles or fails is asked again."""
+    """How long an object store that fails, or too few replicas that answer, are asked again."""
     connections: int = Field(64, ge=1, le=4096)
     """Most requests of one process to an object store at once."""
     redirect: bool = Field(False, validate_default=True)
@@ -370,14 +373,18 @@ class StorageSettings(_Section):
     """Disk for a copy of blobs that are pulled often, in front of storage.url; 0 is none."""
     sweep_interval_seconds: float = Field(_DAY, ge=1, le=365 * _DAY)
     """Pause between two searches for orphan files."""
+    copies: int = Field(3, ge=1, le=100)
+    """With replicated:, most replicas that hold a blob in the end; never less than a majority."""
+    scrub_interval_seconds: float = Field(14 * _DAY, ge=1, le=365 * _DAY)
+    """With replicated:, how often each blob on each disk is read and verified."""
     sync_every_bytes: int = Field(32 * _MIB, ge=_MIB, le=2**40)
     """Bytes of an upload between two syncs to disk."""
 
     @field_validator("redirect")
     @classmethod
     def _needs_an_object_store(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001
-        if value and info.data.get("url", "").partition(":")[0] in {"", "file"}:
-            raise ValueError("needs an object store: clients cannot reach a directory")
+        if value and info.data.get("url", "").partition(":")[0] in _ON_DISK:
+            raise ValueError("needs an object store: clients cannot reach a disk")
         return value
 
     @field_validator("cache_bytes")

@@ -4,7 +4,7 @@ from dtr.storage.cache import BlobCache
 from dtr.storage.filesystem import FilesystemBlobStore
 from dtr.storage.location import StorageLocation
 from dtr.storage.memory import MemoryBlobStore
-from dtr.storage.opening import StorageOptions, open_blob_store
+from dtr.storage.opening import StorageOptions, open_blob_store, open_own_disk
 from dtr.storage.port import BlobStore, BlobWriter, Capability, Progress, StoredBlob
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "StorageOptions",
     "StoredBlob",
     "open_blob_store",
+    "open_own_disk",
 ]

@@ -26,7 +26,7 @@ import errno
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -107,7 +107,7 @@ class FilesystemBlobStore:
 
     async def read(
         self, key: str, *, start: int = 0, stop: int | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Stream from the file in pieces of a mebibyte."""
         path = self.path(key)
         descriptor = await self.run("open", partial(_open, path))
@@ -141,14 +141,17 @@ class FilesystemBlobStore:
         """Unlink the file; who has it open reads on."""
         await self.run("delete", lambda: self.path(key).unlink(missing_ok=True))
 
-    async def walk(self) -> AsyncIterator[StoredBlob]:
-        """List one directory at a time."""
+    async def walk(self, after: str = "") -> AsyncIterator[StoredBlob]:
+        """List one directory at a time, in the order of keys, beginning after the key `after`."""
+        begin = tuple(after.split("/"))
         for kind in await self.run("list", partial(_names, self._blobs)):
             for directory in await self.run("list", partial(_names, self._blobs / kind)):
+                if (kind, directory) < begin[:2]:
+                    continue
                 place = self._blobs / kind / directory
-                for found in await self.run("list", partial(_files, place)):
+                for found in sorted(await self.run("list", partial(_files, place))):
                     name, size, modified_at = found
-                    if not name.startswith(_PARTIAL):
+                    if not name.startswith(_PARTIAL) and (kind, directory, name) > begin:
                         yield StoredBlob(f"{kind}/{directory}/{name}", size, modified_at)
 
     async def walk_uploads(self) -> AsyncIterator[StoredBlob]:
@@ -159,6 +162,10 @@ class FilesystemBlobStore:
     def path(self, key: str) -> Path:
         """Return the committed file's place; keys are this driver's own, so no traversal."""
         return self._blobs / key
+
+    def local_path(self, key: str) -> Path | None:
+        """Return the committed file's place, there or not."""
+        return self.path(key)
 
     async def redirect_url(self, key: str, seconds: float) -> str:
         """Refuse: clients cannot reach the directory."""
@@ -213,6 +220,11 @@ class FilesystemBlobStore:
         found = os.statvfs(self._uploads)
         if found.f_bavail * found.f_frsize < self._reserve_bytes + size:
             raise StorageFullError
+
+    def free_bytes(self) -> int:
+        """Return how many bytes uploads may still take, and not less than none."""
+        found = os.statvfs(self._uploads)
+        return max(0, found.f_bavail * found.f_frsize - self._reserve_bytes)
 
     def place(self, staged: Path, key: str) -> None:
         """Rename a staged file to `key`, which nobody knows yet."""

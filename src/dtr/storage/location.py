@@ -11,6 +11,7 @@ _PARAMETERS: Final = {
     "s3": frozenset({"endpoint", "region"}),
     "azure": frozenset({"account", "endpoint"}),
     "gs": frozenset[str](),
+    "replicated": frozenset[str](),
 }
 _CONTAINER = re.compile(r"[a-z0-9A-Z][a-zA-Z0-9._-]{1,221}\Z", re.ASCII)
 _SEGMENT = re.compile(r"[a-zA-Z0-9._-]+\Z", re.ASCII)
@@ -38,7 +39,7 @@ class StorageLocation:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `file:///DIRECTORY`, `s3://BUCKET/PREFIX?…`, `azure://…` or `gs://…`.
+        """Read `file:///DIRECTORY`, `s3://BUCKET/PREFIX?…`, `azure://…`, `gs://…`, `replicated:`.
 
         Raises:
             ValueError: it is none of these, or holds a credential; the message, one sentence, says
@@ -52,12 +53,16 @@ class StorageLocation:
             raise ValueError("the storage URL cannot be read") from None
         if url.scheme not in _PARAMETERS:
             raise ValueError(
-                "must begin with file:///, s3://, azure:// or gs://, "
+                "must begin with file:///, s3://, azure:// or gs://, or be replicated:, "
                 f"not with {_shown(url.scheme) or 'something else'}"
             )
         parameters = _parameters(url)
         if url.scheme == "file":
             return cls("file", prefix=_directory(url))
+        if url.scheme == "replicated":
+            if url.netloc or url.path:
+                raise ValueError("names nothing more: the replicas' data directories are meant")
+            return cls("replicated")
         location = cls(url.scheme, url.netloc, _prefix(url), **parameters)
         location._check()
         return location
@@ -71,6 +76,8 @@ class StorageLocation:
         """Show the location as a URL."""
         if self.scheme == "file":
             return f"file://{self.prefix}"
+        if self.scheme == "replicated":
+            return "replicated:"
         named = (("endpoint", self.endpoint), ("region", self.region), ("account", self.account))
         query = "&".join(f"{name}={value}" for name, value in named if value)
         path = f"/{self.prefix}" if self.prefix else ""

@@ -84,6 +84,10 @@ class MemoryBlobStore:
         """Refuse: memory has no files."""
         raise UnsupportedError(key=key)
 
+    def local_path(self, key: str) -> Path | None:  # noqa: ARG002
+        """Return none."""
+        return None
+
     async def redirect_url(self, key: str, seconds: float) -> str:
         """Refuse: clients cannot reach memory."""
         raise UnsupportedError(key=key, seconds=seconds)
@@ -127,6 +131,10 @@ class _MemoryWriter:
     @property
     def offset(self) -> int:
         return len(self._content) if self._start is None else self._start
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        return ()
 
     def _begin(self) -> None:
         """Drop what a dead process left behind, before the first change."""

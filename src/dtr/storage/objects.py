@@ -137,6 +137,10 @@ class ObjectBlobStore:
         """Refuse: there is no file."""
         raise UnsupportedError(key=key)
 
+    def local_path(self, key: str) -> Path | None:  # noqa: ARG002
+        """Return none."""
+        return None
+
     async def redirect_url(self, key: str, seconds: float) -> str:
         """Return a URL that carries a signature of this registry's credentials."""
         return await self.bucket.sign(self.name(key), seconds)

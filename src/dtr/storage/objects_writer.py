@@ -58,6 +58,11 @@ class ObjectWriter:
         """Bytes taken so far."""
         return self._offset
 
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Nobody in particular: whoever reaches the storage has it."""
+        return ()
+
     async def append(self, chunk: bytes) -> None:
         """Gather; wait only for the parts before the one that is gathered."""
         self._pieces.append(chunk)

@@ -9,6 +9,7 @@ from dtr.storage.filesystem import FilesystemBlobStore
 from dtr.storage.location import StorageLocation
 from dtr.storage.objects import ObjectBlobStore
 from dtr.storage.port import BlobStore
+from dtr.storage.replicated import Pace, ReplicatedBlobStore, Replication
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class StorageOptions:
     reserve_bytes: int = 0
     patience_seconds: float = 60
     connections: int = 64
+    replication: Replication | None = None
+    """With `replicated:`, how this replica knows the others."""
 
 
 def open_blob_store(
@@ -51,6 +54,8 @@ def open_blob_store(
         location = StorageLocation.parse(url)
     except ValueError as error:
         raise InvalidError(f"the storage URL {error}") from None
+    if location.scheme == "replicated":
+        return _replicated(directory, options, observe)
     if location.scheme != "file":
         return ObjectBlobStore(
             location,
@@ -73,3 +78,36 @@ def open_blob_store(
         raise InvalidError(
             f"the storage directory {location.directory} cannot be used: {error.strerror}"
         ) from None
+
+
+def _replicated(
+    directory: Path, options: StorageOptions, observe: Callable[[str, float], None] | None
+) -> ReplicatedBlobStore:
+    """Return the store on this replica's disk and those of the others."""
+    if options.replication is None:
+        raise InvalidError(
+            "the storage URL replicated: needs the other replicas: set cluster.members_file, "
+            "cluster.certificate, cluster.key and cluster.ca, as dtr join does"
+        )
+    return ReplicatedBlobStore(
+        open_own_disk(directory, options, observe=observe),
+        options.replication,
+        pace=Pace(patience_seconds=options.patience_seconds),
+        connections=options.connections,
+        observe=observe,
+    )
+
+
+def open_own_disk(
+    directory: Path,
+    options: StorageOptions,
+    *,
+    observe: Callable[[str, float], None] | None = None,
+) -> FilesystemBlobStore:
+    """Return this replica's own disk; what was acknowledged to another replica is durable."""
+    return FilesystemBlobStore(
+        directory,
+        sync_every_bytes=options.sync_every_bytes,
+        reserve_bytes=options.reserve_bytes,
+        observe=observe,
+    )

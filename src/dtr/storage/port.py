@@ -31,9 +31,14 @@ class Capability(Enum):
     is decided by who records its progress first, in place of the very progress that it began at.
     """
     EARLY_KEYS = auto()
-    """What an upload flushed is already at a place from which no commit moves it.
+    """What an upload flushed is already among what has a key.
 
     `walk` finds it there, although nobody was given its key.
+    """
+    PLACEMENT = auto()
+    """Replicas hold blobs on their own disks: a writer names the `holders` of what it committed.
+
+    The metadata keep who holds what, and are told with the blob.
     """
 
 
@@ -73,6 +78,11 @@ class BlobWriter(Protocol):
     @property
     def offset(self) -> int:
         """Bytes taken so far, durable or not."""
+        ...
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """The replicas that hold what was committed, with `Capability.PLACEMENT`; else none."""
         ...
 
     async def append(self, chunk: bytes) -> None:
@@ -191,6 +201,13 @@ class BlobStore(Protocol):
         Raises:
             UnsupportedError: the driver lacks `Capability.LOCAL_PATH`.
 
+        """
+        ...
+
+    def local_path(self, key: str) -> Path | None:
+        """Return a file on this machine that the server may send whole, where there is one.
+
+        Costs no more than a look at the file system; without it, `read` finds the bytes.
         """
         ...
 

@@ -330,6 +330,7 @@ class BlobStoreConformance:
         await twin.discard(upload_id)
         writer = await twin.resume(upload_id, SHA256, recorded)
         key = await writer.commit(Digest.of(CONTENT + b"winner"))
+        await writer.recorded()
         assert await pull(store, key) == CONTENT + b"winner"
         assert await committed(store) == {key: len(CONTENT) + 6}
 
@@ -482,6 +483,8 @@ class BlobStoreConformance:
         else:
             with pytest.raises(UnsupportedError):
                 store.path(key)
+        path = store.local_path(key)
+        assert path is None or path.read_bytes() == CONTENT
         if Capability.REDIRECT in store.capabilities:
             url = await store.redirect_url(key, 60)
             async with httpx.AsyncClient(trust_env=False) as client:
