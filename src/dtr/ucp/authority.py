@@ -156,14 +156,11 @@ class Authority:
 
 
 def make_request(key_pem: str | None = None) -> KeyAndRequest:
-    """Make a key (or take one) and the request to have it certified; the request names nobody."""
-    if key_pem is None:
-        key = ec.generate_private_key(ec.SECP256R1())
-    else:
-        loaded = serialization.load_pem_private_key(key_pem.encode(), password=None)
-        if not isinstance(loaded, ec.EllipticCurvePrivateKey):
-            raise AuthorityError("The key is not an EC key.")
-        key = loaded
+    """Make a key (or take one) and the request to have it certified; the request names nobody.
+
+    A key that is given and cannot be used is replaced by a new one.
+    """
+    key = _usable_key(key_pem) or ec.generate_private_key(ec.SECP256R1())
     request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(_subject("node"))
@@ -171,6 +168,16 @@ def make_request(key_pem: str | None = None) -> KeyAndRequest:
     )
     pem = request.public_bytes(serialization.Encoding.PEM).decode()
     return KeyAndRequest(_key_pem(key), pem)
+
+
+def _usable_key(key_pem: str | None) -> ec.EllipticCurvePrivateKey | None:
+    try:
+        key = serialization.load_pem_private_key((key_pem or "").encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
+        return key
+    return None
 
 
 def new_node_id() -> str:

@@ -92,6 +92,7 @@ class Bootstrap(Document):
         manager = self.manager
         return Wanted(
             revision=0,
+            epoch=self.cluster.epoch,
             cluster_id=self.cluster.id,
             node=self.node,
             controllers=(address_of(self.node.host_address, self.node.controller_port),),
@@ -190,6 +191,8 @@ def begin_again(
         raise BootstrapError(
             "The backup is incomplete. Use one that 'ucp backup' wrote whole."
         ) from None
+    # Agents follow the smaller revisions of this store, and not managers that were left behind.
+    cluster = cluster.changed(epoch=max(int(now), cluster.epoch + 1))
     ca = Authority.load(cluster.ca_certificate, kept.ca_key)
     before = next((node for node in nodes if node.name == first.name), None)
     documents = {key: value for key, value in backup.items() if not key.startswith(_NEVER_RESTORED)}

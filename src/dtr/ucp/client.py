@@ -5,6 +5,7 @@ import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
@@ -136,8 +137,24 @@ class UcpClient:
         return self._answer(method, PREFIX + path, body, params, is_repeatable=is_repeatable)
 
     def authority(self) -> str:
-        """Return the authority's certificate, as PEM; who asks must not be logged in."""
+        """Return the authority's certificate, as PEM; nobody needs to be logged in for that."""
         return str(self._send("GET", "/ca", None, None, is_repeatable=True).text)
+
+    def is_healthy(self) -> bool:
+        """Tell whether a controller answers that has a majority of etcd behind it."""
+        try:
+            self._send("GET", "/_ping", None, None, is_repeatable=True)
+        except UcpError:
+            return False
+        return True
+
+    def clock(self) -> float | None:
+        """Return what a controller's clock says, to the second; None where it does not say."""
+        told = self._send("GET", "/ca", None, None, is_repeatable=True).headers.get("date", "")
+        try:
+            return parsedate_to_datetime(told).timestamp()
+        except ValueError:
+            return None
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return all nodes, as `GET /nodes` shows them."""
@@ -330,6 +347,8 @@ def _why_not(address: str, error: httpx.TransportError) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         if "mismatch" in text or "not valid for" in text:
             return f"The certificate of the controller at {address} is not for that name."
+        if "not yet valid" in text or "expired" in text:
+            return f"The certificate of the controller at {address} is not valid now."
         return f"The certificate of the controller at {address} is not trusted."
     if isinstance(error, httpx.TimeoutException):
         return f"The controller at {address} did not answer in time."
@@ -339,6 +358,8 @@ def _why_not(address: str, error: httpx.TransportError) -> str:
 
 
 def _remedy(problem: str) -> str:
+    if "not valid now" in problem:
+        return "Set the clocks of this machine and of the controllers; see 'ucp status' there."
     if "not for that name" in problem:
         return (
             "Use an address that it has, have it added with 'ucp install --san', or accept any "

@@ -16,8 +16,11 @@ from dtr.cli.context import fail
 from dtr.model.errors import InvalidError
 from dtr.server.passwords import read_password
 from dtr.ucp.agent.port import NodeDirectory
+from dtr.ucp.authority import AuthorityError
+from dtr.ucp.bootstrap import BootstrapError
 from dtr.ucp.client import UcpClient, UcpError
 from dtr.ucp.model import NodeIdentity, Wanted
+from dtr.ucp.tokens import TokenError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -195,7 +198,7 @@ def ucp_failures_as_sentences() -> Iterator[None]:
     """Turn what the control plane refuses into one message and exit status 1."""
     try:
         yield
-    except (UcpError, InvalidError) as error:
+    except (UcpError, InvalidError, AuthorityError, BootstrapError, TokenError) as error:
         fail(str(error))
 
 

@@ -14,6 +14,7 @@ from dtr.ucp.authority import expires_at
 from dtr.ucp.controller.machines import Machine, Machines, read_machines
 from dtr.ucp.etcd import EtcdMember
 from dtr.ucp.etcd.members import EtcdStatus
+from dtr.ucp.leading import leader_of
 from dtr.ucp.model import ClusterRecord
 from dtr.ucp.store import Store
 from dtr.ucp.wanted import client_url
@@ -80,12 +81,12 @@ class StatusRoutes:
         statuses = await asyncio.gather(
             *(self._members.status(client_url(machine.node)) for machine in managers)
         )
-        leader = await store.get(keys.LEADER)
+        leader = await leader_of(store)
         return View(
             cluster.document(ClusterRecord),
             machines,
             tuple(map(Voter, managers, statuses)),
-            leader.value.decode() if leader else "",
+            leader.node_id if leader else "",
         )
 
 

@@ -1,0 +1,156 @@
+"""Starting and ending this machine's agent: by systemd where it runs, else in the background."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from dtr.server.datadir import write_atomically
+from dtr.ucp.agent.port import NodeDirectory
+from dtr.ucp.client import UcpError
+
+UNIT: Final = Path("/etc/systemd/system/ucp-agent.service")
+
+_SYSTEMD: Final = Path("/run/systemd/system")
+_STOP_SECONDS: Final = 120.0
+_POLL_SECONDS: Final = 0.2
+_LOG_LINES: Final = 15
+_SYSTEMCTL_SECONDS: Final = 150
+_SECRETS: Final = frozenset({"UCP_PASSWORD", "UCP_ADMIN_PASSWORD", "UCP_JOIN_TOKEN"})
+_UNIT_TEXT: Final = """\
+[Unit]
+Description=UCP agent: runs what the control plane wants on this node
+After=network-online.target time-sync.target
+Wants=network-online.target
+
+[Service]
+ExecStart={command}
+Restart=always
+RestartSec=1
+# PostgreSQL outlives an agent that dies, and the next agent adopts it.
+KillMode=process
+TimeoutStopSec=90
+OOMScoreAdjust=-500
+LimitNOFILE=65536
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def agent_command(directory: NodeDirectory) -> list[str]:
+    """Return the command that runs this machine's agent in the foreground, with this Python."""
+    return [sys.executable, "-m", "dtr.cli.ucp", "agent", "--data-dir", str(directory.root)]
+
+
+def start_agent(directory: NodeDirectory) -> None:
+    """Start the agent for good.
+
+    Raises:
+        UcpError: it cannot be started.
+
+    """
+    if _SYSTEMD.is_dir():
+        command = " ".join(agent_command(directory))
+        write_atomically(UNIT, _UNIT_TEXT.format(command=command).encode(), mode=0o644)
+        _systemctl("daemon-reload")
+        _systemctl("enable", "--now", UNIT.name)
+        return
+    log = directory.logs / "agent.log"
+    environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    with log.open("ab") as output:
+        started = subprocess.Popen(  # noqa: S603 - our own program
+            agent_command(directory),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
+    write_atomically(_pid_file(directory), f"{started.pid}\n".encode())
+
+
+def stop_agent(directory: NodeDirectory) -> bool:
+    """End the agent and with it all that it runs; return whether one ran.
+
+    Raises:
+        UcpError: it does not end.
+
+    """
+    if _SYSTEMD.is_dir() and UNIT.exists():
+        _systemctl("disable", "--now", UNIT.name)
+        UNIT.unlink(missing_ok=True)
+        _systemctl("daemon-reload")
+        return True
+    pid = agent_pid(directory)
+    if pid is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    if not wait_for(lambda: agent_pid(directory) is None, _STOP_SECONDS):
+        raise UcpError(
+            f"The agent (process {pid}) has not ended after {_STOP_SECONDS:.0f} s.",
+            f"Look at {directory.logs / 'agent.log'}, end it, and run this again.",
+        )
+    return True
+
+
+def agent_pid(directory: NodeDirectory) -> int | None:
+    """Return the process of the agent that was started in the background, if it runs."""
+    try:
+        pid = int(_pid_file(directory).read_text())
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, ValueError, IndexError):
+        return None
+    is_ours = b"agent" in words and os.fsencode(directory.root) in words
+    return pid if is_ours and state not in {"Z", "X"} else None
+
+
+def is_agent_alive(directory: NodeDirectory) -> bool:
+    """Tell whether the agent that `start_agent` started has not ended; systemd's is kept alive."""
+    return _SYSTEMD.is_dir() or agent_pid(directory) is not None
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Return True once the condition holds, False where it did not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def log_tail(directory: NodeDirectory) -> str:
+    """Return the last lines of the agent's log, for whoever must find out."""
+    try:
+        lines = (directory.logs / "agent.log").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(lines[-_LOG_LINES:])
+
+
+def _pid_file(directory: NodeDirectory) -> Path:
+    return directory.run / "agent.pid"
+
+
+def _systemctl(*words: str) -> None:
+    done = subprocess.run(  # noqa: S603 - the words are ours
+        ["systemctl", *words],  # noqa: S607 - wherever the system has it
+        capture_output=True,
+        text=True,
+        timeout=_SYSTEMCTL_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise UcpError(
+            f"systemctl {' '.join(words)} failed: {done.stderr.strip()}",
+            "Look at 'journalctl -u ucp-agent'.",
+        )

@@ -1,0 +1,192 @@
+"""What must hold on a machine before anything is written on it."""
+
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from dtr.ucp.agent.port import NodeDirectory
+from dtr.ucp.client import UcpError
+
+_PROGRAM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_VERSION: Final = re.compile(r"etcd Version: (\d+)\.(\d+)\.(\d+)")
+_OLDEST_ETCD: Final = (3, 4, 0)
+_LOSING_DATA: Final = ((3, 5, 0), (3, 5, 2))
+_RELEASED: Final = datetime(2025, 1, 1, tzinfo=UTC)
+_MOST_SKEW_SECONDS: Final = 60.0
+_PROGRAM_SECONDS: Final = 20
+# What an install or join that was cut short leaves behind, and what an empty volume has.
+_UNFINISHED: Final = frozenset(
+    {
+        "pki",
+        "log",
+        "run",
+        "bootstrap.json",
+        "wanted.json",
+        "initial_admin_password",
+        "lost+found",
+    }
+)
+
+
+def check_directory(directory: NodeDirectory) -> None:
+    """Refuse a directory that a node or anybody else lives in.
+
+    Raises:
+        UcpError: what is there and what to do.
+
+    """
+    root = directory.root
+    if directory.identity.exists():
+        raise UcpError(
+            f"This machine is a node of UCP already ({directory.identity} says which).",
+            "See how it is with 'ucp status', or begin anew after 'ucp uninstall'.",
+        )
+    try:
+        names = {path.name.removesuffix(".tmp") for path in root.iterdir()}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UcpError(
+            f"The directory {root} cannot be read: {error.strerror}.",
+            "Run this as root, or name another --data-dir.",
+        ) from None
+    if names - _UNFINISHED:
+        raise UcpError(
+            f"The directory {root} is not empty and is not a node's.",
+            "Name a new or empty directory with --data-dir.",
+        )
+
+
+def check_address(address: str) -> None:
+    """Refuse an address that this machine does not have.
+
+    Raises:
+        UcpError: and which it has.
+
+    """
+    try:
+        with _socket(address) as probe:
+            probe.bind((address, 0))
+    except (OSError, ValueError):
+        raise UcpError(
+            f"This machine does not have the address {address[:80]}.",
+            "Give --host-address one of its own, which the other machines can reach; 'ip addr' "
+            "lists them.",
+        ) from None
+
+
+def check_ports(address: str, ports: Sequence[int]) -> None:
+    """Refuse when somebody listens already where UCP will.
+
+    Raises:
+        UcpError: naming the ports.
+
+    """
+    taken = []
+    for port in ports:
+        with _socket(address) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                taken.append(f"{port} ({error.strerror})")
+    if taken:
+        raise UcpError(
+            f"UCP cannot listen on {address} at port {', '.join(taken)}.",
+            "Stop what listens there ('ss -ltnp' shows it; Debian's etcd starts by itself: "
+            "'systemctl disable --now etcd'), or choose another --controller-port.",
+        )
+
+
+def check_etcd() -> None:
+    """Refuse when there is no etcd, or one that loses data.
+
+    Raises:
+        UcpError: and what to install.
+
+    """
+    program = shutil.which("etcd") or shutil.which("etcd", path=_PROGRAM_PATH)
+    if program is None:
+        raise UcpError("There is no etcd on this machine.", "Install it: apt install etcd-server.")
+    try:
+        told = subprocess.run(  # noqa: S603 - a program that this machine's own path names
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_PROGRAM_SECONDS,
+            check=False,
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        told = ""
+    check_etcd_version(told)
+
+
+def check_etcd_version(told: str) -> None:
+    """Refuse versions that cannot be used, by what `etcd --version` says.
+
+    Raises:
+        UcpError: and what to install.
+
+    """
+    found = _VERSION.search(told)
+    if found is None:
+        raise UcpError(
+            "etcd does not tell its version.", "Install it anew: apt install etcd-server."
+        )
+    version = tuple(int(part) for part in found.groups())
+    text = ".".join(found.groups())
+    if version < _OLDEST_ETCD:
+        raise UcpError(f"etcd {text} is too old.", "Install etcd 3.4 or newer.")
+    if _LOSING_DATA[0] <= version <= _LOSING_DATA[1]:
+        raise UcpError(
+            f"etcd {text} can lose data when it is killed (etcd issue 13766).",
+            "Install Debian's etcd 3.4, or 3.5.3 or newer.",
+        )
+
+
+def check_clock(other: float | None = None) -> None:
+    """Refuse a clock that is obviously wrong, or far from another machine's.
+
+    Raises:
+        UcpError: certificates would be refused.
+
+    """
+    now = time.time()
+    if now < _RELEASED.timestamp():
+        raise UcpError(
+            f"The clock of this machine says {datetime.fromtimestamp(now, UTC):%Y-%m-%d}.",
+            "Set it, and have it kept right (apt install chrony).",
+        )
+    if other is not None and abs(now - other) > _MOST_SKEW_SECONDS:
+        raise UcpError(
+            f"The clocks of this machine and the controller are {abs(now - other):.0f} s apart.",
+            "Have both take the time from the same servers (apt install chrony).",
+        )
+
+
+def check_user(root: Path) -> None:
+    """Refuse to begin where the directory cannot be made.
+
+    Raises:
+        UcpError: who may.
+
+    """
+    try:
+        root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        probe = root / "run"
+        probe.mkdir(mode=0o711, exist_ok=True)
+    except OSError as error:
+        raise UcpError(
+            f"The directory {root} cannot be written: {error.strerror}.",
+            "Run this as root, or name another --data-dir.",
+        ) from None
+
+
+def _socket(address: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)

@@ -1,0 +1,306 @@
+"""`ucp install` and `ucp restore`: the first machine of a control plane."""
+
+import getpass
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from dtr.accounts.passwords import hash_password, new_password
+from dtr.cli.context import JsonOption, show_json
+from dtr.cli.ucp.agents import (
+    agent_command,
+    is_agent_alive,
+    log_tail,
+    start_agent,
+    wait_for,
+)
+from dtr.cli.ucp.archive import read_archive
+from dtr.cli.ucp.checks import (
+    check_address,
+    check_clock,
+    check_directory,
+    check_etcd,
+    check_ports,
+    check_user,
+)
+from dtr.cli.ucp.connection import (
+    DATA_DIRECTORY,
+    ask,
+    refuse_argument,
+    ucp_failures_as_sentences,
+)
+from dtr.model.names import parse_account_name
+from dtr.server.datadir import write_atomically
+from dtr.server.passwords import read_password
+from dtr.ucp.agent.port import NodeDirectory
+from dtr.ucp.authority import checked_name
+from dtr.ucp.bootstrap import Begun, FirstNode, begin, begin_again
+from dtr.ucp.client import UcpClient, UcpError
+from dtr.ucp.model import CONTROLLER_PORT, ETCD_CLIENT_PORT, ETCD_PEER_PORT, Administrator
+
+_READY_SECONDS: Final = 120.0
+_MAX_PORT: Final = 65_535
+
+HostAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--host-address",
+        envvar="UCP_HOST_ADDRESS",
+        metavar="IP",
+        help="The address of this machine at which the others reach it.",
+    ),
+]
+NodeNameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--node-name",
+        envvar="UCP_NODE_NAME",
+        help="What this machine is called. \\[default: its host name]",
+        show_default=False,
+    ),
+]
+DataDirOption = Annotated[
+    Path,
+    typer.Option("--data-dir", envvar="UCP_DATA_DIR", help="Where UCP keeps everything."),
+]
+PortOption = Annotated[
+    int,
+    typer.Option(
+        "--controller-port",
+        envvar="UCP_CONTROLLER_PORT",
+        min=1,
+        max=_MAX_PORT,
+        help="Where controllers listen.",
+    ),
+]
+SanOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--san",
+        metavar="NAME",
+        help="Another name or address under which UCP will be called; may be repeated.",
+    ),
+]
+NoStartOption = Annotated[
+    bool,
+    typer.Option("--no-start", help="Only write it down, and print the command that starts it."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class FirstPassword:
+    """The first administrator's password; `file` only where it was made up."""
+
+    hash: str
+    file: Path | None
+
+
+def install(
+    host_address: HostAddressOption = None,
+    node_name: NodeNameOption = None,
+    admin_username: Annotated[
+        str, typer.Option(envvar="UCP_ADMIN_USER", help="The first administrator.")
+    ] = "admin",
+    admin_password: Annotated[
+        str | None,
+        typer.Option(
+            "--admin-password",
+            envvar="UCP_ADMIN_PASSWORD",
+            metavar="-",
+            callback=refuse_argument,
+            help="Their password: '-' reads it from standard input. Asked for at a terminal, else "
+            "made up and kept in the data directory.",
+        ),
+    ] = None,
+    admin_password_file: Annotated[
+        Path | None, typer.Option(help="Read it from the first line of this file.")
+    ] = None,
+    controller_port: PortOption = CONTROLLER_PORT,
+    san: SanOption = None,
+    data_dir: DataDirOption = DATA_DIRECTORY,
+    no_start: NoStartOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make this machine the first of a control plane.
+
+    It becomes UCP's first manager: certificate authority, etcd, controller and agent. It prints
+    what to type on the other machines. Two more make the control plane survive the loss of any one.
+    """
+    directory = NodeDirectory(data_dir.absolute())
+    with ucp_failures_as_sentences():
+        check_directory(directory)
+        first = _first_node(host_address, node_name, controller_port, san or ())
+        _check_machine(first)
+        check_user(directory.root)
+        name = parse_account_name(admin_username)
+        password = _first_password(directory, admin_password, admin_password_file)
+        administrator = Administrator(
+            name=name, password_hash=password.hash, changed_at=time.time()
+        )
+        begun = begin(directory, first, administrator, time.time())
+        if not no_start:
+            start_and_wait(directory, begun, quiet=as_json)
+    _show(directory, begun, name, password, no_start=no_start, as_json=as_json)
+
+
+def restore(
+    host_address: HostAddressOption = None,
+    node_name: NodeNameOption = None,
+    backup: Annotated[
+        Path | None,
+        typer.Option("--input", help="The backup. \\[default: standard input]", show_default=False),
+    ] = None,
+    controller_port: PortOption = CONTROLLER_PORT,
+    san: SanOption = None,
+    data_dir: DataDirOption = DATA_DIRECTORY,
+    no_start: NoStartOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Begin a control plane again that was lost, from what 'ucp backup' wrote.
+
+    Only when no majority of the managers can ever come back: two control planes at once would give
+    the machines different orders. Run it on a fresh machine. Authority, administrators, join token
+    and nodes are those of the backup; a node that had this machine's name is this machine. The
+    other machines go on by themselves once this one has an address that they know, else join them
+    again.
+    """
+    directory = NodeDirectory(data_dir.absolute())
+    with ucp_failures_as_sentences():
+        check_directory(directory)
+        documents = read_archive(backup)
+        first = _first_node(host_address, node_name, controller_port, san or ())
+        _check_machine(first)
+        check_user(directory.root)
+        begun = begin_again(directory, first, documents, time.time())
+        if not no_start:
+            start_and_wait(directory, begun, quiet=as_json)
+    if as_json:
+        show_json(_told(directory, begun, no_start=no_start))
+        return
+    typer.echo(
+        f"UCP is {'written down' if no_start else 'back'} at {begun.identity.controllers[0]}"
+    )
+    if no_start:
+        typer.echo(f"Start it: {' '.join(agent_command(directory))}")
+    typer.echo("Look at it: ucp status, ucp node ls")
+
+
+def start_and_wait(directory: NodeDirectory, begun: Begun, *, quiet: bool) -> None:
+    """Start the agent and return when the controller answers.
+
+    Raises:
+        UcpError: it does not in two minutes, or the agent ended.
+
+    """
+    if not quiet:
+        typer.echo("Starting the agent, etcd and the controller …", err=True)
+    start_agent(directory)
+    with UcpClient(begun.identity.controllers[0], ca_pem=begun.ca_pem) as client:
+
+        def is_settled() -> bool:
+            return client.is_healthy() or not is_agent_alive(directory)
+
+        if wait_for(is_settled, _READY_SECONDS) and client.is_healthy():
+            return
+    tail = log_tail(directory)
+    raise UcpError(
+        "The controller does not answer.",
+        f"Look at the logs in {directory.logs}, mend it, and start the agent again: "
+        f"{' '.join(agent_command(directory))}" + (f"\n{tail}" if tail else ""),
+    )
+
+
+def host_name() -> str:
+    """Return what this machine calls itself, without its domain where that is all it adds."""
+    return socket.gethostname().lower()
+
+
+def _first_node(
+    host_address: str | None, node_name: str | None, port: int, names: Sequence[str]
+) -> FirstNode:
+    address = host_address or ask(
+        "host-address", "The address of this machine at which the others reach it"
+    )
+    return FirstNode(
+        name=checked_name(node_name or host_name()),
+        host_address=address,
+        controller_port=port,
+        more_names=tuple(checked_name(name) for name in names),
+    )
+
+
+def _check_machine(first: FirstNode) -> None:
+    check_address(first.host_address)
+    check_ports(first.host_address, (first.controller_port, ETCD_CLIENT_PORT, ETCD_PEER_PORT))
+    check_etcd()
+    check_clock()
+
+
+def _first_password(
+    directory: NodeDirectory, given: str | None, password_file: Path | None
+) -> FirstPassword:
+    """Return the first password: given, asked for at a terminal, or made up and kept in a file."""
+    if password_file is not None:
+        return FirstPassword(hash_password(read_password(password_file)), None)
+    if given == "-":
+        given = sys.stdin.readline().rstrip("\n")
+    if given is not None:
+        return FirstPassword(hash_password(given), None)
+    if sys.stdin.isatty():
+        password = ask("admin-password", hidden=True)
+        if getpass.getpass("admin-password (again): ") != password:
+            raise UcpError("The two passwords differ.", "Run it again.")
+        return FirstPassword(hash_password(password), None)
+    password = new_password()
+    path = directory.root / "initial_admin_password"
+    write_atomically(path, f"{password}\n".encode())
+    return FirstPassword(hash_password(password), path)
+
+
+def _told(directory: NodeDirectory, begun: Begun, *, no_start: bool) -> dict[str, object]:
+    address = begun.identity.controllers[0]
+    return {
+        "node": begun.identity.name,
+        "node_id": begun.identity.node_id,
+        "cluster_id": begun.identity.cluster_id,
+        "address": address,
+        "url": f"https://{address}",
+        "token": begun.token,
+        "join": f"ucp join --token {begun.token} {address}",
+        "start": " ".join(agent_command(directory)) if no_start else None,
+    }
+
+
+def _show(
+    directory: NodeDirectory,
+    begun: Begun,
+    administrator: str,
+    password: FirstPassword,
+    *,
+    no_start: bool,
+    as_json: bool,
+) -> None:
+    told = _told(directory, begun, no_start=no_start)
+    told |= {"administrator": administrator, "password_file": password.file}
+    if as_json:
+        show_json(told)
+        return
+    where = "the one that you gave" if password.file is None else f"in {password.file}"
+    name = begun.identity.name
+    typer.echo(f"UCP {'is written down for' if no_start else 'runs at'} {told['url']}")
+    typer.echo(f"\n  Administrator  {administrator}\n  Password       {where}")
+    if no_start:
+        typer.echo(f"\nStart it, and keep it running:\n  {told['start']}")
+    typer.echo(
+        f"\nOn each further machine (two more, and UCP survives the loss of any one):\n"
+        f"  {told['join']}\n"
+        f"\nThen a registry, from any of them:\n"
+        f"  dtr install --ucp-node {name}\n"
+        f"  dtr join --ucp-node NODE\n"
+    )

@@ -1,0 +1,233 @@
+"""`ucp join`: make this machine a node of a control plane that is there."""
+
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from dtr.cli.context import JsonOption, show_json
+from dtr.cli.ucp.agents import (
+    agent_command,
+    is_agent_alive,
+    log_tail,
+    start_agent,
+    wait_for,
+)
+from dtr.cli.ucp.checks import (
+    check_address,
+    check_clock,
+    check_directory,
+    check_etcd,
+    check_ports,
+    check_user,
+)
+from dtr.cli.ucp.connection import DATA_DIRECTORY, ask, ucp_failures_as_sentences
+from dtr.cli.ucp.install import (
+    DataDirOption,
+    HostAddressOption,
+    NodeNameOption,
+    NoStartOption,
+    host_name,
+)
+from dtr.server.datadir import write_atomically
+from dtr.server.passwords import read_password
+from dtr.ucp.agent.port import NodeDirectory
+from dtr.ucp.authority import AuthorityError, checked_name, fingerprint, make_request
+from dtr.ucp.bootstrap import make_directories, write_identity
+from dtr.ucp.client import UcpClient, UcpError
+from dtr.ucp.model import ETCD_CLIENT_PORT, ETCD_PEER_PORT, NodeIdentity, Role
+from dtr.ucp.tokens import Token
+
+_JOINED_SECONDS: Final = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class JoinPlan:
+    """What a machine joins as."""
+
+    address: str
+    """Of a controller."""
+    token: Token
+    host_address: str | None
+    """None: the one from which this machine reaches the controller."""
+    name: str
+    role: Role
+
+
+def join(
+    address: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="HOST[:PORT]", help="Any controller.", envvar="UCP_URL", show_envvar=True
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="UCP_JOIN_TOKEN",
+            help="What 'ucp token show' prints on a manager; '-' reads it from standard input.",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Read the token from the first line of this file.")
+    ] = None,
+    host_address: HostAddressOption = None,
+    node_name: NodeNameOption = None,
+    role: Annotated[
+        Role, typer.Option(help="auto: a manager where UCP needs one more, else a worker.")
+    ] = Role.AUTO,
+    data_dir: DataDirOption = DATA_DIRECTORY,
+    no_start: NoStartOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make this machine a node of UCP.
+
+    The token pins the authority: a machine in between that pretends to be UCP is refused before it
+    learns anything. The private key never leaves this machine. Run again after a failure, it goes
+    on where it was.
+    """
+    directory = NodeDirectory(data_dir.absolute())
+    with ucp_failures_as_sentences():
+        check_directory(directory)
+        plan = JoinPlan(
+            address=address or ask("ucp-url", "The UCP URL including domain and port"),
+            token=Token.parse(_token(token, token_file)),
+            host_address=host_address,
+            name=checked_name(node_name or host_name()),
+            role=role,
+        )
+        identity = join_node(directory, plan)
+        if not no_start:
+            start_joined(directory, quiet=as_json)
+    if as_json:
+        start = " ".join(agent_command(directory)) if no_start else None
+        show_json({**identity.model_dump(mode="json"), "start": start})
+        return
+    typer.echo(f"{identity.name} is a node of UCP at {', '.join(identity.controllers)}.")
+    if no_start:
+        typer.echo(f"Start it, and keep it running:\n  {' '.join(agent_command(directory))}")
+    typer.echo(f"A registry here: dtr join --ucp-node {identity.name}")
+
+
+def join_node(directory: NodeDirectory, plan: JoinPlan) -> NodeIdentity:
+    """Have a controller certify this machine, and write down who it is.
+
+    Raises:
+        UcpError: the machine cannot join, or the controller refuses.
+
+    """
+    check_user(directory.root)
+    with UcpClient(plan.address, ca_pem=pinned_authority(plan), insecure=False) as client:
+        host_address = plan.host_address or own_address(client.address)
+        check_address(host_address)
+        check_clock(client.clock())
+        if plan.role is not Role.WORKER:
+            check_etcd()
+            check_ports(host_address, (ETCD_CLIENT_PORT, ETCD_PEER_PORT))
+        make_directories(directory)
+        request = make_request(_kept_key(directory))
+        # Before it is sent: when the answer is lost, the same key makes the same node.
+        write_atomically(directory.key, request.key_pem.encode())
+        answer: Mapping[str, Any] = client.call(
+            "POST",
+            "/nodes",
+            {
+                "secret": plan.token.secret,
+                "csr": request.request_pem,
+                "name": plan.name,
+                "host_address": host_address,
+                "role": str(plan.role),
+            },
+        )
+    identity = NodeIdentity(
+        node_id=answer["node_id"],
+        name=plan.name,
+        host_address=host_address,
+        cluster_id=answer["cluster_id"],
+        controllers=tuple(answer["controllers"]),
+    )
+    write_identity(directory, identity, request.key_pem, answer["certificate"], answer["ca"])
+    return identity
+
+
+def pinned_authority(plan: JoinPlan) -> str:
+    """Return the authority's certificate, which is the one that the token names.
+
+    Raises:
+        UcpError: it is another; nothing secret has been sent.
+
+    """
+    with UcpClient(plan.address, insecure=True) as client:
+        pem = client.authority()
+    try:
+        found = fingerprint(pem)
+    except AuthorityError:
+        found = ""
+    if found != plan.token.ca_fingerprint:
+        raise UcpError(
+            f"What answers at {plan.address} is not the control plane that this token is of.",
+            "Check the address, and take the token from 'ucp token show' on that control plane. If "
+            "both are right, somebody is in between.",
+        )
+    return pem
+
+
+def own_address(controller: str) -> str:
+    """Return the address from which this machine reaches a controller.
+
+    Raises:
+        UcpError: it does not.
+
+    """
+    host, _, port = controller.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=5) as connection:
+            return str(connection.getsockname()[0])
+    except OSError:
+        raise UcpError(
+            f"{controller} cannot be reached.", "Check the address and that its port is open."
+        ) from None
+
+
+def start_joined(directory: NodeDirectory, *, quiet: bool) -> None:
+    """Start the agent and return when it has been told what to run.
+
+    Raises:
+        UcpError: it was not in time, or it ended.
+
+    """
+    if not quiet:
+        typer.echo("Starting the agent …", err=True)
+    start_agent(directory)
+
+    def is_settled() -> bool:
+        return directory.wanted.exists() or not is_agent_alive(directory)
+
+    if wait_for(is_settled, _JOINED_SECONDS) and directory.wanted.exists():
+        return
+    tail = log_tail(directory)
+    raise UcpError(
+        "The machine has joined, but its agent does not reach the control plane.",
+        f"Look at the logs in {directory.logs} and start it again: "
+        f"{' '.join(agent_command(directory))}" + (f"\n{tail}" if tail else ""),
+    )
+
+
+def _token(token: str | None, token_file: Path | None) -> str:
+    if token_file is not None:
+        return read_password(token_file)
+    if token == "-":  # noqa: S105 - a place, not a token
+        return sys.stdin.readline()
+    return token or ask("token", "What 'ucp token show' prints on a manager", hidden=True)
+
+
+def _kept_key(directory: NodeDirectory) -> str | None:
+    """Return the key of a join that was cut short."""
+    try:
+        return directory.key.read_text()
+    except OSError:
+        return None
