@@ -1,6 +1,7 @@
 """A cluster as an operator makes it, with the real commands, on machines of namespaces."""
 
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -87,7 +88,7 @@ class RunningCluster:
     def install_ucp(self, machine: Machine) -> None:
         """Make the first manager."""
         command = ["ucp", "install", "--host-address", machine.address]
-        machine.run(command, environment=_CREDENTIALS, seconds=180)
+        machine.run(command, environment={"UCP_ADMIN_PASSWORD": PASSWORD}, seconds=180)
         machine.keep_agent()
 
     def join_ucp(self, machine: Machine) -> None:
@@ -95,8 +96,8 @@ class RunningCluster:
         token = self.token()
         manager = self.machines[self.node_names[0]].address
         role = ["--role", "worker"] if machine.name == BALANCER else []
-        command = ["ucp", "join", "--token", token, "--host-address", machine.address, *role]
-        machine.run([*command, manager], seconds=180)
+        command = ["ucp", "join", "--token", token, *role, manager]
+        machine.run(command, seconds=180)
         machine.keep_agent()
 
     def join(self, name: str) -> None:
@@ -167,6 +168,12 @@ class RunningCluster:
             f"host=127.0.0.1 port=5432 dbname=registry user=dtr sslmode=require connect_timeout=2"
             f" password={service['database_password']}"
         )
+
+    def pool(self) -> list[str]:
+        """Give the ids of the replicas that the balancer sends clients to."""
+        text = (self.machines[BALANCER].disk.path / "balancer" / "haproxy.cfg").read_text()
+        section = text.partition("listen registry")[2].partition("listen ")[0]
+        return re.findall(r"^ *server (\S+) (?!.*weight 0)", section, re.MULTILINE)
 
     def patroni(self, path: str) -> Any:
         """Ask any Patroni that answers; None where none does."""
