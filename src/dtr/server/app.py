@@ -37,6 +37,7 @@ _LOG = structlog.get_logger()
 _MAX_BLOB_BYTES = 2**63 - 1
 _USED_TOKENS_SECONDS = 30
 _LAST_WRITE_SECONDS = 5
+_SERVED_SECONDS = 0.1
 _READ_ONLY = "no primary answers; pulls go on, pushes wait"
 
 
@@ -47,8 +48,9 @@ def build_application(
     *,
     ca_certificate: Path | None = None,
     clock: Callable[[], float] = time.time,
+    on_served: Callable[[], None] | None = None,
 ) -> Application:
-    """Return the application on `drivers`."""
+    """Return the application on `drivers`; `on_served` is called when requests can come."""
     database, store = drivers.database, drivers.store
     auth = auth_settings(settings)
     proxies = Proxies(settings.server.trusted_proxies)
@@ -72,6 +74,13 @@ def build_application(
     system = System(database, health, status, metrics, ca_certificate=ca_certificate)
     used_tokens = UsedTokens(database, identity)
 
+    async def tell() -> None:
+        # The event loop stops here until the server listens, and a first timer is over by then.
+        for _ in range(2):
+            await asyncio.sleep(_SERVED_SECONDS)
+        if on_served is not None:
+            on_served()
+
     async def close() -> None:
         await health.close()
         for gathered in (used_tokens, pulls):
@@ -94,7 +103,7 @@ def build_application(
         idle_seconds=settings.server.body_idle_seconds,
         url_bytes=settings.limits.url_bytes,
         header_bytes=settings.limits.header_bytes,
-        background=[used_tokens.run, pulls.run, keys.follow, health.follow],
+        background=[used_tokens.run, pulls.run, keys.follow, health.follow, tell],
         closers=[close],
     )
 

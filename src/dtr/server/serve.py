@@ -17,18 +17,19 @@ import structlog
 from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
-from granian.server.mp import MPServer
 
 from dtr.server.app import build_application
 from dtr.server.background import run_jobs
 from dtr.server.bootstrap import FirstAdministrator, bootstrap, is_good_copy
-from dtr.server.certificates import check_certificate, ensure_certificates
+from dtr.server.certificates import CertificateError, check_certificate, ensure_certificates
 from dtr.server.datadir import DataDirectory
 from dtr.server.drivers import check_storage, open_drivers, recognise_storage
 from dtr.server.logs import GRANIAN_LOGGING, configure_logging
 from dtr.server.metrics import Metrics, use_directory
-from dtr.server.parent import leave_with_parent
-from dtr.server.settings import Settings
+from dtr.server.parent import end_at_signals, heed_signals, held_signals, leave_with_parent
+from dtr.server.plain import PlainListener
+from dtr.server.settings import ListenAddress, Settings
+from dtr.server.workers import WebServer
 
 _LOG = structlog.get_logger()
 _RUNTIME_THREADS = 2  # of Rust; they move the bytes (design 5 has the measurement)
@@ -41,7 +42,7 @@ class StartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What TLS is served with; `ca` where this server made its own authority."""
+    """What TLS is served with, and the authority that clients must trust, where it is known."""
 
     cert: Path
     key: Path
@@ -67,28 +68,52 @@ def serve(settings: Settings, announce: Callable[[Started], None]) -> None:
     """
     configure_logging(settings.log.format, settings.log.level)
     os.umask(0o077)  # nothing that the registry keeps is for other users
-    _check_port(settings)
+    for listen in (settings.server.listen, settings.server.http_listen):
+        if listen is not None:
+            _check_port(listen)
     with DataDirectory.open(settings.data.directory) as directory:
         use_directory(directory.metrics)
         certificate = _certificate(settings, directory)
         administrator = _prepare(settings, directory)
         server = _web_server(settings, directory, certificate)
-        runner = Supervised("job runner", partial(run_jobs, settings, directory.path))
-        server.on_startup(runner.start)
-        server.on_shutdown(runner.stop)
+        for companion in _companions(settings, directory, certificate):
+            server.on_startup(companion.start)
+            server.on_shutdown(companion.stop)
         ca = certificate.ca if certificate else None
         announce(Started(_url(settings, certificate), administrator, ca))
-        loader = partial(load_application, settings, directory.path, ca)
-        server.serve(target_loader=loader, wrap_loader=False)
+        load = partial(load_application, settings, directory.path, ca)
+        server.run(load, partial(_problem_of_certificate, settings, directory))
 
 
-def load_application(settings: Settings, directory: Path, ca: Path | None) -> Any:
-    """Return the application of one web worker; called in the worker's process."""
+def load_application(
+    settings: Settings, directory: Path, ca: Path | None, tell: Callable[[], None]
+) -> Any:
+    """Return the application of one web worker; called in the worker's process.
+
+    `tell` is called as soon as the application is served.
+    """
+
+    def on_served() -> None:
+        # Not earlier: Granian forgets a signal that comes while the application starts.
+        heed_signals()
+        tell()
+
     configure_logging(settings.log.format, settings.log.level)
     leave_with_parent()
     metrics = Metrics()
     drivers = open_drivers(settings, directory, metrics)
-    return build_application(settings, drivers, metrics, ca_certificate=ca)
+    return build_application(settings, drivers, metrics, ca_certificate=ca, on_served=on_served)
+
+
+def _companions(
+    settings: Settings, directory: DataDirectory, certificate: Certificate | None
+) -> "list[Supervised]":
+    """Return what runs beside the web workers."""
+    found = [Supervised("job runner", partial(run_jobs, settings, directory.path))]
+    if settings.server.http_listen is not None:
+        listener = PlainListener(settings, is_tls=certificate is not None)
+        found.append(Supervised("plain listener", listener.run))
+    return found
 
 
 class Supervised:
@@ -115,8 +140,13 @@ class Supervised:
 
     def _spawn(self) -> None:
         method = multiprocessing.get_context("fork")
-        self._process = method.Process(target=self._target, name=self._name)
-        self._process.start()
+        self._process = method.Process(target=self._run, name=self._name)
+        with held_signals():
+            self._process.start()
+
+    def _run(self) -> None:
+        end_at_signals()
+        self._target()
 
     def _watch(self) -> None:
         pause = 0.5
@@ -148,9 +178,10 @@ def _prepare(settings: Settings, directory: DataDirectory) -> FirstAdministrator
 
 def _web_server(
     settings: Settings, directory: DataDirectory, certificate: Certificate | None
-) -> MPServer:
+) -> WebServer:
     server = settings.server
-    return MPServer(
+    return WebServer(
+        drain_seconds=server.drain_seconds,
         target="dtr.server.serve:load_application",
         address=server.listen.host,
         port=server.listen.port,
@@ -174,7 +205,6 @@ def _web_server(
         ssl_protocol_min=SSLProtocols.tls12,
         respawn_failed_workers=True,
         respawn_interval=0.5,
-        workers_kill_timeout=max(1, round(server.drain_seconds)),
         working_dir=directory.path,
     )
 
@@ -189,11 +219,23 @@ def _certificate(settings: Settings, directory: DataDirectory) -> Certificate | 
     server = settings.server
     if server.tls_cert is not None and server.tls_key is not None:
         check_certificate(server.tls_cert, server.tls_key)
-        return Certificate(server.tls_cert, server.tls_key)
+        return Certificate(server.tls_cert, server.tls_key, server.tls_ca)
     if server.insecure_http or server.listen.is_loopback:
         return None
     made = ensure_certificates(directory.tls, _names(settings), datetime.now(UTC))
     return Certificate(made.cert_path, made.key_path, made.ca_path)
+
+
+def _problem_of_certificate(settings: Settings, directory: DataDirectory) -> str:
+    """Return why the certificate that is there now cannot be served with; nothing where it can.
+
+    One of our own is renewed where it is due.
+    """
+    try:
+        _certificate(settings, directory)
+    except (CertificateError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def _names(settings: Settings) -> list[str]:
@@ -214,14 +256,13 @@ def _own_addresses() -> list[str]:
     return found
 
 
-def _check_port(settings: Settings) -> None:
+def _check_port(listen: ListenAddress) -> None:
     """Bind once without sharing the port, as the workers do among themselves.
 
     Raises:
         StartError: somebody has the port, or the address is not of this machine.
 
     """
-    listen = settings.server.listen
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -232,7 +273,8 @@ def _check_port(settings: Settings) -> None:
     except OSError as error:
         message = (
             f"Cannot listen on {listen}: {error.strerror}. "
-            "Stop what uses the address, or choose another with --listen ADDRESS:PORT."
+            "Stop what uses the address, or choose another with --listen ADDRESS:PORT"
+            " (server.http_listen for plain HTTP)."
         )
         raise StartError(message) from None
 
