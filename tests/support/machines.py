@@ -111,7 +111,14 @@ class Machine:
     """One machine, made by `Machines`."""
 
     def __init__(
-        self, name: str, address: str, directory: Path, network: Network, disk: Disk
+        self,
+        name: str,
+        address: str,
+        *,
+        programs: Path,
+        directory: Path,
+        network: Network,
+        disk: Disk,
     ) -> None:
         self.name = name
         self.address = address
@@ -120,6 +127,7 @@ class Machine:
         """Its logs."""
         self.namespace = network.plug_in(name, address)
         self._network = network
+        self._programs = programs
         self._holder: subprocess.Popen[bytes] | None = None
         self._agent: subprocess.Popen[bytes] | None = None
         self._init = 0
@@ -326,8 +334,7 @@ class Machine:
     ) -> list[str]:
         if not self.is_on:
             raise RuntimeError(f"{self.name} is off")
-        python = installed_python()
-        path = f"{python.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        path = f"{self._programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         enter = ["nsenter", "--target", str(self._init), "--mount", "--uts", "--ipc", "--pid"]
         network = [f"--net=/run/netns/{self.namespace}", "--wd=/"]
         variables = {"PATH": path, "HOME": "/run/home", "LANG": "C.UTF-8", "TERM": "dumb"}
@@ -345,6 +352,7 @@ class Machines:
         self._disk_bytes = disk_bytes
         self._machines: dict[str, Machine] = {}
         self._network = Network()
+        self._programs = Path()
         self._ending = ExitStack()
 
     def __getitem__(self, name: str) -> Machine:
@@ -355,7 +363,8 @@ class Machines:
 
     def __enter__(self) -> Self:
         require_namespaces()
-        installed_python()
+        # Once: all machines have the same, also when somebody edits the sources meanwhile.
+        self._programs = installed_python().parent
         with ExitStack() as stack:
             self._build(stack)
             self._ending = stack.pop_all()
@@ -385,7 +394,14 @@ class Machines:
             disk = Disk(self._directory / name, self._disk_bytes)
             stack.callback(disk.close)
             disk.open()
-            machine = Machine(name, address, self._directory, self._network, disk)
+            machine = Machine(
+                name,
+                address,
+                programs=self._programs,
+                directory=self._directory,
+                network=self._network,
+                disk=disk,
+            )
             stack.callback(self._remove, machine)
             self._machines[name] = machine
         (self._directory / "hosts").write_text("\n".join(lines) + "\n")
