@@ -1,6 +1,7 @@
 """Starting and ending this machine's agent: by systemd where it runs, else in the background."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -48,8 +49,8 @@ def agent_command(directory: NodeDirectory) -> list[str]:
     return [sys.executable, "-m", "dtr.cli.ucp", "agent", "--data-dir", str(directory.root)]
 
 
-def start_agent(directory: NodeDirectory) -> None:
-    """Start the agent for good.
+def start_agent(directory: NodeDirectory) -> Callable[[], bool]:
+    """Start the agent for good; return what tells whether it is still there.
 
     Raises:
         UcpError: it cannot be started.
@@ -60,10 +61,9 @@ def start_agent(directory: NodeDirectory) -> None:
         write_atomically(UNIT, _UNIT_TEXT.format(command=command).encode(), mode=0o644)
         _systemctl("daemon-reload")
         _systemctl("enable", "--now", UNIT.name)
-        return
-    log = directory.logs / "agent.log"
+        return lambda: True
     environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-    with log.open("ab") as output:
+    with (directory.logs / "agent.log").open("ab") as output:
         started = subprocess.Popen(  # noqa: S603 - our own program
             agent_command(directory),
             stdin=subprocess.DEVNULL,
@@ -73,7 +73,7 @@ def start_agent(directory: NodeDirectory) -> None:
             cwd="/",
             start_new_session=True,
         )
-    write_atomically(_pid_file(directory), f"{started.pid}\n".encode())
+    return lambda: started.poll() is None
 
 
 def stop_agent(directory: NodeDirectory) -> bool:
@@ -102,20 +102,16 @@ def stop_agent(directory: NodeDirectory) -> bool:
 
 
 def agent_pid(directory: NodeDirectory) -> int | None:
-    """Return the process of the agent that was started in the background, if it runs."""
+    """Return the process that holds the data directory as its agent; None where there is none."""
     try:
-        pid = int(_pid_file(directory).read_text())
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, ValueError, IndexError):
-        return None
-    is_ours = b"agent" in words and os.fsencode(directory.root) in words
-    return pid if is_ours and state not in {"Z", "X"} else None
-
-
-def is_agent_alive(directory: NodeDirectory) -> bool:
-    """Tell whether the agent that `start_agent` started has not ended; systemd's is kept alive."""
-    return _SYSTEMD.is_dir() or agent_pid(directory) is not None
+        with (directory.run / "agent.lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(lock.read().strip() or 0) or None
+    except (OSError, ValueError):
+        pass  # no lock: no agent has ever run here
+    return None
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
@@ -135,10 +131,6 @@ def log_tail(directory: NodeDirectory) -> str:
     except OSError:
         return ""
     return "\n".join(lines[-_LOG_LINES:])
-
-
-def _pid_file(directory: NodeDirectory) -> Path:
-    return directory.run / "agent.pid"
 
 
 def _systemctl(*words: str) -> None:

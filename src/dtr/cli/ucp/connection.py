@@ -176,7 +176,7 @@ def connect(options: ConnectionOptions) -> UcpClient:
         InvalidError: the password file cannot be used.
 
     """
-    client = _client(options)
+    client = client_of(options)
     try:
         username = options.username or ask("ucp-username", "The UCP administrator username")
         client.login(username, _password(options))
@@ -243,7 +243,13 @@ def identity_of(directory: Path) -> NodeIdentity | None:
         ) from None
 
 
-def _client(options: ConnectionOptions) -> UcpClient:
+def client_of(options: ConnectionOptions, *, trusts_anybody: bool = False) -> UcpClient:
+    """Return a client that is not logged in.
+
+    Raises:
+        UcpError: the address or the authority is none.
+
+    """
     identity = identity_of(options.data_directory)
     ca_pem = None if options.ca is None else _pem(options.ca)
     if ca_pem is None and identity is not None:
@@ -252,7 +258,10 @@ def _client(options: ConnectionOptions) -> UcpClient:
     if not addresses:
         addresses = [ask("ucp-url", "The UCP URL including domain and port")]
     return UcpClient(
-        addresses[0], ca_pem=ca_pem, insecure=options.insecure_tls, others=addresses[1:]
+        addresses[0],
+        ca_pem=ca_pem,
+        insecure=options.insecure_tls or trusts_anybody,
+        others=addresses[1:],
     )
 
 

@@ -15,7 +15,6 @@ from dtr.accounts.passwords import hash_password, new_password
 from dtr.cli.context import JsonOption, show_json
 from dtr.cli.ucp.agents import (
     agent_command,
-    is_agent_alive,
     log_tail,
     start_agent,
     wait_for,
@@ -200,11 +199,11 @@ def start_and_wait(directory: NodeDirectory, begun: Begun, *, quiet: bool) -> No
     """
     if not quiet:
         typer.echo("Starting the agent, etcd and the controller …", err=True)
-    start_agent(directory)
+    is_alive = start_agent(directory)
     with UcpClient(begun.identity.controllers[0], ca_pem=begun.ca_pem) as client:
 
         def is_settled() -> bool:
-            return client.is_healthy() or not is_agent_alive(directory)
+            return client.is_healthy() or not is_alive()
 
         if wait_for(is_settled, _READY_SECONDS) and client.is_healthy():
             return

@@ -12,7 +12,6 @@ import typer
 from dtr.cli.context import JsonOption, show_json
 from dtr.cli.ucp.agents import (
     agent_command,
-    is_agent_alive,
     log_tail,
     start_agent,
     wait_for,
@@ -202,10 +201,10 @@ def start_joined(directory: NodeDirectory, *, quiet: bool) -> None:
     """
     if not quiet:
         typer.echo("Starting the agent …", err=True)
-    start_agent(directory)
+    is_alive = start_agent(directory)
 
     def is_settled() -> bool:
-        return directory.wanted.exists() or not is_agent_alive(directory)
+        return directory.wanted.exists() or not is_alive()
 
     if wait_for(is_settled, _JOINED_SECONDS) and directory.wanted.exists():
         return

@@ -1,0 +1,175 @@
+"""`ucp token`, `ca`, `passwd`, `status` and `backup`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from dtr.cli.context import JsonOption, ask_password, show, show_json, time_of
+from dtr.cli.ucp.archive import refuse_terminal, write_archive
+from dtr.cli.ucp.connection import (
+    ConnectionOptions,
+    client_of,
+    connected,
+    takes_connection,
+    ucp_failures_as_sentences,
+)
+from dtr.cli.ucp.nodes import show_nodes
+from dtr.ucp.agent.port import NodeDirectory
+from dtr.ucp.authority import expires_at, fingerprint
+
+tokens = typer.Typer(no_args_is_help=True)
+
+
+@tokens.command("show")
+@takes_connection
+def show_token(options: ConnectionOptions, as_json: JsonOption = False) -> None:
+    """Print the join token; whoever has it can make machines nodes."""
+    _print_token(options, "GET", "/token", as_json=as_json)
+
+
+@tokens.command("rotate")
+@takes_connection
+def rotate_token(options: ConnectionOptions, as_json: JsonOption = False) -> None:
+    """Make a new join token and print it; the one before is worth nothing from then on."""
+    _print_token(options, "POST", "/token/rotate", as_json=as_json)
+
+
+def _print_token(options: ConnectionOptions, method: str, path: str, *, as_json: bool) -> None:
+    with connected(options) as client:
+        found = client.call(method, path)
+        address = client.address
+    if as_json:
+        show_json({**found, "join": f"ucp join --token {found['token']} {address}"})
+        return
+    typer.echo(found["token"])
+    if sys.stdout.isatty():
+        typer.echo(f"\nOn the machine that is to join:\n  ucp join --token … {address}", err=True)
+
+
+@takes_connection
+def ca(options: ConnectionOptions, as_json: JsonOption = False) -> None:
+    """Print the certificate of UCP's authority, for --ucp-ca; needs no login.
+
+    On a node it is the node's own. From elsewhere it is fetched without knowing who answers:
+    compare the fingerprint, which goes to standard error, with that on a node.
+    """
+    own = NodeDirectory(options.data_directory).ca
+    with ucp_failures_as_sentences():
+        if options.url is None and own.is_file():
+            pem = own.read_text()
+        else:
+            with client_of(options, trusts_anybody=True) as client:
+                pem = client.authority()
+        found = fingerprint(pem)
+        if as_json:
+            show_json({"certificate": pem, "fingerprint": found, "expires_at": expires_at(pem)})
+            return
+    typer.echo(pem, nl=False)
+    typer.echo(f"SHA-256 {found}", err=True)
+
+
+@takes_connection
+def passwd(
+    options: ConnectionOptions,
+    name: Annotated[
+        str | None, typer.Argument(help="The administrator. \\[default: who logs in]")
+    ] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="Read the new password from the first line of this file.")
+    ] = None,
+) -> None:
+    """Change an administrator's password; all their sessions end."""
+    with connected(options) as client:
+        target = name or client.username
+        password = ask_password(f"{target} (new)", password_file)
+        path = f"/administrators/{quote(target, safe='')}/password"
+        client.call("POST", path, {"password": password})
+    typer.echo(f"Changed the password of {target}.")
+
+
+@takes_connection
+def status(
+    options: ConnectionOptions,
+    check: Annotated[
+        bool, typer.Option("--check", help="End with status 1 where there is a problem.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how the control plane is, what it still survives, and what to do about problems."""
+    with connected(options) as client:
+        found = client.call("GET", "/status")
+    if as_json:
+        show_json(found)
+    else:
+        _show_status(found)
+    if check and found["problems"]:
+        raise typer.Exit(1)
+
+
+def _show_status(found: dict[str, Any]) -> None:
+    tolerated = found["failures_tolerated"]
+    rows = [
+        ("cluster", found["cluster_id"]),
+        ("version", found["version"]),
+        ("leader", found["leader"] or "none"),
+        ("survives", f"the loss of {tolerated} more manager{'' if tolerated == 1 else 's'}"),
+        ("authority", f"until {time_of(found['authority_expires_at'])}"),
+    ]
+    for name, value in rows:
+        typer.echo(f"{name:11}{value}")
+    typer.echo("\nManagers")
+    show(
+        found["managers"],
+        {
+            "node": lambda each: each["node"],
+            "controller": lambda each: each["controller"],
+            "phase": lambda each: each["phase"],
+            "etcd": _etcd,
+            "version": lambda each: each.get("etcd_version"),
+        },
+        as_json=False,
+    )
+    typer.echo("\nNodes")
+    show_nodes(found["nodes"])
+    problems = found["problems"]
+    typer.echo("\nNo problems." if not problems else "\nProblems")
+    for problem in problems:
+        typer.echo(f"- {problem}")
+
+
+def _etcd(manager: dict[str, Any]) -> str:
+    if not manager["is_answering"]:
+        return "does not answer"
+    return "leads" if manager.get("is_leader") else "follows"
+
+
+@takes_connection
+def backup(
+    options: ConnectionOptions,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="A new file, which only you can read. \\[default: standard output]",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write all that the control plane knows to a tar: nodes, administrators, keys.
+
+    Whoever has it can be any machine of this UCP: keep it as you keep private keys. It has no
+    images and no metadata of the registry. 'ucp restore' begins again from it.
+    """
+    with ucp_failures_as_sentences():
+        if output is None:
+            refuse_terminal()
+        with connected(options) as client:
+            found = client.call("GET", "/backup")
+        write_archive(found, output)
+    if output is not None:
+        count = len(found["documents"])
+        typer.echo(
+            f"Wrote {count} documents to {output}. It holds secrets: keep it safe.", err=True
+        )
