@@ -52,6 +52,8 @@ class Replica(Document):
     """Whether the majority arithmetic counts it: from the end of its join to its removal."""
     settings_revision: int = 0
     """Of the settings that it has been given; below the cluster's until its turn comes."""
+    operation_id: str = ""
+    """The operation that made it: only that one may undo it."""
 
 
 class DtrCluster(Document):

@@ -35,6 +35,7 @@ from dtr.cluster.plan_replica import (
     delete_data,
     drop_password,
     forget,
+    made_here,
     of,
     serve,
     wait_for_database,
@@ -59,10 +60,10 @@ def install_script(operation: Operation) -> Script:
         ),
         cleanup=sequence(
             _clear,
-            of(replica_id, delete_data),
-            of(replica_id, forget),
+            made_here(replica_id, delete_data),
+            made_here(replica_id, forget),
             drop_password(replica_id),
-            _delete_cluster,
+            _delete_own_cluster,
         ),
         result=lambda context: {
             "replica_id": replica_id,
@@ -170,6 +171,7 @@ def _record(context: Context) -> Outcome:
         http_port=context.number("http_port"),
         created_at=context.now,
         settings_revision=1,
+        operation_id=context.operation.id,
     )
     actions: tuple[Action, ...] = (PutCluster(_cluster(context, certificate)),)
     if certificate is not None:
@@ -216,6 +218,13 @@ def _delete_cluster(context: Context) -> Outcome:
     if view.replicas or (view.cluster is None and view.secrets is None):
         return Done()
     return Act((DeleteCluster(),))
+
+
+def _delete_own_cluster(context: Context) -> Outcome:
+    """Forget the cluster that this operation has made, or the secrets for one; no other."""
+    cluster = context.view.cluster
+    is_other = cluster is not None and cluster.id != context.operation.id
+    return Done() if is_other else _delete_cluster(context)
 
 
 def _clear(context: Context) -> Outcome:

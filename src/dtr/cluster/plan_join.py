@@ -44,6 +44,7 @@ from dtr.cluster.plan_replica import (
     delete_data,
     drop_password,
     forget,
+    made_here,
     of,
     serve,
     wait_for_database,
@@ -78,7 +79,7 @@ def join_script(operation: Operation) -> Script:
         ),
         cleanup=sequence(
             _clear,
-            of(replica_id, _undo),
+            made_here(replica_id, _undo),
             drop_password(replica_id),
             _restore_majority,
         ),
@@ -157,6 +158,7 @@ def _record(context: Context) -> Outcome:
         http_port=context.number("http_port"),
         created_at=context.now,
         settings_revision=view.cluster.settings_revision,
+        operation_id=context.operation.id,
     )
     return Act(begin_database(replica))
 

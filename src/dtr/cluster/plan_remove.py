@@ -223,8 +223,9 @@ def _result(context: Context, ids: tuple[str, ...]) -> dict[str, JsonValue]:
 
 
 def _why_not(context: Context, ids: tuple[str, ...]) -> str:
-    for replica_id in ids:
-        replica = context.view.replica(replica_id)
-        if replica is not None and replica.phase is ReplicaPhase.LEAVING:
-            return f"the data of {replica_id} is being deleted"
-    return ""
+    left = [each for each in context.view.replicas if each.id in ids]
+    leaving = [each.id for each in left if each.phase is ReplicaPhase.LEAVING]
+    has_begun = context.phase is not None and context.phase.name != _CHECKING
+    if leaving:
+        return f"the data of {leaving[0]} is being deleted"
+    return "all of it is done" if has_begun and not left else ""

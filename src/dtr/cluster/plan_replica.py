@@ -240,6 +240,20 @@ def of(replica_id: str, step: ReplicaStep, *, gone: Outcome | None = None) -> St
     return run
 
 
+def made_here(replica_id: str, step: ReplicaStep) -> StepFunction:
+    """Return the step for a replica that this operation has made, and for no other.
+
+    An operation that was refused because there is such a replica must not undo that one.
+    """
+
+    def run(context: Context) -> Outcome:
+        replica = context.view.replica(replica_id)
+        is_ours = replica is not None and replica.operation_id == context.operation.id
+        return step(context, replica) if replica is not None and is_ours else Done()
+
+    return run
+
+
 def _counting(cluster: DtrCluster, count: int) -> DtrCluster:
     changed: DtrCluster = cluster.changed(
         synchronous_node_count=synchronous_nodes(count),
