@@ -19,6 +19,7 @@ from dtr.cluster.model import (
     BALANCER_SERVICE,
     REPLICA_SERVICE,
     BalancerReport,
+    BalancerSpecification,
     DatabaseReport,
     Replica,
     ReplicaPhase,
@@ -80,11 +81,13 @@ class Machine:
     serving_ticks: int = 0
     settings_revision: int = 0
     deleted_id: str = ""
-    balancer: Mapping[str, JsonValue] | None = None
+    balancer: BalancerSpecification | None = None
     balancer_is_gone: bool = False
     busy_ports: frozenset[int] = frozenset()
     unreachable: frozenset[str] = frozenset()
     refuses_settings: bool = False
+    ignores_tags: bool = False
+    """Whether its Patroni goes on to acknowledge, whatever it is told."""
 
 
 class Users:
@@ -182,7 +185,7 @@ class Simulation:
         entry = await self.store.get(keys.LEADER)
         assert entry is not None
         leadership = Leadership(keys.LEADER, entry.created)
-        self.fenced = FencedStore(FaultyStore(self.store, self), leadership)  # type: ignore[arg-type]
+        self.fenced = FencedStore(FaultyStore(self.store, self), leadership)
         self.loop = ClusterLoop(self.users, version=VERSION)
 
     # What a test does.
@@ -311,8 +314,9 @@ class Simulation:
     async def _agent(self, machine: Machine) -> None:
         told = self._service(machine, REPLICA_SERVICE)
         specification = ReplicaSpecification.model_validate(told) if told else None
-        machine.balancer = self._service(machine, BALANCER_SERVICE)
-        machine.balancer_is_gone = bool(machine.balancer and machine.balancer["is_leaving"])
+        balancer = self._service(machine, BALANCER_SERVICE)
+        machine.balancer = BalancerSpecification.model_validate(balancer) if balancer else None
+        machine.balancer_is_gone = machine.balancer is not None and machine.balancer.is_leaving
         if specification is None:
             machine.specification = None
             return
@@ -325,7 +329,8 @@ class Simulation:
         database = machine.database
         assert database.id == specification.id, "another replica's data are still there"
         database.is_running = database.id in self.users.names
-        database.is_voter_allowed = specification.is_synchronous
+        if not machine.ignores_tags:
+            database.is_voter_allowed = specification.is_synchronous
         is_up = database.has_data and database.is_running
         wants = specification.phase is not ReplicaPhase.DATABASE
         if machine.settings_revision != specification.settings_revision:
@@ -362,9 +367,8 @@ class Simulation:
             ).model_dump(mode="json")
         if machine.balancer is not None:
             pool = {
-                each["id"]: "DRAIN" if each["is_draining"] else "UP"
-                for each in machine.balancer["pool"]
-            }  # type: ignore[union-attr,index,call-overload]
+                each.id: "DRAIN" if each.is_draining else "UP" for each in machine.balancer.pool
+            }
             report = BalancerReport(
                 is_ready=not machine.balancer_is_gone, pool=pool, is_gone=machine.balancer_is_gone
             )

@@ -1,5 +1,7 @@
 """Operations on a simulated cluster, undisturbed and refused."""
 
+from typing import Any
+
 import pytest
 from tests.cluster_plan.simulation import Simulation, cluster_of, replica_id
 
@@ -8,7 +10,7 @@ from dtr.ucp.api import ApiError
 from dtr.ucp.model import Operation, OperationState
 
 
-async def refused(simulation: Simulation, kind: str, **arguments: object) -> str:
+async def refused(simulation: Simulation, kind: str, **arguments: Any) -> str:
     """Run an operation that must fail in its checks, and return its error."""
     before = simulation.records()
     done = await simulation.run(kind, **arguments)
@@ -19,7 +21,7 @@ async def refused(simulation: Simulation, kind: str, **arguments: object) -> str
     return done.error
 
 
-async def succeeded(simulation: Simulation, kind: str, **arguments: object) -> Operation:
+async def succeeded(simulation: Simulation, kind: str, **arguments: Any) -> Operation:
     """Run an operation that must succeed."""
     done = await simulation.run(kind, **arguments)
     assert done.state is OperationState.SUCCEEDED, done.error
@@ -237,7 +239,7 @@ async def test_a_shared_directory_may_be_joined() -> None:
         ({"node": "node2", "existing_replica_id": "abcdefabcdef"}, "no existing replica"),
     ],
 )
-async def test_join_refuses_what_it_cannot_do(arguments: dict[str, object], words: str) -> None:
+async def test_join_refuses_what_it_cannot_do(arguments: dict[str, Any], words: str) -> None:
     """Each with what is wrong."""
     simulation = await cluster_of(1, machines=2)
     assert words in await refused(simulation, "join", **arguments)
@@ -267,7 +269,7 @@ async def test_an_id_is_never_used_again() -> None:
     ],
 )
 async def test_arguments_are_refused_before_an_operation_begins(
-    kind: str, arguments: dict[str, object], words: str
+    kind: str, arguments: dict[str, Any], words: str
 ) -> None:
     """They need no look at the cluster."""
     simulation = await Simulation(1).begin()
@@ -349,6 +351,17 @@ async def test_a_standby_that_stays_slow_keeps_the_replica() -> None:
     assert all(each.is_counted for each in simulation.records())
 
 
+async def test_a_replica_that_goes_on_to_acknowledge_is_kept() -> None:
+    """Its data may be all that there is of a commit besides the primary's."""
+    simulation = await cluster_of(3)
+    simulation.slow = frozenset({replica_id(2)})
+    simulation.machine(3).ignores_tags = True
+    done = await simulation.run("remove", replica_ids=[replica_id(3)])
+    assert done.state is OperationState.FAILED
+    assert "rely on" in done.error
+    assert all(each.is_counted for each in simulation.records())
+
+
 async def test_a_remove_that_deletes_already_is_not_cancelled() -> None:
     """It goes on to its end."""
     simulation = await cluster_of(3)
@@ -393,12 +406,12 @@ async def test_a_balancer_follows_joins_and_removals() -> None:
     await simulation.tick(2)
     balancer = simulation.machine(3).balancer
     assert balancer is not None
-    assert [each["id"] for each in balancer["pool"]] == [replica_id(1), replica_id(2)]  # type: ignore[union-attr,index,call-overload]
+    assert [each.id for each in balancer.pool] == [replica_id(1), replica_id(2)]
     await succeeded(simulation, "remove", replica_ids=[replica_id(1)])
     await simulation.tick(2)
     balancer = simulation.machine(3).balancer
     assert balancer is not None
-    assert [each["id"] for each in balancer["pool"]] == [replica_id(2)]  # type: ignore[union-attr,index,call-overload]
+    assert [each.id for each in balancer.pool] == [replica_id(2)]
     await succeeded(simulation, "load-balancer-remove", node="node3")
     await simulation.tick(3)
     assert simulation.machine(3).balancer is None
