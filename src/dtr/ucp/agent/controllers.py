@@ -66,7 +66,7 @@ class HttpControllers:
                     try:
                         return await self._ask(address, method, path, body)
                     except (UnavailableError, aiohttp.ClientError, OSError) as error:
-                        problem = f"{address}: {error}"
+                        problem = f"{address}: {_why(error)}"
                         self._ask_last(address)
                         if method != "GET" and not isinstance(error, _NEVER_ARRIVED):
                             break
@@ -113,6 +113,13 @@ class HttpControllers:
             context.load_cert_chain(directory.certificate, directory.key)
             self._context, self._loaded = context, loaded
         return self._context
+
+
+def _why(error: Exception) -> str:
+    """Return what is wrong; aiohttp's own words name objects."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.strerror or str(error.os_error)
+    return str(error) or type(error).__name__
 
 
 async def _content(response: aiohttp.ClientResponse) -> bytes:

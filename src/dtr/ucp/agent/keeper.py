@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -155,7 +155,7 @@ class Keeper:
             self._wake.clear()
             wanted = self._wanted
             if wanted is None or process.specification.needs_restart_for(wanted):
-                await self._stop(process, process.specification if wanted is None else wanted)
+                await self._stop(process)
                 return True
             lasted = time.monotonic() - started
             self._reload(process, wanted, lasted)
@@ -170,7 +170,9 @@ class Keeper:
         return False
 
     def _reload(self, process: RunningProcess, wanted: ProcessSpecification, lasted: float) -> None:
-        if process.specification.reload_key == wanted.reload_key:
+        loaded = process.specification.reload_key
+        process.specification = replace(wanted, reload_key=loaded)
+        if loaded == wanted.reload_key:
             return
         # Before it has come to say what the signal means, the signal would end it.
         if self._state is ProcessState.READY or lasted > self._pauses.signal_seconds:
@@ -214,10 +216,11 @@ class Keeper:
         is_ready = self._state is ProcessState.READY
         return is_ready and self._clock() - self._since >= self._pauses.steady_seconds
 
-    async def _stop(self, process: RunningProcess, wanted: ProcessSpecification) -> None:
+    async def _stop(self, process: RunningProcess) -> None:
+        specification = process.specification
         self._set(ProcessState.STOPPING, "")
-        process.send(wanted.stop_signal)
-        if await _in_time(process.ended, wanted.stop_seconds):
+        process.send(specification.stop_signal)
+        if await _in_time(process.ended, specification.stop_seconds):
             return
         _LOG.warning("a process does not stop and is killed", process=self._name)
         process.kill()

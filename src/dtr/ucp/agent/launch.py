@@ -97,7 +97,7 @@ class RunningProcess:
 
         """
         self.specification = specification
-        """What it was started with, and reloaded since."""
+        """What it was started with, but for what has changed since and needs no restart."""
         self.ended = asyncio.Event()
         self.log_start = log.size()
         self._pid_file = pid_file

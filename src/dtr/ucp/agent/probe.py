@@ -9,6 +9,7 @@ import structlog
 from dtr.ucp.model import Probe, ProbeReport
 
 _LOG = structlog.get_logger()
+_PORTS: Final = range(1, 65536)
 _MAX_PORTS: Final = 16
 _MAX_ADDRESSES: Final = 64
 _CONNECT_SECONDS: Final = 5
@@ -69,7 +70,8 @@ class Prober:
     async def _connect(self, address: str) -> str:
         """Try until it is connected or time is over; return what is wrong."""
         host, _, port = address.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit():
+        is_number = port.isascii() and port.isdigit()
+        if not host or not is_number or int(port) not in _PORTS:
             return f"{address} is not ADDRESS:PORT"
         problem = f"{address} did not answer within {self._connect_seconds:g} s"
         with suppress(TimeoutError):
@@ -77,7 +79,7 @@ class Prober:
                 while True:
                     try:
                         await _connect_once(host.strip("[]"), int(port))
-                    except (OSError, OverflowError) as error:
+                    except OSError as error:
                         problem = f"{address} cannot be reached: {error}"
                         await asyncio.sleep(_PAUSE_SECONDS)
                     else:
@@ -98,9 +100,11 @@ async def _listen(port: int, open_ports: AsyncExitStack) -> str:
     def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
+    if port not in _PORTS:  # the resolver would take it modulo 65536
+        return f"port {port} cannot be listened on: there is no such port"
     try:
         server = await asyncio.start_server(accept, None, port)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         return f"port {port} cannot be listened on: {error}"
     open_ports.callback(server.close)
     return ""
