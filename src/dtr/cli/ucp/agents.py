@@ -93,7 +93,7 @@ def stop_agent(directory: NodeDirectory) -> bool:
         return False
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
-    if not wait_for(lambda: agent_pid(directory) is None, _STOP_SECONDS):
+    if not wait_for(lambda: not _is_running(pid), _STOP_SECONDS):
         raise UcpError(
             f"The agent (process {pid}) has not ended after {_STOP_SECONDS:.0f} s.",
             f"Look at {directory.logs / 'agent.log'}, end it, and run this again.",
@@ -112,6 +112,14 @@ def agent_pid(directory: NodeDirectory) -> int | None:
     except (OSError, ValueError):
         pass  # no lock: no agent has ever run here
     return None
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in {"Z", "X"}
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
