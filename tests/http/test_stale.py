@@ -1,6 +1,7 @@
 """What clients see while no primary answers: old tags that say so, content, and a wait."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 
@@ -73,6 +74,31 @@ async def test_pulls_go_on_without_a_primary_and_pushes_wait_for_one(
     assert await _warnings(repository, later.digest) == []
     await asyncio.sleep(1)
     assert await _health(client) == (200, {"Error": "", "Healthy": True})
+
+
+async def test_health_answers_in_two_seconds_where_no_database_does(
+    pair: tuple[RunningPostgresql, RunningPostgresql], registry: InProcess, connect: Connect
+) -> None:
+    """After three failures it is 503 and names the metadata; a frozen database is as bad."""
+    client = connect(registry).login(*ALICE)
+    assert await _health(client) == (200, {"Error": "", "Healthy": True})
+    for server in pair:
+        server.freeze()
+    answers: list[tuple[int, dict[str, object]]] = []
+    async with asyncio.timeout(60):
+        while not answers or answers[-1][0] == 200:
+            await asyncio.sleep(1)
+            started = time.monotonic()
+            answers.append(await _health(client))
+            assert time.monotonic() - started < 2.5
+    assert answers[-1] == (503, {"Error": "metadata: no answer", "Healthy": False})
+    assert len(answers) >= 3
+    for server in pair:
+        server.thaw()
+    async with asyncio.timeout(60):
+        while answers[-1][0] != 200:
+            await asyncio.sleep(0.5)
+            answers.append(await _health(client))
 
 
 async def _warnings(repository: Repository, digest: str) -> list[str]:

@@ -32,14 +32,17 @@ def pair() -> Iterator[tuple[RunningPostgresql, RunningPostgresql]]:
 
 
 def replica(
-    place: Path, pair: tuple[RunningPostgresql, RunningPostgresql], failover_wait_seconds: int
+    place: Path,
+    pair: tuple[RunningPostgresql, RunningPostgresql],
+    failover_wait_seconds: int,
+    own_id: str = TWO,
 ) -> RunningServer:
-    """Give the registry of the replica whose own database is the standby; it is not started."""
+    """Give the registry of a replica, whose own database is the standby; it is not started."""
     members = (
         Member(ONE, "node-1", "127.0.0.1", pair[0].port),
         Member(TWO, "node-2", "127.0.0.1", pair[1].port),
     )
-    write_atomically(place / "members.json", Members(TWO, members).render().encode())
+    write_atomically(place / "members.json", Members(own_id, members).render().encode())
     write_atomically(place / "password", f"{PASSWORD}\n".encode())
     name = pair[0].create_database().rpartition("/")[2]
     return RunningServer(
@@ -101,6 +104,25 @@ def test_a_replica_comes_up_read_only_from_its_own_standby_and_is_whole_with_a_p
             assert client.get("/health").json() == {"Error": READ_ONLY, "Healthy": True}
             standby.promote()
             assert push(client, "after") == httpx.codes.CREATED
+
+
+def test_a_replica_starts_beside_a_primary_that_can_commit_nothing(
+    tmp_path: Path, pair: tuple[RunningPostgresql, RunningPostgresql]
+) -> None:
+    """The standbys that it waits for are gone: a start writes nothing, and pulls are answered."""
+    _, standby = pair
+    with replica(tmp_path, pair, 30, own_id=ONE) as server:
+        client = httpx.Client(base_url=server.url, auth=server.admin, trust_env=False, timeout=60)
+        with client:
+            assert push(client, "before") == httpx.codes.CREATED
+            server.stop()
+            standby.kill()
+            started = time.monotonic()
+            server.start(seconds=60)
+            assert time.monotonic() - started < 20
+            assert client.get("/v2/admin/app/manifests/before").status_code == httpx.codes.OK
+            assert client.get(f"/v2/admin/app/blobs/{DIGEST}").content == BLOB
+            assert client.get("/health").json() == {"Error": "", "Healthy": True}
 
 
 def test_a_first_start_waits_for_a_primary_and_then_says_that_there_is_none(

@@ -124,7 +124,8 @@ def _announce(started: Started) -> None:
         typer.echo(f"Clients must trust {started.ca}, also served at {started.url}/ca")
     if started.administrator is not None:
         password = started.administrator.password
-        shown = password or f"the one in {started.administrator.password_file}"
+        which = "whose hash is in" if started.administrator.is_hashed else "in"
+        shown = password or f"the one {which} {started.administrator.password_file}"
         typer.echo(f"\n  Administrator  {started.administrator.name}")
         typer.echo(f"  Password       {shown}")
         if password:

@@ -27,6 +27,7 @@ class FirstAdministrator:
     password: str | None
     password_file: Path
     """Where the password is, or its hash."""
+    is_hashed: bool = False
 
 
 def bootstrap(
@@ -97,6 +98,7 @@ def _first_administrator(
         data.admin_username,
         generated,
         data.admin_password_hash_file or data.admin_password_file or own_file,
+        is_hashed=data.admin_password_hash_file is not None,
     )
 
 
