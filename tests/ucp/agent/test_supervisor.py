@@ -5,6 +5,7 @@ import os
 import pwd
 import signal
 import socket
+from collections.abc import Awaitable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,24 @@ async def test_ensure_returns_before_a_process_is_ready(supervisor: ProcessSuper
         answers.append("asked")
         if len(answers) == 1:
             raise ConnectionRefusedError
+        if len(answers) == 2:
+            raise asyncio.CancelledError
         return len(answers) > 3
 
     await supervisor.ensure(shell("exec sleep 60", is_ready=is_ready))
     assert supervisor.report("child").state is not ProcessState.READY
-    await ready_pid(supervisor)
+    pid = await ready_pid(supervisor)
     assert len(answers) > 3
+    assert supervisor.report("child").restarts == 0
+
+    def fail() -> Awaitable[bool]:
+        raise OSError("no certificate to ask with")
+
+    await supervisor.ensure(shell("exec sleep 60", is_ready=fail))
+    state = ProcessState.STARTING
+    await until(lambda: supervisor.report("child").state is state, "the failure is seen")
+    assert supervisor.report("child").message == "was ready, and does not answer"
+    assert supervisor.report("child").pid == pid
 
 
 async def test_one_that_is_not_ready_in_time_is_reported_and_left_alone(

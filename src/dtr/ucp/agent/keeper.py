@@ -66,6 +66,7 @@ class Keeper:
         self._process: RunningProcess | None = None
         self._state = ProcessState.STOPPED
         self._since = clock()
+        self._changed_at = time.monotonic()
         self._message = ""
         self._restarts = 0
         self._failures = 0
@@ -113,6 +114,8 @@ class Keeper:
 
     async def _keep(self) -> None:
         if not self._has_looked_back:
+            if self._pid_file.exists():
+                self._set(ProcessState.STARTING, "waits until what a dead agent left has ended")
             await end_leftover(self._pid_file)
             self._has_looked_back = True
             self._gone.set()
@@ -182,12 +185,14 @@ class Keeper:
 
     async def _answers(self, is_ready: Callable[[], Awaitable[bool]]) -> bool:
         """Ask, unless something happens meanwhile; whatever goes wrong there means no."""
-        asking = asyncio.ensure_future(is_ready())
-        waking = asyncio.ensure_future(self._wake.wait())
+        asking = asyncio.create_task(_ask(is_ready))
+        waking = asyncio.create_task(self._wake.wait())
         both = (asking, waking)
         try:
             await asyncio.wait(both, timeout=_PROBE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            return asking.done() and asking.exception() is None and asking.result()
+            if not asking.done() or asking.cancelled() or asking.exception() is not None:
+                return False
+            return asking.result()
         finally:
             asking.cancel()
             waking.cancel()
@@ -213,8 +218,8 @@ class Keeper:
         self._set(ProcessState.STARTING, message)
 
     def _has_been_steady(self) -> bool:
-        is_ready = self._state is ProcessState.READY
-        return is_ready and self._clock() - self._since >= self._pauses.steady_seconds
+        lasted = time.monotonic() - self._changed_at
+        return self._state is ProcessState.READY and lasted >= self._pauses.steady_seconds
 
     async def _stop(self, process: RunningProcess) -> None:
         specification = process.specification
@@ -265,7 +270,12 @@ class Keeper:
         if state is not self._state:
             self._state = state
             self._since = self._clock()
+            self._changed_at = time.monotonic()
         self._message = message
+
+
+async def _ask(is_ready: Callable[[], Awaitable[bool]]) -> bool:
+    return await is_ready()
 
 
 async def _in_time(event: asyncio.Event, seconds: float) -> bool:
