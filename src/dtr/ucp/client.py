@@ -300,7 +300,7 @@ def checked_address(address: str) -> str:
         UcpError: it is no address.
 
     """
-    text = address.strip().rstrip("/")
+    text = address.strip()
     wrong = UcpError(
         f"{address[:200]!r} is not the address of a controller.",
         "Give it as HOST or HOST:PORT, such as 10.0.0.1:8443.",
@@ -314,7 +314,7 @@ def checked_address(address: str) -> str:
     except ValueError:
         raise wrong from None
     host = parts.hostname or ""
-    is_plain = not (parts.path or parts.query or parts.fragment or parts.username)
+    is_plain = not (parts.path.strip("/") or parts.query or parts.fragment or parts.username)
     if parts.scheme != "https" or not is_plain or not host or any(c.isspace() for c in host):
         raise wrong
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
