@@ -9,9 +9,10 @@ import httpx
 import pytest
 from tests.http.client import Client, Repository
 from tests.http.targets import Deployed, InProcess, Node, Target
-from tests.support.balanced import BalancedServers
+from tests.support.balanced import COUNT, BalancedServers
 from tests.support.forgetful import ForgetfulDatabase
 from tests.support.postgresql import RunningPostgresql, temporary_database
+from tests.support.replicas import Replicas
 from tests.support.seaweed import RunningS3
 from tests.support.server import RunningServer
 
@@ -39,6 +40,7 @@ PROCESSES = (
     pytest.param("node", marks=pytest.mark.server),
     pytest.param("balanced", marks=[pytest.mark.server, pytest.mark.postgresql]),
     pytest.param("balanced_s3", marks=[pytest.mark.server, pytest.mark.postgresql, pytest.mark.s3]),
+    pytest.param("on_replicated", marks=[pytest.mark.server, pytest.mark.postgresql]),
 )
 
 PARSING = pytest.mark.parametrize("target", [IN_PROCESS[0], *PROCESSES], indirect=True)
@@ -158,13 +160,29 @@ def balanced_s3(
         yield from deployed(directory, url, s3)
 
 
-def deployed(directory: Path, url: str, s3: RunningS3 | None = None) -> Iterator[Deployed]:
+@pytest.fixture(scope="session")
+def on_replicated(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgresql: RunningPostgresql,
+    registry_template: str,
+) -> Iterator[Deployed]:
+    """Give three servers on one database, each with blobs on a disk of its own."""
+    directory = tmp_path_factory.mktemp("replicated")
+    replicas = Replicas(directory, COUNT)
+    with temporary_database(postgresql, registry_template) as url:
+        yield from deployed(directory, url, replicas=replicas)
+
+
+def deployed(
+    directory: Path, url: str, s3: RunningS3 | None = None, replicas: Replicas | None = None
+) -> Iterator[Deployed]:
     """Run three servers behind a balancer."""
     servers = BalancedServers(
         directory,
         database_url=url,
         storage_url=s3.url_of("balanced") if s3 else "",
         environment={**ENVIRONMENT, "DTR_SERVER__WORKERS": "1", **(s3.environment if s3 else {})},
+        own_environments=[each.environment for each in replicas.machines] if replicas else (),
     )
     database = open_postgresql(url, wait_seconds=5)
     try:

@@ -1,7 +1,7 @@
 """Several real servers that share a database and a storage, with a balancer before them."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,8 @@ COUNT = 3
 class BalancedServers:
     """`dtr serve`, three times, on data directories of their own, behind HAProxy.
 
-    Any request may be answered by any of them, and the next one is by another.
+    Any request may be answered by any of them, and the next one is by another. What only one of
+    them is told is in its own of `own_environments`.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class BalancedServers:
         database_url: str,
         storage_url: str = "",
         environment: Mapping[str, str] | None = None,
+        own_environments: Sequence[Mapping[str, str]] = (),
         count: int = COUNT,
     ) -> None:
         shared = directory / "shared-blobs"
@@ -39,9 +41,10 @@ class BalancedServers:
                     "DTR_SERVER__WORKERS": "1",
                     "DTR_SERVER__TRUSTED_PROXIES": TRUSTED_PROXIES,
                     **(environment or {}),
+                    **own,
                 },
             )
-            for number in range(1, count + 1)
+            for number, own in enumerate(own_environments or [{}] * count, 1)
         ]
         self.balancer = RunningHaproxy(
             directory / "balancer", [server.address for server in self.servers]

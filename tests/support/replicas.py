@@ -93,6 +93,19 @@ class Machine:
         """Return where it keeps a blob."""
         return self.data / "blobs" / key
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `dtr serve` is told of it."""
+        files = self.credentials
+        return {
+            "DTR_STORAGE__URL": "replicated:",
+            "DTR_CLUSTER__MEMBERS_FILE": str(self.members_file),
+            "DTR_CLUSTER__CERTIFICATE": str(files.certificate),
+            "DTR_CLUSTER__KEY": str(files.key),
+            "DTR_CLUSTER__CA": str(files.ca),
+            "DTR_CLUSTER__PEER_LISTEN": f"{HOST}:{self.port}",
+        }
+
     async def start(self, *, reserve_bytes: int = 0) -> None:
         """Start the peer endpoint."""
         self._local = self.disk(reserve_bytes=reserve_bytes)

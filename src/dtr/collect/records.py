@@ -29,6 +29,7 @@ from dtr.database.schema import (
 )
 from dtr.model.digest import Digest
 from dtr.registry import records as registry
+from dtr.registry.records import holders
 from dtr.storage import Progress
 
 
@@ -182,6 +183,7 @@ def remove_condemned(writer: Writer, gone: list[registry.Blob]) -> None:
     )
     rows = [{"which": blob.digest, "key": blob.storage_key} for blob in gone]
     writer.execute(delete(blobs).where(where), rows)
+    holders.remove_placements(writer, [blob.storage_key for blob in gone])
 
 
 def blobs_after(reader: Reader, digest: str, count: int) -> list[tuple[registry.Blob, str]]:
@@ -275,6 +277,7 @@ def remove_blob(writer: Writer, blob: registry.Blob) -> bool:
     writer.ran_before()
     writer.execute(delete(repository_blobs).where(repository_blobs.c.digest == blob.digest))
     writer.execute(delete(blobs).where(blobs.c.digest == blob.digest))
+    holders.remove_placements(writer, [blob.storage_key])
     return True
 
 

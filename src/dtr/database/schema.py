@@ -147,6 +147,22 @@ blobs = Table(
     sqlite_autoincrement=True,
 )
 
+# Who has a blob's bytes, where replicas keep them on their own disks. A key names bytes only once,
+# so a row without a blob of that key says nothing any more.
+blob_holders = Table(
+    "blob_holders",
+    metadata,
+    # Grows with each copy: whoever has seen all rows up to one looks at what came after it.
+    Column("id", Id, primary_key=True),
+    Column("storage_key", String(255), nullable=False),
+    Column("replica_id", String(12), nullable=False),
+    # When its bytes were last read and found to be right.
+    Column("verified_at", Double, nullable=False),
+    UniqueConstraint("storage_key", "replica_id"),
+    Index(None, "replica_id", "verified_at"),
+    sqlite_autoincrement=True,
+)
+
 repository_blobs = Table(
     "repository_blobs",
     metadata,

@@ -39,7 +39,6 @@ class Pull:
     def __init__(self, context: RegistryContext) -> None:
         self._context = context
         capabilities = context.store.capabilities
-        self._has_paths = Capability.LOCAL_PATH in capabilities
         self._redirects = context.settings.redirect and Capability.REDIRECT in capabilities
 
     async def manifest(self, request: Request) -> Response:
@@ -144,7 +143,7 @@ class Pull:
         """Return a file on this machine that holds the blob, if there is one."""
         if self._context.cache is not None:
             return self._context.cache.find(blob.digest, blob.size)
-        return self._context.store.path(blob.storage_key) if self._has_paths else None
+        return self._context.store.local_path(blob.storage_key)
 
     async def _part(
         self, blob: Blob, headers: dict[bytes, bytes], start: int, stop: int

@@ -280,7 +280,7 @@ class Uploads:
             is_used = await self._context.database.write(
                 _commit_blob,
                 upload,
-                Blob(digest, size, key),
+                Blob(digest, size, key, writer.holders),
                 has_session=has_session,
                 now=self._context.clock(),
                 review_at=self._review_at(),

@@ -33,6 +33,7 @@ from dtr.server.drivers import Drivers, open_drivers
 from dtr.server.logs import configure_logging
 from dtr.server.metrics import Metrics
 from dtr.server.parent import leave_with_parent
+from dtr.server.replica import replica_jobs, report_storage
 from dtr.server.settings import Settings
 
 _LOG = structlog.get_logger()
@@ -70,20 +71,25 @@ async def _run(settings: Settings, directory: Path) -> None:
     metrics = Metrics()
     drivers = open_drivers(settings, directory, metrics)
     name = runner_name()
+    replica = replica_jobs(settings, drivers)
     runner = Runner(
         drivers.database,
-        bodies(settings, drivers, metrics),
-        schedules(settings),
+        {**bodies(settings, drivers, metrics), **(replica.bodies() if replica else {})},
+        [*schedules(settings), *(replica.schedules() if replica else ())],
         runner_settings(settings),
         name=name,
         predecessor=succeed(directory / "run" / "runner", name),
         observe=metrics.job,
     )
-    listening = asyncio.create_task(_listen(drivers.database, runner), name="job listener")
+    beside = [
+        asyncio.create_task(_listen(drivers.database, runner), name="job listener"),
+        asyncio.create_task(report_storage(settings, drivers, directory), name="storage status"),
+    ]
     try:
         await runner.run(stop)
     finally:
-        listening.cancel()
+        for task in beside:
+            task.cancel()
         await drivers.store.close()
         drivers.database.close()
 

@@ -8,16 +8,17 @@ any other, which no repository links, and whose digest only the metadata know.
 import secrets
 import time
 import uuid
+from contextlib import suppress
 
 from sqlalchemy import delete, insert, select
 
 from dtr.database import Database, Reader, Writer
 from dtr.database.schema import blobs, settings
 from dtr.model.digest import Algorithm, Digest
-from dtr.model.errors import ContentDamagedError, InvalidError
+from dtr.model.errors import ContentDamagedError, InvalidError, UnavailableError
 from dtr.registry import records
 from dtr.registry.records import LIVE, Blob
-from dtr.storage import BlobStore
+from dtr.storage import BlobStore, Capability
 
 _KEY = "storage.mark"
 
@@ -31,6 +32,9 @@ async def recognise(database: Database, store: BlobStore, name: str) -> None:
 
     """
     mark = await database.read(_find_mark)
+    if Capability.PLACEMENT in store.capabilities:
+        await _recognise_replicas(store, mark, name)
+        return
     if mark is None:
         known = await database.read(_find_any)
         if known is not None and not await _is_there(store, known):
@@ -38,6 +42,17 @@ async def recognise(database: Database, store: BlobStore, name: str) -> None:
         mark = await database.write(_set_mark, await _made(store), time.time())
     if not await _is_there(store, mark):
         raise _stranger(name)
+
+
+async def _recognise_replicas(store: BlobStore, mark: Blob | None, name: str) -> None:
+    """Look for the mark that a storage before this one had, which was to be copied here.
+
+    Replicas make none: they know each other, and which of them hold what. A start waits for nobody:
+    what the others hold is found when they answer.
+    """
+    with suppress(UnavailableError):
+        if mark is not None and not await _is_there(store, mark):
+            raise _stranger(name)
 
 
 def _stranger(name: str) -> InvalidError:

@@ -28,6 +28,7 @@ from dtr.server.logs import GRANIAN_LOGGING, configure_logging
 from dtr.server.metrics import Metrics, use_directory
 from dtr.server.parent import end_at_signals, heed_signals, held_signals, leave_with_parent
 from dtr.server.plain import PlainListener
+from dtr.server.replica import has_own_disk, run_peer_endpoint
 from dtr.server.settings import ListenAddress, Settings
 from dtr.server.workers import WebServer
 
@@ -113,6 +114,9 @@ def _companions(
     if settings.server.http_listen is not None:
         listener = PlainListener(settings, is_tls=certificate is not None)
         found.append(Supervised("plain listener", listener.run))
+    if has_own_disk(settings):
+        endpoint = partial(run_peer_endpoint, settings, directory.path)
+        found.append(Supervised("peer endpoint", endpoint))
     return found
 
 

@@ -226,6 +226,22 @@ class FilesystemBlobStore:
         found = os.statvfs(self._uploads)
         return max(0, found.f_bavail * found.f_frsize - self._reserve_bytes)
 
+    def capacity(self) -> tuple[int, int]:
+        """Return how many bytes the disk has, and how many are free."""
+        found = os.statvfs(self._uploads)
+        return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
+    async def put_aside(self, key: str) -> None:
+        """Take bytes that are wrong out of the blobs, for people to look at: `ROOT/damaged`."""
+
+        def move() -> None:
+            aside = self._blobs.parent / "damaged"
+            aside.mkdir(exist_ok=True, mode=0o700)
+            with suppress(FileNotFoundError):
+                self.path(key).rename(aside / key.replace("/", "."))
+
+        await self.run("put aside", move)
+
     def place(self, staged: Path, key: str) -> None:
         """Rename a staged file to `key`, which nobody knows yet."""
         target = self._blobs / key

@@ -339,7 +339,8 @@ class Importer:
                 self._check_size(writer.offset + len(chunk))
                 await writer.append(chunk)
             size = writer.offset
-            blob = Blob(digest, size, await writer.commit(digest))
+            key = await writer.commit(digest)
+            blob = Blob(digest, size, key, writer.holders)
             await self._commit(place, blob)
             await writer.recorded()
         except BaseException:

@@ -1,13 +1,14 @@
 """Statements about blobs, and the links by which repositories read them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, select, update
 
 from dtr.database import Change, Lookup, Reader, Writer
 from dtr.database.schema import (
+    blob_holders,
     blobs,
     repositories,
     repository_blobs,
@@ -27,6 +28,8 @@ class Blob:
     digest: Digest
     size: int
     storage_key: str
+    holders: tuple[str, ...] = field(default=(), compare=False)
+    """Given with a new blob where replicas hold bytes on their own disks; not read back."""
 
 
 BLOB = Lookup(
@@ -71,6 +74,7 @@ FIND_LINK = Lookup(
         repository_blobs.c.digest == bindparam("digest"),
     )
 )
+ADD_HOLDER = Change(insert_unless_there(blob_holders, "storage_key", "replica_id"))
 ADD_LINK = Change(insert_unless_there(repository_blobs, "repository_id", "digest"))
 KEEP_LINK = Change(
     update(repository_blobs)
@@ -105,12 +109,21 @@ def store_blob(writer: Writer, blob: Blob, now: float) -> bool:
     """
     values = {"size": blob.size, "storage_key": blob.storage_key, "now": now}
     if writer.change(ADD_BLOB, {"digest": blob.digest, **values}):
+        place_blob(writer, blob.storage_key, blob.holders, now)
         return True
     found = find_blob(writer, blob.digest)
     if found is not None and found[1] == LIVE:
         return found[0].storage_key == blob.storage_key  # if this very unit ran before
     writer.change(REVIVE_BLOB, {"which": blob.digest, **values})
+    place_blob(writer, blob.storage_key, blob.holders, now)
     return True
+
+
+def place_blob(writer: Writer, storage_key: str, holders: Collection[str], now: float) -> None:
+    """Note that replicas hold these bytes on their own disks, and that they are right now."""
+    for replica in sorted(holders):
+        values = {"storage_key": storage_key, "replica_id": replica, "verified_at": now}
+        writer.change(ADD_HOLDER, values)
 
 
 def link_blob(writer: Writer, repository_id: int, digest: Digest, review_at: float) -> None:

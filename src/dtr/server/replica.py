@@ -1,0 +1,137 @@
+"""What a replica with blobs on its own disk runs besides: the peer endpoint, jobs, a report."""
+
+import asyncio
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import orjson
+import structlog
+
+from dtr.collect.copies import Copied, Copier, count_placements
+from dtr.collect.scrub import Scrubbed, Scrubber
+from dtr.database import Database
+from dtr.jobs import Body, JobContext, JobKind, Schedule, every
+from dtr.model.errors import InvalidError, RegistryError
+from dtr.model.members import MembersFile
+from dtr.server.datadir import write_atomically
+from dtr.server.drivers import Drivers, storage_options
+from dtr.server.logs import configure_logging
+from dtr.server.parent import leave_with_parent
+from dtr.server.settings import Settings
+from dtr.storage import open_own_disk
+from dtr.storage.replicated import PeerServer, ReplicatedBlobStore
+
+_LOG = structlog.get_logger()
+_COPY_SECONDS: Final = 600
+_SCRUB_PAUSE_SECONDS: Final = 3600
+_REPORT_SECONDS: Final = 10.0
+_REPORT_REST: Final = 20
+"""How long counting rests, in times of what it took: a large registry is not always counted."""
+_WEEK: Final = 7 * 86400
+
+STATUS_FILE: Final = "storage-status.json"
+"""In the data directory: the fields of `cluster.model.StorageReport`, for the node's agent."""
+
+
+def has_own_disk(settings: Settings) -> bool:
+    """Tell whether this server is a replica that keeps blobs on its own disk."""
+    return settings.storage.url == "replicated:"
+
+
+def run_peer_endpoint(settings: Settings, directory: Path) -> None:
+    """Give blobs to other replicas until SIGTERM; the body of the peer endpoint's process."""
+    configure_logging(settings.log.format, settings.log.level)
+    leave_with_parent()
+    try:
+        asyncio.run(_serve_peers(settings, directory))
+    except (InvalidError, OSError) as error:
+        _LOG.error("other replicas cannot be served", error=str(error))
+        raise SystemExit(1) from None
+
+
+async def _serve_peers(settings: Settings, directory: Path) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    options, listen = storage_options(settings), settings.cluster.peer_listen
+    if options.replication is None:
+        raise InvalidError("cluster.members_file, certificate, key and ca must all be set")
+    local = open_own_disk(directory, options)
+    members = MembersFile(options.replication.members_file)
+    server = PeerServer(local, members, options.replication.credentials)
+    try:
+        await server.start(listen.host, listen.port)
+        await stop.wait()
+    finally:
+        await server.stop()
+        await local.close()
+
+
+class ReplicaJobs:
+    """Jobs of this replica's own disk: their kinds carry its id, so nobody else runs them."""
+
+    def __init__(self, settings: Settings, database: Database, store: ReplicatedBlobStore) -> None:
+        self._settings = settings
+        self._database = database
+        self._store = store
+        own = store.members.own_id
+        self._copy = JobKind(
+            f"copy-blobs-{own}", f"Fetch what replica {own} should hold and does not."
+        )
+        self._scrub = JobKind(
+            f"scrub-{own}",
+            f"Verify what replica {own} holds, and repair it.",
+            deadline_seconds=_WEEK,
+        )
+
+    def bodies(self) -> Mapping[JobKind, Body]:
+        """Return what each kind does."""
+        return {self._copy: self._copy_blobs, self._scrub: self._scrub_blobs}
+
+    def schedules(self) -> list[Schedule]:
+        """Return when: copying never stops for long, a scrub does what is due."""
+        pause = min(_SCRUB_PAUSE_SECONDS, self._settings.storage.scrub_interval_seconds)
+        return [
+            Schedule(self._copy.name, self._copy.name, every(1)),
+            Schedule(self._scrub.name, self._scrub.name, every(pause)),
+        ]
+
+    async def _copy_blobs(self, context: JobContext) -> None:
+        def progress(done: Copied) -> None:
+            context.progress(str(done))
+
+        copies = self._settings.storage.copies
+        await Copier(self._database, self._store, copies=copies).run(_COPY_SECONDS, progress)
+
+    async def _scrub_blobs(self, context: JobContext) -> None:
+        def progress(done: Scrubbed) -> None:
+            context.progress(str(done))
+
+        interval = self._settings.storage.scrub_interval_seconds
+        scrubber = Scrubber(self._database, self._store, interval_seconds=interval)
+        await scrubber.run(progress, lambda sentence: context.log(sentence, "error"))
+
+
+def replica_jobs(settings: Settings, drivers: Drivers) -> ReplicaJobs | None:
+    """Return the jobs of this replica's disk; None where blobs are not on it."""
+    if isinstance(drivers.store, ReplicatedBlobStore):
+        return ReplicaJobs(settings, drivers.database, drivers.store)
+    return None
+
+
+async def report_storage(settings: Settings, drivers: Drivers, directory: Path) -> None:
+    """Write the status file again and again, until cancelled."""
+    store = drivers.store
+    if not isinstance(store, ReplicatedBlobStore):
+        return
+    loop = asyncio.get_running_loop()
+    while True:
+        begun = loop.time()
+        try:
+            found = await count_placements(drivers.database, store, settings.storage.copies)
+            write_atomically(directory / STATUS_FILE, orjson.dumps(found))
+        except (RegistryError, OSError) as error:
+            _LOG.warning("the storage's status is not written", error=str(error))
+        await asyncio.sleep(max(_REPORT_SECONDS, (loop.time() - begun) * _REPORT_REST))
