@@ -15,10 +15,11 @@ from dtr.ucp.agent.run import AgentError, run_agent
 from dtr.ucp.bootstrap import BootstrapError
 from dtr.ucp.controller.component import ControllerComponent
 from dtr.ucp.controller.run import ControllerError, run_controller
-from dtr.ucp.etcd import EtcdConnection
+from dtr.ucp.etcd import EtcdConnection, EtcdMembers
 from dtr.ucp.etcd.component import EtcdComponent
 from dtr.ucp.model import NodeIdentity
 from dtr.ucp.store import Loop
+from dtr.ucp.voters import VotersLoop
 
 LogFormatOption = Annotated[
     Literal["text", "json"], typer.Option("--log-format", envvar="UCP_LOG_FORMAT")
@@ -68,5 +69,5 @@ def controller(
         fail(str(error))
 
 
-def _loops(_connection: EtcdConnection) -> Sequence[Loop]:
-    return ()
+def _loops(connection: EtcdConnection) -> Sequence[Loop]:
+    return (VotersLoop(EtcdMembers(connection)),)
