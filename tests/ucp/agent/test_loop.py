@@ -224,6 +224,18 @@ async def test_a_removed_node_stops_everything_and_stays_so_until_it_is_known_ag
         assert not (directory.root / "removed").exists()
 
 
+async def test_a_machine_that_is_installed_anew_is_not_the_node_that_was_removed(
+    directory: NodeDirectory, controller: FakeController
+) -> None:
+    """No controller could say so where the agent itself has to start the first one."""
+    await controller.stop()
+    directory.wanted.write_bytes(wanted(0).encoded())
+    (directory.root / "removed").write_text(f"{'b' * 26}\nA controller said…\n")
+    component = WatchedComponent("controller")
+    async with running(directory, component):
+        await until(lambda: bool(component.given), "the first turn")
+
+
 async def test_other_refusals_stop_nothing(
     directory: NodeDirectory, controller: FakeController
 ) -> None:

@@ -11,7 +11,8 @@ from dtr.ucp.model import NodeIdentity, Wanted
 
 _LOG = structlog.get_logger()
 _MARKER: Final = "removed"
-_EXPLANATION: Final = b"""\
+_EXPLANATION: Final = """\
+{node_id}
 A controller said that this machine is no node any more, so nothing runs here. The data is kept.
 The agent goes on asking: where the node was removed by mistake and is known again, it goes on.
 """
@@ -40,8 +41,15 @@ class KeptWanted:
 
     @property
     def is_removed(self) -> bool:
-        """Whether a controller said that this is no node any more; survives restarts."""
-        return self._marker.exists()
+        """Whether a controller said that this is no node any more; survives restarts.
+
+        Only of the node that it was said of: a machine that is installed anew has another id.
+        """
+        try:
+            first, _, _ = self._marker.read_text(encoding="utf-8", errors="replace").partition("\n")
+        except FileNotFoundError:
+            return False
+        return first == self._identity.node_id
 
     @property
     def problems(self) -> list[str]:
@@ -74,7 +82,8 @@ class KeptWanted:
 
     def mark_removed(self) -> None:
         """Note that nothing may run here, however often the agent starts."""
-        write_atomically(self._marker, _EXPLANATION, mode=0o644)
+        text = _EXPLANATION.format(node_id=self._identity.node_id)
+        write_atomically(self._marker, text.encode(), mode=0o644)
 
     def unmark_removed(self) -> None:
         """Note that it is a node again."""
