@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from dtr import __version__
 from dtr.cluster import model
 from dtr.cluster.loop import ClusterLoop, read_view
 from dtr.cluster.model import (
@@ -43,7 +44,7 @@ from dtr.ucp.model import (
 )
 from dtr.ucp.store import Change, Condition, Delete, Entry, FencedStore, Leadership, Put
 
-VERSION = "1"
+VERSION = __version__
 LEASE_SECONDS = 20.0
 _COPY_TICKS = 3
 _START_TICKS = 2

@@ -6,9 +6,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from dtr import __version__
 from dtr.cli.context import fail
 from dtr.cli.ucp.connection import DATA_DIRECTORY
 from dtr.cli.ucp.install import DataDirOption
+from dtr.cluster.api import kinds, routes
+from dtr.cluster.loop import ClusterLoop
 from dtr.server.logs import configure_logging
 from dtr.ucp.agent.port import Component, Controllers, NodeDirectory, Supervisor
 from dtr.ucp.agent.run import AgentError, run_agent
@@ -17,6 +20,7 @@ from dtr.ucp.controller.component import ControllerComponent
 from dtr.ucp.controller.run import ControllerError, run_controller
 from dtr.ucp.etcd import EtcdConnection, EtcdMembers
 from dtr.ucp.etcd.component import EtcdComponent
+from dtr.ucp.etcd.users import EtcdUsers
 from dtr.ucp.model import NodeIdentity
 from dtr.ucp.store import Loop
 from dtr.ucp.voters import VotersLoop
@@ -64,10 +68,17 @@ def controller(
     """Run this node's controller in the foreground; agents of managers do that."""
     configure_logging(log_format, log_level)
     try:
-        asyncio.run(run_controller(NodeDirectory(data_dir.absolute()), loops=_loops))
+        asyncio.run(
+            run_controller(
+                NodeDirectory(data_dir.absolute()), loops=_loops, routes=routes(), kinds=kinds()
+            )
+        )
     except (BootstrapError, ControllerError) as error:
         fail(str(error))
 
 
 def _loops(connection: EtcdConnection) -> Sequence[Loop]:
-    return (VotersLoop(EtcdMembers(connection)),)
+    return (
+        VotersLoop(EtcdMembers(connection)),
+        ClusterLoop(EtcdUsers(connection), version=__version__),
+    )

@@ -1,0 +1,240 @@
+"""What is wrong with the cluster, in sentences that say what to do; pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from dtr.cluster.model import Replica, ReplicaPhase
+from dtr.cluster.plan import current_operation
+from dtr.cluster.plan_checks import MOST_SKEW_SECONDS
+from dtr.cluster.plan_majority import advice, is_configured, synchronous_nodes
+from dtr.cluster.view import ClusterView, Machine, illness, is_streaming
+from dtr.ucp.authority import AuthorityError, expires_at
+
+_DAY: Final = 86_400.0
+_EXPIRES_SOON_SECONDS: Final = 14 * _DAY
+_LEAST_FREE_SHARE: Final = 0.1
+_SETTLING_SECONDS: Final = 60.0
+_MOST: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """One thing that is wrong."""
+
+    type: str
+    description: str
+    """One sentence of what is so and one of what to do."""
+    is_critical: bool = False
+    """Whether pushes are refused, or another failure would be a loss of service."""
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def shown(self) -> dict[str, Any]:
+        """Return it in the original's shape."""
+        return {
+            "critical": self.is_critical,
+            "type": self.type,
+            "description": self.description,
+            "info": self.info,
+        }
+
+
+def issues(view: ClusterView, now: float) -> list[Issue]:
+    """Return all that is wrong, the critical first."""
+    if view.cluster is None:
+        return []
+    found = [
+        *_majority(view, now),
+        *_replicas(view, now),
+        *_machines(view, now),
+        *_settings(view, now),
+        *_balancers(view, now),
+    ]
+    return sorted(found, key=lambda each: not each.is_critical)[:_MOST]
+
+
+def _majority(view: ClusterView, now: float) -> Iterator[Issue]:
+    counted = view.counted
+    healthy = [each for each in counted if not illness(view, each, now)]
+    needed = len(counted) // 2 + 1
+    if counted and len(healthy) < needed and len(counted) > 1:
+        yield Issue(
+            "majority",
+            f"Only {len(healthy)} of {len(counted)} replicas are healthy, and writes need "
+            f"{needed}. Bring machines back; if they are lost for ever, use dtr emergency-repair.",
+            is_critical=True,
+        )
+    if counted and not view.patroni.leader:
+        yield Issue(
+            "primary",
+            "There is no primary: pushes wait. A failover takes up to half a minute; if it does "
+            "not come, see the replicas that are not healthy.",
+            is_critical=True,
+        )
+    advised = advice(len(counted)) if counted else ""
+    if advised:
+        yield Issue("even", advised)
+    if current_operation(view) is not None or not counted:
+        return
+    acknowledging = view.patroni.acknowledgements
+    wanted = synchronous_nodes(len(counted))
+    if view.patroni.leader and len(healthy) == len(counted) and acknowledging < wanted:
+        yield Issue(
+            "synchronous",
+            f"Commits are acknowledged by {acknowledging} standbys instead of {wanted}. This "
+            "settles within seconds; if it stays, see the logs of Patroni.",
+        )
+    if view.patroni.config is not None and not is_configured(view.patroni.config, len(counted)):
+        yield Issue(
+            "patroni",
+            "Patroni is configured for another number of replicas. The controllers put this right; "
+            "if it stays, see ucp status.",
+        )
+
+
+def _replicas(view: ClusterView, now: float) -> Iterator[Issue]:
+    operation = current_operation(view)
+    for each in view.replicas:
+        info = {"replica": each.id, "node": view.name_of(each.node_id)}
+        why = illness(view, each, now)
+        if view.machine_of(each) is None:
+            yield Issue(
+                "ghost",
+                f"The node of replica {each.id} was removed from UCP. Remove the replica: "
+                f"dtr remove --replica-ids {each.id}.",
+                info=info,
+            )
+        elif why and each.phase is ReplicaPhase.SERVING:
+            yield Issue(
+                "replica",
+                f"Replica {each.id} on {info['node']} is not healthy: {why}. Mend the machine, or "
+                f"replace it: dtr remove --replica-ids {each.id}, then dtr join.",
+                is_critical=len(view.counted) <= 2,  # noqa: PLR2004 - no failure is tolerated
+                info=info,
+            )
+        if not each.is_counted and operation is None:
+            yield Issue(
+                "leftover",
+                f"Replica {each.id} on {info['node']} is left from an operation that failed, and "
+                f"does not count. Remove it: dtr remove --replica-ids {each.id}.",
+                info=info,
+            )
+        yield from _database(view, each, now, info)
+
+
+def _database(
+    view: ClusterView, replica: Replica, now: float, info: dict[str, Any]
+) -> Iterator[Issue]:
+    report = view.report_of(replica)
+    if report is None:
+        return
+    for problem in report.problems:
+        yield Issue("replica", f"{info['node']}: {problem}", info=info)
+    is_young = now - replica.created_at < _SETTLING_SECONDS
+    is_behind = bool(view.patroni.leader) and not is_streaming(view, replica, now)
+    if replica.is_counted and is_behind and not is_young and not illness(view, replica, now):
+        yield Issue(
+            "replication",
+            f"The database of replica {replica.id} does not follow the primary: it is "
+            f"{report.database.state}. See the log of Patroni on {info['node']}.",
+            info=info,
+        )
+    if report.version and report.version != view.version:
+        yield Issue(
+            "version",
+            f"Replica {replica.id} runs version {report.version}, the control plane "
+            f"{view.version}. Install the same on all machines.",
+            info=info,
+        )
+    if report.storage is not None and report.storage.under_copied and replica.is_counted:
+        yield Issue(
+            "copies",
+            f"{report.storage.under_copied} blobs have fewer copies than they should, as replica "
+            f"{replica.id} counts. They are being copied; remove no replica meanwhile.",
+            info=info,
+        )
+
+
+def _machines(view: ClusterView, now: float) -> Iterator[Issue]:
+    hosts = {each.node_id for each in view.replicas} | {each.node_id for each in view.balancers}
+    for node_id in sorted(hosts):
+        machine = view.machines.get(node_id)
+        if machine is not None and machine.report is not None and view.is_fresh(machine, now):
+            yield from _machine(machine, now)
+
+
+def _machine(machine: Machine, now: float) -> Iterator[Issue]:
+    name, report = machine.node.name, machine.report
+    if report is None:
+        return
+    info = {"node": name}
+    total, free = report.disk_total_bytes, report.disk_free_bytes
+    if total and free < total * _LEAST_FREE_SHARE:
+        yield Issue(
+            "disk",
+            f"The disk of {name} has {free / 2**30:.1f} GiB free of {total / 2**30:.1f}. Make "
+            "room, or give it a larger one: a full disk stops its replica.",
+            info=info,
+        )
+    left = report.certificate_expires_at - now
+    if report.certificate_expires_at and left < _EXPIRES_SOON_SECONDS:
+        yield Issue(
+            "certificate",
+            f"The certificate of {name} expires in {left / _DAY:.0f} days. Its agent should have "
+            "renewed it: see its log.",
+            is_critical=left <= 0,
+            info=info,
+        )
+    skew = report.received_at - report.at
+    if abs(skew) >= MOST_SKEW_SECONDS:
+        yield Issue(
+            "clock",
+            f"The clock of {name} differs by {abs(skew):.1f} s. Have all machines follow the same "
+            "time server.",
+            info=info,
+        )
+    for problem in report.problems:
+        yield Issue("node", f"{name}: {problem}", info=info)
+
+
+def _settings(view: ClusterView, now: float) -> Iterator[Issue]:
+    cluster = view.cluster
+    if cluster is None:
+        return
+    behind = [
+        each.id for each in view.replicas if each.settings_revision < cluster.settings_revision
+    ]
+    if behind and current_operation(view) is None:
+        yield Issue(
+            "settings",
+            f"Replicas {', '.join(behind)} have older settings. Run dtr reconfigure again.",
+        )
+    if not cluster.web_certificate:
+        return
+    try:
+        left = expires_at(cluster.web_certificate) - now
+    except AuthorityError:
+        return
+    if left < _EXPIRES_SOON_SECONDS:
+        yield Issue(
+            "certificate",
+            f"The web certificate expires in {left / _DAY:.0f} days. Bring a new one: dtr "
+            "reconfigure --dtr-cert FILE --dtr-key FILE.",
+            is_critical=left <= 0,
+        )
+
+
+def _balancers(view: ClusterView, now: float) -> Iterator[Issue]:
+    for each in view.balancers:
+        machine = view.machines.get(each.node_id)
+        name = view.name_of(each.node_id)
+        report = machine.balancer if machine and view.is_fresh(machine, now) else None
+        if report is None or not report.is_ready:
+            why = report.message if report and report.message else "it does not report"
+            yield Issue(
+                "balancer",
+                f"The load balancer on {name} is not ready: {why}. See that the machine and its "
+                f"agent run, or remove it: dtr load-balancer remove --ucp-node {name}.",
+                is_critical=len(view.balancers) == 1,
+                info={"node": name},
+            )
