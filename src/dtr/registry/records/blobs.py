@@ -74,7 +74,13 @@ FIND_LINK = Lookup(
         repository_blobs.c.digest == bindparam("digest"),
     )
 )
-ADD_HOLDER = Change(insert_unless_there(blob_holders, "storage_key", "replica_id"))
+ADD_HOLDER = Change(
+    insert_unless_there(blob_holders, "storage_key", "replica_id").values(
+        storage_key=bindparam("storage_key"),
+        replica_id=bindparam("replica_id"),
+        verified_at=bindparam("verified_at"),
+    )
+)
 ADD_LINK = Change(insert_unless_there(repository_blobs, "repository_id", "digest"))
 KEEP_LINK = Change(
     update(repository_blobs)
