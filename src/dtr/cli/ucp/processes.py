@@ -11,6 +11,8 @@ from dtr.cli.context import fail
 from dtr.cli.ucp.connection import DATA_DIRECTORY
 from dtr.cli.ucp.install import DataDirOption
 from dtr.cluster.api import kinds, routes
+from dtr.cluster.engines.balancer import BalancerComponent
+from dtr.cluster.engines.replica import ReplicaComponent
 from dtr.cluster.loop import ClusterLoop
 from dtr.server.logs import configure_logging
 from dtr.ucp.agent.port import Component, Controllers, NodeDirectory, Supervisor
@@ -47,11 +49,13 @@ def agent(
     directory = NodeDirectory(data_dir.absolute())
 
     def components_of(
-        supervisor: Supervisor, _controllers: Controllers, identity: NodeIdentity
+        supervisor: Supervisor, controllers: Controllers, identity: NodeIdentity
     ) -> Sequence[Component]:
         return (
             EtcdComponent(directory, identity, supervisor),
             ControllerComponent(directory, supervisor),
+            ReplicaComponent(identity, directory, supervisor, controllers),
+            BalancerComponent(identity, directory, supervisor, controllers),
         )
 
     try:
