@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from aiohttp import web
 from pydantic import JsonValue
+from structlog.testing import capture_logs
 from tests.support.processes import free_port
 
 from dtr.accounts.passwords import hash_password
@@ -101,6 +102,8 @@ class ControlPlane:
         self.directory = NodeDirectory(self.place / "first")
 
     def __enter__(self) -> Self:
+        self._logs = capture_logs()
+        self.logs = self._logs.__enter__()
         self._thread.start()
         port = free_port()
         begun = begin(
@@ -124,6 +127,7 @@ class ControlPlane:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._logs.__exit__(None, None, None)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something where the controllers run."""

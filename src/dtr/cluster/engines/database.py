@@ -28,6 +28,7 @@ from dtr.ucp.model import NodeIdentity, Wanted
 
 PROCESS: Final = "patroni"
 
+_PROGRAM: Final = "dtr.cluster.engines.patroni_process"
 _LOG = structlog.get_logger()
 _LOOK_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 2.0
@@ -94,7 +95,7 @@ class Database:
         await self._supervisor.ensure(
             ProcessSpecification(
                 name=PROCESS,
-                command=(sys.executable, "-I", "-m", "patroni", str(place.configuration)),
+                command=(sys.executable, "-I", "-m", _PROGRAM, str(place.configuration)),
                 user=user,
                 directory=place.root,
                 restart_key=__version__,
