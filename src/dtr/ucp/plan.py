@@ -349,7 +349,7 @@ def _tend_learner(look: _Look, learner: MemberView) -> Decision:
 
 def _promote(look: _Look, learner: MemberView, node: NodeView) -> Decision:
     # Those that answer are a majority, and with one more that answers they still are.
-    if False:
+    if not _may_grow(look, len(look.there())):
         return Decision((), f"{node.name} can vote when one more node is there with it")
     return Decision((Promote(node, learner.id),), f"{node.name} becomes a voter")
 
