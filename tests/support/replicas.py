@@ -114,8 +114,14 @@ class Machine:
         await self._server.start(HOST, self.port)
 
     async def stop(self) -> None:
-        """Stop the peer endpoint; its connections break."""
+        """End the peer endpoint as a crash does: its connections break."""
         if self._server is not None and self._local is not None:
+            runner = self._server._runner
+            assert runner is not None
+            assert runner.server is not None
+            for connection in runner.server.connections:
+                if connection.transport is not None:
+                    connection.transport.abort()  # type: ignore[attr-defined]
             await self._server.stop()
             await self._local.close()
         self._server = self._local = None

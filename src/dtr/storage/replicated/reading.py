@@ -1,6 +1,7 @@
 """Reading what other replicas hold: no peer is waited for longer than a moment."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
@@ -39,16 +40,18 @@ async def read_from_peers(
 
     """
     position, broken = wanted.start, set[str]()
+    moved_at = time.monotonic()
     while wanted.stop is None or position < wanted.stop:
         left = [each for each in replicas if each not in broken]
         try:
             stream = await _first(peers, left, Wanted(wanted.key, position, wanted.stop))
-        except ContentDamagedError:
-            if broken:
-                raise UnavailableError(
-                    "the replicas that had this content stopped sending it"
-                ) from None
-            raise
+        except (ContentDamagedError, UnavailableError):
+            # A client that has a part of it already is worth waiting for: somebody may come back.
+            if not broken or time.monotonic() - moved_at > peers.pace.down_seconds:
+                raise
+            broken.clear()
+            await asyncio.sleep(peers.pace.retry_seconds)
+            continue
         try:
             async with stream.stack, aclosing(stream.rest):
                 yield stream.first
@@ -58,6 +61,7 @@ async def read_from_peers(
                     position += len(chunk)
         except PeerUnreachableError:
             broken.add(stream.replica)
+            moved_at = time.monotonic()
             continue
         if wanted.stop is not None and position < wanted.stop:
             raise ContentDamagedError("stored content is shorter than it was")

@@ -264,6 +264,8 @@ class ReplicatedWriter:
         if leg.position < self._known.offset and self._place is not None:
             before = StagedName(self._upload_id, self._place.nonce)
             holders = [each for each in self._place.holders if self._has_beginning(each)]
+            if not holders:
+                raise UploadUnknownError(upload=self._upload_id)
             await self._from_any(leg, [(each, before) for each in holders], self._known.offset)
         assert self._name is not None  # noqa: S101 - begun
         if leg.position < self._handed:
