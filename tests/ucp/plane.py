@@ -233,7 +233,7 @@ def report(node_id: str, now: float, **changed: Any) -> dict[str, Any]:
     return {**told.model_dump(mode="json"), **changed}
 
 
-async def member_id(_peer_url: str) -> str:
+async def member_id(_node_id: str) -> str:
     """Return an id as etcd's."""
     return "8e9e05c52164694d"
 

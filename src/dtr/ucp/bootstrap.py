@@ -296,7 +296,7 @@ async def fill_store(
 ) -> None:
     """Fill an empty store, and protect it; after that `bootstrap.json` has done its duty.
 
-    `member_id_of` finds etcd's id of the member with a peer URL; `protect` turns authentication on
+    `member_id_of` finds etcd's own id of the member of a node; `protect` turns authentication on
     with root's password, and is idempotent. Every step may be the last before a crash: done again,
     the whole ends the same.
 
@@ -306,7 +306,7 @@ async def fill_store(
 
     """
     if not await _is_filled(store, bootstrap):
-        await _fill(store, bootstrap, await member_id_of(bootstrap.manager.peer_url))
+        await _fill(store, bootstrap, await member_id_of(bootstrap.node.id))
         if not await _is_filled(store, bootstrap):
             raise BootstrapError("etcd did not take the first documents. Look at its log.")
     await protect(bootstrap.secrets.etcd_password)

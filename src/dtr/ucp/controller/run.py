@@ -91,10 +91,10 @@ async def _begin(
         return True
     members, users = EtcdMembers(connection), EtcdUsers(connection)
 
-    async def member_id_of(peer_url: str) -> str:
-        found = [member.id for member in await members.list() if member.peer_url == peer_url]
+    async def member_id_of(node_id: str) -> str:
+        found = [member.id for member in await members.list() if member.name == node_id]
         if not found:
-            raise BootstrapError(f"etcd has no member at {peer_url}. Look at its log.")
+            raise BootstrapError("etcd here is another node's. Run 'ucp uninstall' and begin anew.")
         return found[0]
 
     while not stopping.is_set():
