@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, bindparam, case, delete, exists, func, select, update
+from sqlalchemy import and_, case, delete, exists, func, select, update
 
 from dtr.database import Reader, Writer
 from dtr.database.schema import blob_holders, blobs
@@ -65,12 +65,8 @@ def note_verified(writer: Writer, storage_keys: Sequence[str], replica: str, now
     """Note that a replica's copies were read and found to be right."""
     writer.execute(
         update(blob_holders)
-        .where(
-            blob_holders.c.storage_key == bindparam("which"),
-            blob_holders.c.replica_id == bindparam("where"),
-        )
-        .values(verified_at=now),
-        [{"which": key, "where": replica} for key in sorted(storage_keys)],
+        .where(blob_holders.c.storage_key.in_(storage_keys), blob_holders.c.replica_id == replica)
+        .values(verified_at=now)
     )
 
 
