@@ -51,13 +51,22 @@ class TestAuthority:
 class EtcdProcess:
     """One member: its ports stay the same over `stop`, `kill` and `start`, as do its data."""
 
-    def __init__(self, directory: Path, authority: TestAuthority, name: str, address: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        authority: TestAuthority,
+        name: str,
+        address: str,
+        ports: tuple[int, int] | None = None,
+    ) -> None:
+        """`ports` are the client's and the peers'; free ones where none are given."""
         self.name = name
         self.address = address
         self.directory = directory / name
         self.tls = authority.issue(name, address)
-        self.client_url = f"https://{address}:{free_port(address)}"
-        self.peer_url = f"https://{address}:{free_port(address)}"
+        client_port, peer_port = ports or (free_port(address), free_port(address))
+        self.client_url = f"https://{address}:{client_port}"
+        self.peer_url = f"https://{address}:{peer_port}"
         self._group: ProcessGroup | None = None
 
     @property
