@@ -153,10 +153,12 @@ class Simulation:
     slow: frozenset[str] = frozenset()
     """Replicas that stream and never get any further."""
     machines: dict[str, Machine] = field(default_factory=dict)
+    shared_store: MemoryStore | None = None
+    """Of a control plane that is there besides; else it has one of its own."""
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
-        self.store = MemoryStore(lambda: self.now)
+        self.store = self.shared_store or MemoryStore(lambda: self.now)
         self.users = Users()
         self.operations = 0
         self.old_reports: dict[str, bytes] = {}
@@ -174,8 +176,9 @@ class Simulation:
         """Write what UCP writes, and have a controller lead."""
         for machine in self.machines.values():
             await self.store.commit([Put(keys.node(machine.node.id), machine.node.encoded())])
-        administrator = Administrator(name="admin", password_hash="$argon2id$", changed_at=0)
-        await self.store.commit([Put(keys.administrator("admin"), administrator.encoded())])
+        if self.shared_store is None:
+            administrator = Administrator(name="admin", password_hash="$argon2id$", changed_at=0)
+            await self.store.commit([Put(keys.administrator("admin"), administrator.encoded())])
         await self.elect()
         return self
 

@@ -90,6 +90,7 @@ class ControlPlane:
 
     place: Path
     extra_routes: Sequence[ApiRoute] = ()
+    kinds: Sequence[OperationKind] = KINDS
     now: float = START
     ports: list[int] = field(default_factory=list)
 
@@ -143,7 +144,7 @@ class ControlPlane:
                 authority=self.authority,
                 administrators=administrators,
                 members=OneMember(),
-                kinds=KINDS,
+                kinds=self.kinds,
                 port=self.first.controller_port,
             )
             server = ApiServer(

@@ -18,6 +18,7 @@ from dtr.cli import (
     tokens,
     users,
 )
+from dtr.cli.cluster import balancers, change, install, status
 
 application = typer.Typer(
     help="A trusted container registry.",
@@ -26,6 +27,16 @@ application = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 application.command("serve")(serve.serve)
+application.command("install")(install.install)
+application.command("join")(install.join)
+application.command("remove")(change.remove)
+application.command("destroy")(install.destroy)
+application.command("reconfigure")(change.reconfigure)
+application.command("emergency-repair")(change.emergency_repair)
+application.command("status")(status.status)
+application.add_typer(
+    balancers.commands, name="load-balancer", help="What stands before the replicas."
+)
 application.add_typer(users.commands, name="user", help="Who may log in.")
 application.add_typer(repositories.commands, name="repo", help="Repositories and who may use them.")
 application.add_typer(tokens.commands, name="token", help="Access tokens: passwords for programs.")

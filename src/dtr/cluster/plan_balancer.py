@@ -16,7 +16,7 @@ from dtr.cluster.plan_actions import (
     Wait,
     sequence,
 )
-from dtr.cluster.plan_checks import clear_probes, find_node, probe_new_node
+from dtr.cluster.plan_checks import clear_probes, find_node, probe_new_node, wait_for_new_node
 from dtr.ucp.model import Operation
 
 _READY_SECONDS: Final = 60.0
@@ -56,7 +56,7 @@ def _check(context: Context) -> Outcome:
         return Fail("DTR is not installed yet. Begin with dtr install.")
     machine = find_node(context)
     if isinstance(machine, str):
-        return Fail(machine)
+        return wait_for_new_node(context) or Fail(machine)
     node = machine.node
     if view.balancer_on(node.id) is not None:
         return Fail(f"The node {node.name} has a load balancer already.")

@@ -28,6 +28,7 @@ from dtr.ucp.model import Probe
 MOST_SKEW_SECONDS: Final = 2.0
 LEAST_FREE_BYTES: Final = 2**30
 _PROBE_SECONDS: Final = 30.0
+_NEW_SECONDS: Final = 60.0
 
 
 def find_node(context: Context) -> Machine | str:
@@ -38,6 +39,15 @@ def find_node(context: Context) -> Machine | str:
         known = ", ".join(sorted(each.node.name for each in view.machines.values()))
         return f"UCP has no node {name!r}. Its nodes are: {known}."
     return _problem_of_node(context, machine) or machine
+
+
+def wait_for_new_node(context: Context) -> Wait | None:
+    """Return what to wait for where the named node has only just joined UCP."""
+    machine = context.view.machine_named(context.text("node"))
+    if machine is None or machine.report is not None:
+        return None
+    is_new = context.now - machine.node.joined_at < _NEW_SECONDS
+    return Wait(f"for the first report of {machine.node.name}") if is_new else None
 
 
 def _problem_of_node(context: Context, machine: Machine) -> str:

@@ -24,6 +24,7 @@ from dtr.cluster.plan_checks import (
     probe_new_node,
     problem_of_new_replica,
     remains,
+    wait_for_new_node,
     wanted_ports,
 )
 from dtr.cluster.plan_majority import summary
@@ -149,7 +150,7 @@ def _check(context: Context) -> Outcome:
         )
     machine = find_node(context)
     if isinstance(machine, str):
-        return Fail(machine)
+        return wait_for_new_node(context) or Fail(machine)
     problem = problem_of_new_replica(context, machine) or take_certificate(context)[1]
     return Fail(problem) if problem else wait_for_remains(context)
 

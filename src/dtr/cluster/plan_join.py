@@ -30,6 +30,7 @@ from dtr.cluster.plan_checks import (
     problem_of_new_replica,
     problem_of_others,
     problem_of_storage,
+    wait_for_new_node,
     wanted_ports,
 )
 from dtr.cluster.plan_install import test_ports, wait_for_remains
@@ -108,8 +109,10 @@ def problem_of_join(context: Context) -> str:
 def _check(context: Context) -> Outcome:
     problem = problem_of_join(context)
     machine = find_node(context)
-    if problem or isinstance(machine, str):
-        return Fail(problem or str(machine))
+    if problem:
+        return Fail(problem)
+    if isinstance(machine, str):
+        return wait_for_new_node(context) or Fail(machine)
     problem = problem_of_new_replica(context, machine)
     return Fail(problem) if problem else wait_for_remains(context)
 

@@ -1,0 +1,1 @@
+"""Commands of `dtr` that change or show the cluster; all go through the control plane."""

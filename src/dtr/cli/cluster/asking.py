@@ -1,0 +1,84 @@
+"""What a command asks at a terminal where it was not told: a node, a replica; with a list first."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from dtr.cli.context import fail
+from dtr.cli.ucp.connection import ConnectionOptions, ask, identity_of
+from dtr.ucp.client import UcpClient
+
+
+def choose_node(client: UcpClient, given: str | None, *, free_of: str = "") -> str:
+    """Return the node that was named, or is chosen from a numbered list.
+
+    With `free_of`, a service's name, nodes that have that one are not offered.
+    """
+    if given:
+        return given
+    if not sys.stdin.isatty():
+        return ask("ucp-node")  # fails, and names the option
+    nodes = [
+        node for node in client.nodes() if not free_of or free_of not in node.get("services", {})
+    ]
+    if not nodes:
+        fail("Every node of UCP has one already. Join another machine first: ucp join.")
+    typer.echo("Nodes:", err=True)
+    for number, node in enumerate(nodes, 1):
+        typer.echo(f"  {number}) {node['name']}  {node['host_address']}", err=True)
+    answer = ask(
+        "ucp-node",
+        "The hostname of the node, or its number in the list",
+        default=str(nodes[0]["name"]),
+    )
+    if answer.isdigit() and 1 <= int(answer) <= len(nodes):
+        return str(nodes[int(answer) - 1]["name"])
+    return answer
+
+
+def list_replicas(client: UcpClient) -> list[dict[str, Any]]:
+    """Return the cluster's replicas, as the control plane shows them."""
+    found: dict[str, Any] = client.call("GET", "/dtr/replicas")
+    return list(found["replicas"])
+
+
+def choose_existing(
+    replicas: Sequence[dict[str, Any]], given: str | None, options: ConnectionOptions
+) -> str:
+    """Return a healthy replica: the one named, this machine's own, or the first.
+
+    At a terminal it is asked for, with that one as the default.
+    """
+    if given or not replicas:
+        return given or ""
+    identity = identity_of(options.data_directory)
+    healthy = [each for each in replicas if each["health"] == "OK"]
+    own = [each for each in healthy if identity and each["node_id"] == identity.node_id]
+    default = str((own or healthy)[0]["id"]) if healthy else ""
+    if not sys.stdin.isatty():
+        return default
+    show_choice(replicas)
+    return ask(
+        "existing-replica-id",
+        "ID of an existing replica in a cluster",
+        default=default or None,
+    )
+
+
+def choose_leaving(replicas: Sequence[dict[str, Any]], given: str | None) -> list[str]:
+    """Return the replicas to remove: those named, separated by commas, or asked for."""
+    if not given:
+        if sys.stdin.isatty() and replicas:
+            show_choice(replicas)
+        given = ask("replica-id", "ID of the replica to remove")
+    return [each.strip() for each in given.split(",") if each.strip()]
+
+
+def show_choice(replicas: Sequence[dict[str, Any]]) -> None:
+    """Print a line for each replica, on standard error as all questions."""
+    typer.echo("Replicas:", err=True)
+    for each in replicas:
+        health = "healthy" if each["health"] == "OK" else each["health"]
+        typer.echo(f"  {each['id']}  {each['node']}  {each['role'] or '-'}  {health}", err=True)

@@ -1,0 +1,191 @@
+"""`dtr remove`, `dtr reconfigure` and `dtr emergency-repair`."""
+
+from typing import Annotated, Any
+
+import typer
+from pydantic import JsonValue
+
+from dtr.cli.cluster.asking import choose_existing, choose_leaving, list_replicas
+from dtr.cli.cluster.following import carry_out, show_plan
+from dtr.cli.cluster.install import bring, tell_numbers
+from dtr.cli.cluster.options import (
+    AuthorityOption,
+    CertificateOption,
+    DryRunOption,
+    ExistingReplicaOption,
+    ExternalUrlOption,
+    KeyOption,
+    LogLevelOption,
+    NfsOption,
+    SettingOption,
+    YesOption,
+    refuse_nfs,
+    settings_of,
+    web_certificate,
+)
+from dtr.cli.context import JsonOption, confirm, fail, show, show_json, time_of
+from dtr.cli.ucp.connection import ConnectionOptions, connected, takes_connection
+from dtr.cluster import operations
+
+
+@takes_connection
+def remove(
+    options: ConnectionOptions,
+    existing_replica_id: ExistingReplicaOption = None,
+    replica_ids: Annotated[
+        str | None,
+        typer.Option(
+            "--replica-ids",
+            "--replica-id",
+            envvar=["DTR_REMOVE_REPLICA_IDS", "DTR_REMOVE_REPLICA_ID"],
+            metavar="ID[,ID…]",
+            help="The replicas to remove, one after the other; they may be dead.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            envvar="DTR_FORCE_REMOVE_REPLICA",
+            help="Although others are unhealthy; what only the removed ones have may be lost.",
+        ),
+    ] = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take replicas out of the cluster.
+
+    Each is drained, gives away what only it has, and is deleted once the others have acknowledged
+    without it. One whose machine is dead is removed through any that is healthy.
+    """
+    with connected(options) as client:
+        replicas = list_replicas(client)
+        existing = choose_existing(_others(replicas, replica_ids), existing_replica_id, options)
+        leaving = choose_leaving(replicas, replica_ids)
+        arguments: dict[str, JsonValue] = {
+            "replica_ids": [*leaving],
+            "existing_replica_id": existing,
+            "force": force,
+        }
+        if dry_run:
+            show_plan(client, operations.REMOVE, arguments, as_json=as_json)
+        done = carry_out(client, operations.REMOVE, arguments, as_json=as_json)
+        if as_json:
+            show_json(done.model_dump(mode="json"))
+            return
+        typer.echo(f"Removed: {', '.join(leaving)}.")
+        tell_numbers(done)
+
+
+def _others(replicas: list[dict[str, Any]], leaving: str | None) -> list[dict[str, Any]]:
+    """Return the replicas that can be gone through; the last one itself, so that it is refused."""
+    gone = {each.strip() for each in (leaving or "").split(",")}
+    return [each for each in replicas if each["id"] not in gone]
+
+
+@takes_connection
+def reconfigure(
+    options: ConnectionOptions,
+    dtr_external_url: ExternalUrlOption = None,
+    dtr_cert: CertificateOption = None,
+    dtr_key: KeyOption = None,
+    dtr_ca: AuthorityOption = None,
+    log_level: LogLevelOption = None,
+    setting: SettingOption = None,
+    storage: Annotated[str | None, typer.Option("--storage", hidden=True)] = None,
+    nfs_storage_url: NfsOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Change settings of all replicas; what is not named stays.
+
+    One replica after the other takes them, so that the registry is not interrupted. If one does
+    not become healthy with them, all go back.
+    """
+    refuse_nfs(nfs_storage_url)
+    if storage is not None:
+        fail(
+            "the storage of a registry is not changed like a setting: its blobs would be left "
+            "behind. Copy them first: dtr storage copy (docs/storage.md)."
+        )
+    certificate = web_certificate(dtr_cert, dtr_key, dtr_ca)
+    arguments: dict[str, JsonValue] = {"settings": {**settings_of(setting, log_level)}}
+    if dtr_external_url is not None:
+        arguments["external_url"] = dtr_external_url
+    if not arguments["settings"] and dtr_external_url is None and certificate is None:
+        fail("nothing to change: name what is to be different, as in --setting log.level=debug.")
+    with connected(options) as client:
+        if dry_run:
+            show_plan(client, operations.RECONFIGURE, arguments, as_json=as_json)
+        done = carry_out(
+            client,
+            operations.RECONFIGURE,
+            arguments,
+            as_json=as_json,
+            prepare=lambda: bring(client, certificate),
+        )
+        if as_json:
+            show_json(done.model_dump(mode="json"))
+            return
+        typer.echo("All replicas have the new settings.")
+
+
+@takes_connection
+def emergency_repair(
+    options: ConnectionOptions,
+    existing_replica_id: ExistingReplicaOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on from one replica after a majority was lost for ever.
+
+    Shows what each survivor has, drops those whose machines do not answer, and makes the one that
+    you choose the primary. What only the lost ones had is lost. When UCP itself has lost its
+    majority, repair that first: ucp restore.
+    """
+    with connected(options) as client:
+        replicas = list_replicas(client)
+        if not as_json:
+            _show_survivors(replicas)
+        chosen = _newest(replicas, existing_replica_id, options)
+        arguments: dict[str, JsonValue] = {"existing_replica_id": chosen}
+        if dry_run:
+            show_plan(client, operations.EMERGENCY_REPAIR, arguments, as_json=as_json)
+        silent = [each["id"] for each in replicas if each["health"] != "OK"]
+        confirm(
+            f"Go on from {chosen}, and drop for ever those whose machines do not report? Not "
+            f"healthy now: {', '.join(silent) or 'none'}.",
+            yes=yes,
+        )
+        done = carry_out(client, operations.EMERGENCY_REPAIR, arguments, as_json=as_json)
+        if as_json:
+            show_json(done.model_dump(mode="json"))
+            return
+        typer.echo(f"Replica {chosen} is the primary. Add others with dtr join.")
+        tell_numbers(done)
+
+
+def _show_survivors(replicas: list[dict[str, Any]]) -> None:
+    """Print what each replica had when it last told."""
+    columns = {
+        "replica": lambda each: each["id"],
+        "node": lambda each: each["node"],
+        "reported": lambda each: time_of(each["reported_at"]),
+        "last transaction": lambda each: time_of(each["last_transaction_at"]),
+        "timeline": lambda each: each["timeline"],
+        "position": lambda each: each["wal_position"],
+        "database": lambda each: each["database_state"],
+    }
+    show(replicas, columns, as_json=False)
+
+
+def _newest(replicas: list[dict[str, Any]], given: str | None, options: ConnectionOptions) -> str:
+    """Return the replica to go on from; at a terminal the one that has most is the default."""
+    if given:
+        return given
+    alive = [each for each in replicas if each["database_state"] == "running"]
+    ordered = sorted(alive, key=lambda each: (each["timeline"], each["wal_position"]), reverse=True)
+    if not ordered:
+        fail("No replica reports a database. If all are lost, restore a backup.")
+    return choose_existing([{**ordered[0], "health": "OK"}], None, options)

@@ -1,0 +1,277 @@
+"""`dtr install`, `dtr join` and `dtr destroy`."""
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+from pydantic import JsonValue
+
+from dtr.cli.cluster.asking import choose_existing, choose_leaving, choose_node, list_replicas
+from dtr.cli.cluster.following import carry_out, show_plan
+from dtr.cli.cluster.machine import install_ucp, join_ucp, offers_ucp
+from dtr.cli.cluster.options import (
+    AuthorityOption,
+    CertificateOption,
+    DryRunOption,
+    ExistingReplicaOption,
+    ExternalUrlOption,
+    HttpPortOption,
+    HttpsPortOption,
+    KeyOption,
+    LogLevelOption,
+    NewReplicaOption,
+    NfsOption,
+    NodeOption,
+    SettingOption,
+    YesOption,
+    refuse_nfs,
+    settings_of,
+    web_certificate,
+)
+from dtr.cli.context import JsonOption, confirm, show_json
+from dtr.cli.ucp.connection import (
+    ConnectionOptions,
+    connected,
+    identity_of,
+    takes_connection,
+)
+from dtr.cluster import operations
+from dtr.cluster.model import HTTP_PORT, HTTPS_PORT
+from dtr.ucp.client import UcpClient
+from dtr.ucp.model import Operation
+
+
+@takes_connection
+def install(
+    options: ConnectionOptions,
+    ucp_node: NodeOption = None,
+    replica_id: NewReplicaOption = None,
+    replica_https_port: HttpsPortOption = HTTPS_PORT,
+    replica_http_port: HttpPortOption = HTTP_PORT,
+    dtr_external_url: ExternalUrlOption = None,
+    storage: Annotated[
+        str,
+        typer.Option(
+            envvar="DTR_STORAGE",
+            metavar="replicated|URL",
+            help="Where blobs are: on the replicas' own disks, copied among them; or a storage URL "
+            "that all replicas see (docs/storage.md).",
+        ),
+    ] = operations.REPLICATED,
+    storage_is_shared: Annotated[
+        bool,
+        typer.Option(
+            "--storage-is-shared",
+            envvar="DTR_STORAGE_IS_SHARED",
+            help="The directory of a file:/// storage is the same on all nodes (NFS).",
+        ),
+    ] = False,
+    nfs_storage_url: NfsOption = None,
+    dtr_cert: CertificateOption = None,
+    dtr_key: KeyOption = None,
+    dtr_ca: AuthorityOption = None,
+    log_level: LogLevelOption = None,
+    setting: SettingOption = None,
+    with_ucp: Annotated[
+        bool,
+        typer.Option(
+            "--with-ucp",
+            envvar="DTR_WITH_UCP",
+            help="Install UCP on this machine first, where it is no node yet.",
+        ),
+    ] = False,
+    host_address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="UCP_HOST_ADDRESS", help="With --with-ucp: this machine's address for others."
+        ),
+    ] = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Create a cluster with one replica on one node.
+
+    Where this machine is no node of UCP yet, it can be made the first: --with-ucp. Each further
+    replica is one 'dtr join'.
+    """
+    refuse_nfs(nfs_storage_url)
+    certificate = web_certificate(dtr_cert, dtr_key, dtr_ca)
+    is_new = not dry_run and (with_ucp or offers_ucp(options))
+    if is_new and identity_of(options.data_directory) is None:
+        options = install_ucp(options, host_address, quiet=as_json)
+        ucp_node = ucp_node or _own_node(options)
+    arguments: dict[str, JsonValue] = {
+        "replica_id": replica_id or "",
+        "https_port": replica_https_port,
+        "http_port": replica_http_port,
+        "external_url": dtr_external_url or "",
+        "storage": storage,
+        "is_storage_shared": storage_is_shared,
+        "settings": _json(settings_of(setting, log_level)),
+    }
+    with connected(options) as client:
+        arguments["node"] = choose_node(client, ucp_node, free_of="replica")
+        if dry_run:
+            show_plan(client, operations.INSTALL, arguments, as_json=as_json)
+        done = carry_out(
+            client,
+            operations.INSTALL,
+            arguments,
+            as_json=as_json,
+            prepare=lambda: bring(client, certificate),
+        )
+        token = str(client.call("GET", "/token")["token"]) if is_new else ""
+        _tell_installed(done, token, client.address, as_json=as_json)
+
+
+@takes_connection
+def join(
+    options: ConnectionOptions,
+    address: Annotated[
+        str | None,
+        typer.Argument(metavar="[HOST[:PORT]]", help="With --token: any controller of UCP."),
+    ] = None,
+    ucp_node: NodeOption = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="UCP_JOIN_TOKEN",
+            help="Make this machine a node of UCP first: what 'ucp token show' prints.",
+        ),
+    ] = None,
+    host_address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="UCP_HOST_ADDRESS", help="With --token: this machine's address for others."
+        ),
+    ] = None,
+    existing_replica_id: ExistingReplicaOption = None,
+    replica_id: NewReplicaOption = None,
+    replica_https_port: HttpsPortOption = HTTPS_PORT,
+    replica_http_port: HttpPortOption = HTTP_PORT,
+    unsafe_join: Annotated[
+        bool,
+        typer.Option(
+            "--unsafe-join",
+            envvar="DTR_UNSAFE_JOIN",
+            help="Join although replicas are unhealthy; what only those have may be lost.",
+        ),
+    ] = False,
+    skip_network_test: Annotated[
+        bool,
+        typer.Option(
+            "--skip-network-test",
+            envvar="DTR_SKIP_NETWORK_TEST",
+            help="Do not try whether the nodes reach each other.",
+        ),
+    ] = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a replica to the cluster, on another node.
+
+    Settings, certificates and storage are the cluster's. 3, 5 or 7 replicas are good numbers.
+    """
+    if token is not None:
+        options = join_ucp(options, token, address or options.url, host_address, quiet=as_json)
+        ucp_node = ucp_node or _own_node(options)
+    elif address is not None:
+        options = replace(options, url=address)
+    arguments: dict[str, JsonValue] = {
+        "replica_id": replica_id or "",
+        "https_port": replica_https_port,
+        "http_port": replica_http_port,
+        "unsafe_join": unsafe_join,
+        "skip_network_test": skip_network_test,
+    }
+    with connected(options) as client:
+        arguments["node"] = choose_node(client, ucp_node, free_of="replica")
+        replicas = list_replicas(client)
+        arguments["existing_replica_id"] = choose_existing(replicas, existing_replica_id, options)
+        if dry_run:
+            show_plan(client, operations.JOIN, arguments, as_json=as_json)
+        done = carry_out(client, operations.JOIN, arguments, as_json=as_json)
+        if as_json:
+            show_json(done.model_dump(mode="json"))
+            return
+        typer.echo(f"Replica {done.result['replica_id']} has joined on {done.result['node']}.")
+        tell_numbers(done)
+
+
+@takes_connection
+def destroy(
+    options: ConnectionOptions,
+    replica_id: Annotated[
+        str | None,
+        typer.Option(
+            "--replica-id",
+            envvar="DTR_DESTROY_REPLICA_ID",
+            metavar="ID",
+            help="ID of the last replica of the cluster.",
+        ),
+    ] = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete the last replica, and with it everything that the registry has.
+
+    Any other replica is taken out with 'dtr remove'.
+    """
+    with connected(options) as client:
+        replicas = list_replicas(client)
+        arguments: dict[str, JsonValue] = {"replica_id": _last(replicas, replica_id)}
+        if dry_run:
+            show_plan(client, operations.DESTROY, arguments, as_json=as_json)
+        confirm("Delete the whole registry, with all repositories and images?", yes=yes)
+        done = carry_out(client, operations.DESTROY, arguments, as_json=as_json)
+        if as_json:
+            show_json(done.model_dump(mode="json"))
+        else:
+            typer.echo("The registry is deleted. UCP and its nodes stay.")
+
+
+def bring(client: UcpClient, certificate: dict[str, str] | None) -> dict[str, JsonValue]:
+    """Hand a web certificate to the control plane, and return the argument that names it."""
+    if certificate is None:
+        return {}
+    body: dict[str, JsonValue] = {**certificate}
+    brought: dict[str, Any] = client.call("POST", "/dtr/certificates", body)
+    return {"certificate_id": brought["id"]}
+
+
+def tell_numbers(done: Operation) -> None:
+    """Print how many replicas there are now, and how many may fail."""
+    count, tolerated = done.result.get("replicas"), done.result.get("failures_tolerated")
+    typer.echo(f"Replicas: {count}. Failures tolerated: {tolerated}.")
+
+
+def _last(replicas: list[dict[str, Any]], given: str | None) -> str:
+    if given or not replicas:
+        return given or ""
+
+    return choose_leaving(replicas, None)[0]
+
+
+def _tell_installed(done: Operation, token: str, address: str, *, as_json: bool) -> None:
+    if as_json:
+        join_line = f"dtr join --token {token} {address}" if token else None
+        show_json({**done.model_dump(mode="json"), "join": join_line})
+        return
+    replica = done.result["replica_id"]
+    typer.echo(f"DTR is installed on {done.result['node']}. Replica id: {replica}")
+    typer.echo(f"Later commands may name it: --existing-replica-id {replica}")
+    typer.echo("\nOn each further machine, a replica:")
+    typer.echo(
+        f"  dtr join --token {token} {address}" if token else "  dtr join --ucp-node <its name>"
+    )
+
+
+def _own_node(options: ConnectionOptions) -> str | None:
+    identity = identity_of(options.data_directory)
+    return identity.name if identity else None
+
+
+def _json(value: Any) -> JsonValue:
+    found: JsonValue = value
+    return found
