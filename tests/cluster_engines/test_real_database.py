@@ -4,10 +4,13 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import ssl
+import struct
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from dtr.model.errors import UnavailableError
 from dtr.model.members import Member, MemberState
 from dtr.ucp import keys
 from dtr.ucp.agent.supervisor import ProcessSupervisor
+from dtr.ucp.authority import make_request, node_names
 from dtr.ucp.etcd import EtcdLogin, EtcdStore
 from dtr.ucp.etcd.users import EtcdUsers
 from dtr.ucp.store import Put
@@ -54,6 +58,7 @@ class Replica:
             database_port=free_port(),
             state=MemberState.JOINING,
         )
+        self.members: tuple[Member, ...] = ()
         self.supervisor = ProcessSupervisor(self.test_node.directory)
         root = self.test_node.directory.of("replicas") / self.member.id / "database"
         self.place = DatabasePlace(root)
@@ -73,6 +78,7 @@ class Replica:
 
     async def converge(self, members: tuple[Member, ...]) -> None:
         """Do what the agent does each second."""
+        self.members = members
         wanted = self.test_node.wanted(etcd_urls=self.etcd.endpoints)
         await self.database.converge(wanted, self.specification(members))
 
@@ -129,6 +135,10 @@ async def replicas(directory: Path) -> AsyncIterator[tuple[list[Replica], EtcdSt
         finally:
             await asyncio.gather(*(replica.database.end() for replica in found))
             await connection.close()
+            for replica in found:
+                log = replica.test_node.directory.logs / "patroni.log"
+                lines = log.read_text().splitlines() if log.exists() else []
+                print(f"--- {replica.address}", *lines[-60:], sep="\n")
 
 
 async def value_at(store: EtcdStore, name: str) -> dict[str, Any]:
@@ -170,6 +180,10 @@ async def test_three_databases_come_to_be_follow_and_take_over(
         for replica in found[1:]:
             await eventually(lambda one=replica: one.is_role("standby"), "it streams")  # type: ignore[misc]
         await quorum_set(found, store)
+        await renewed_certificate_is_shown(first)
+        await removed_member_is_not_let_in(first, members)
+        await adopted_by_the_next_patroni(first)
+        await not_fenced_for_silent_clients(first)
         second = await taken_over_after_a_crash(found)
         await fenced_when_patroni_is_silent([each for each in found if each is not second], second)
 
@@ -252,6 +266,105 @@ async def quorum_set(found: list[Replica], store: EtcdStore) -> None:
         return row is not None and str(row[0]).startswith("ANY 1 (")
 
     await eventually(is_strict, "one of any acknowledges")
+
+
+async def renewed_certificate_is_shown(first: Replica) -> None:
+    """Renew the node's certificate: Patroni and PostgreSQL show the new one, nothing restarts."""
+    node = first.test_node
+    pid = first.patroni_pid()
+    made = make_request()
+    certificate = first.etcd.authority.authority.sign(
+        made.request_pem,
+        common_name=node.node.id,
+        names=node_names(node.node.name, first.address),
+        now=datetime.now(UTC),
+    )
+    node.directory.key.write_text(made.key_pem)
+    node.directory.certificate.write_text(certificate)
+    await first.converge(first.members)
+    expected = ssl.PEM_cert_to_DER_cert(certificate)
+
+    async def is_shown() -> bool:
+        ports = (8008, False), (first.member.database_port, True)
+        try:
+            shown = [await asyncio.to_thread(shown_at, first, *each) for each in ports]
+        except OSError:
+            return False  # it begins to listen anew
+        return shown == [expected, expected]
+
+    await eventually(is_shown, "both show the new certificate")
+    assert first.patroni_pid() == pid
+
+
+def shown_at(replica: Replica, port: int, is_postgresql: bool) -> bytes | None:  # noqa: FBT001
+    """Return the certificate that a server shows."""
+    context = MutualTls(replica.test_node.directory).context()
+    with socket.create_connection((replica.address, port), timeout=5) as connection:
+        if is_postgresql:
+            connection.sendall(struct.pack("!ii", 8, 80877103))  # SSLRequest
+            assert connection.recv(1) == b"S"
+        with context.wrap_socket(connection, server_hostname=replica.address) as secure:
+            return secure.getpeercert(binary_form=True)
+
+
+async def removed_member_is_not_let_in(first: Replica, members: tuple[Member, ...]) -> None:
+    """Take a member away: its address is gone from what PostgreSQL admits; and back again."""
+    rules = first.place.data / "pg_hba.conf"
+    removed = members[-1].address
+
+    async def admits() -> bool:
+        return f" {removed}/32 " in rules.read_text()
+
+    async def refuses() -> bool:
+        return not await admits()
+
+    await first.converge(members[:-1])
+    await eventually(refuses, "the removed member is refused")
+    await first.converge(members)
+    await eventually(admits, "it is admitted again")
+
+
+async def adopted_by_the_next_patroni(first: Replica) -> None:
+    """Kill Patroni: the next one finds PostgreSQL running and leaves it so."""
+    before, pid = Postmaster.find(first.place.data), first.patroni_pid()
+    assert before is not None
+    os.kill(pid, signal.SIGKILL)
+
+    async def is_back() -> bool:
+        return first.supervisor.report("patroni").pid not in {None, pid} and await first.is_role(
+            "primary"
+        )
+
+    await eventually(is_back, "another Patroni holds the primary")
+    assert not before.has_ended
+    before.close()
+    assert first.database.problems == ()
+
+
+async def not_fenced_for_silent_clients(first: Replica) -> None:
+    """Hold many connections to Patroni without a word: it is still heard, nothing is ended."""
+    before = Postmaster.find(first.place.data)
+    assert before is not None
+    async with AsyncExitStack() as stack:
+        for _ in range(100):
+            elsewhere = ("127.0.0.9", 0)
+            _, writer = await asyncio.open_connection(first.address, 8008, local_addr=elsewhere)
+            stack.callback(writer.close)
+        tls = MutualTls(first.test_node.directory)
+
+        async def is_heard() -> bool:
+            try:
+                url = f"https://{first.address}:8008/liveness"
+                status, _ = await ask(url, tls.context(), seconds=2)
+            except UnavailableError:
+                return False
+            return status == 200
+
+        for _ in range(3):
+            await eventually(is_heard, "Patroni answers beside silent clients")
+    assert not before.has_ended
+    before.close()
+    assert first.database.problems == ()
 
 
 async def taken_over_after_a_crash(found: list[Replica]) -> Replica:

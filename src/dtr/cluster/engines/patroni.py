@@ -233,7 +233,7 @@ def _rest_interface(
         "keyfile": str(place.key),
         "cafile": str(place.ca),
         "verify_client": "required",
-        # See `patroni_process`; by default there are five.
+        # For other members; by default there are five. See `patroni_process`.
         "thread_pool_size": 32,
         "request_queue_size": 128,
         "authentication": {"username": REST_USER, "password": specification.patroni_password},
