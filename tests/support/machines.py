@@ -51,9 +51,8 @@ mkdir {data} /run/home
 mount --bind {disk} {data}
 mount --bind {directory}/hosts /etc/hosts
 mount --bind {directory}/nothing /etc/resolv.conf
-trap '' CHLD
 : >/run/booted
-exec sleep infinity
+exec env --ignore-signal=CHLD sleep infinity
 """
 """The first process ignores the ends of its children, so that the kernel collects orphans."""
 _KEEP_AGENT = f"""\
