@@ -127,6 +127,19 @@ def test_the_status_says_what_is_wrong_and_what_is_survived(ucp: Ucp, plane: Con
     assert any("node2 has not reported for 60 s" in problem for problem in problems)
 
 
+def test_without_a_majority_the_status_says_which_controllers_answer(
+    ucp: Ucp, plane: ControlPlane
+) -> None:
+    """Nobody can log in then, and yet somebody must find out what to start."""
+    plane.store.is_available = False
+    message = ucp.fails("status")
+    assert "No majority of etcd answers" in message
+    assert f"- {plane.address} has no majority" in message
+    address = plane.address
+    plane.stop(plane.ports[0])
+    assert f"- {address} is silent" in ucp.fails("status")
+
+
 def test_a_backup_is_a_tar_that_only_its_owner_can_read(ucp: Ucp, tmp_path: Path) -> None:
     """It has everything, and replaces nothing."""
     path = tmp_path / "backup.tar"

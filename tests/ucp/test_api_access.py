@@ -109,6 +109,8 @@ def test_a_session_ends_at_logout(plane: ControlPlane, http: httpx.Client) -> No
     bearer = {"Authorization": f"Bearer {token}"}
     assert http.post(f"{PREFIX}/auth/logout", headers=bearer).status_code == 200
     assert http.get(f"{PREFIX}/nodes", headers=bearer).status_code == 401
+    assert plane.run(plane.store.list(keys.SESSIONS))[0] == []
+    assert plane.store._leases == {}
 
 
 def test_a_session_ends_after_an_hour(plane: ControlPlane, http: httpx.Client) -> None:

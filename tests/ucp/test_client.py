@@ -200,3 +200,25 @@ def test_a_server_that_is_not_ucp_is_named(plane: ControlPlane) -> None:
         assert client.is_healthy()
         plane.store.is_available = False
         assert not client.is_healthy()
+
+
+def test_a_login_elsewhere_is_refused_in_a_sentence(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other programs answer JSON, too."""
+    for content in (b"[]", b"{}", b"null", b"<html>"):
+        answer = httpx.Response(200, content=content)
+        with UcpClient(plane.address, ca_pem=plane.ca) as client:
+            monkeypatch.setattr(httpx.Client, "request", lambda *_, a=answer, **__: a)
+            with pytest.raises(UcpError, match="not UCP's"):
+                client.login(ADMINISTRATOR, PASSWORD)
+            monkeypatch.undo()
+
+
+def test_a_session_that_nobody_answers_ends_without_waiting(plane: ControlPlane) -> None:
+    """Whoever pressed Ctrl-C does not wait for a logout."""
+    with plane.client() as client:
+        plane.stop(plane.ports[0])
+        with pytest.raises(UnreachableError):
+            client.nodes()
+        assert client._is_lost

@@ -79,6 +79,7 @@ class UcpClient:
         )
         self._credentials: tuple[str, str] | None = None
         self._token = ""
+        self._is_lost = False
 
     @property
     def address(self) -> str:
@@ -103,7 +104,10 @@ class UcpClient:
 
         """
         body: JsonValue = {"username": username, "password": password}
+        self._token = ""
         answer = self._answer("POST", f"{PREFIX}/auth/login", body, None, is_repeatable=True)
+        if not isinstance(answer, dict) or "auth_token" not in answer:
+            raise self._not_ucp()
         self._token = str(answer["auth_token"])
         self._credentials = (username, password)
         for address in answer.get("controllers", ())[:_MAX_ADDRESSES]:
@@ -147,6 +151,17 @@ class UcpClient:
         except UcpError:
             return False
         return True
+
+    def look(self) -> dict[str, str]:
+        """Return how each known controller is: `answers`, `has no majority` or `is silent`."""
+        return {address: self._state_of(address) for address in self._addresses}
+
+    def _state_of(self, address: str) -> str:
+        try:
+            response = self._http.get(f"https://{address}/_ping", timeout=_CONNECT_SECONDS)
+        except httpx.TransportError:
+            return "is silent"
+        return "has no majority" if response.status_code == _UNAVAILABLE else "answers"
 
     def clock(self) -> float | None:
         """Return what a controller's clock says, to the second; None where it does not say."""
@@ -212,8 +227,8 @@ class UcpClient:
                 return
 
     def close(self) -> None:
-        """End the session and let go of connections."""
-        if self._token:
+        """End the session, if anybody still answers, and let go of connections."""
+        if self._token and not self._is_lost:
             with suppress(UcpError):
                 self._answer("POST", f"{PREFIX}/auth/logout", None, None, is_repeatable=False)
             self._token = ""
@@ -247,11 +262,13 @@ class UcpClient:
         try:
             return response.json()
         except ValueError:
-            raise UcpError(
-                f"{self.address} answered something that is not UCP's.",
-                "Name a controller's address and port with --ucp-url.",
-                status=response.status_code,
-            ) from None
+            raise self._not_ucp() from None
+
+    def _not_ucp(self) -> UcpError:
+        return UcpError(
+            f"{self.address} answered something that is not UCP's.",
+            "Name a controller's address and port with --ucp-url.",
+        )
 
     def _send(
         self,
@@ -283,8 +300,10 @@ class UcpClient:
                 continue
             self._addresses.remove(address)
             self._addresses.insert(0, address)
+            self._is_lost = False
             _refuse_error(response, address)
             return response
+        self._is_lost = True
         raise UnreachableError(problem, _remedy(problem))
 
 
@@ -370,6 +389,8 @@ def _remedy(problem: str) -> str:
             "Name UCP's authority with --ucp-ca ('ucp ca' prints it on a node), or accept any "
             "certificate with --ucp-insecure-tls."
         )
+    if "majority" in problem:
+        return "What runs goes on. Start the managers that are down, then try again."
     return (
         "Check that the address is right (--ucp-url), that the node's agent runs, and that the "
         "port is open."

@@ -299,6 +299,8 @@ class Session(Document):
     administrator: str
     password_changed_at: float
     """When the password that it began with was set; another one ends the session."""
+    lease: int = 0
+    """With which it ends by itself."""
 
 
 Manager.model_rebuild()

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 import typer
@@ -12,6 +12,7 @@ from dtr.cli.ucp.archive import refuse_terminal, write_archive
 from dtr.cli.ucp.connection import (
     ConnectionOptions,
     client_of,
+    connect,
     connected,
     takes_connection,
     ucp_failures_as_sentences,
@@ -19,8 +20,11 @@ from dtr.cli.ucp.connection import (
 from dtr.cli.ucp.nodes import show_nodes
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.authority import expires_at, fingerprint
+from dtr.ucp.client import UcpError
 
 tokens = typer.Typer(no_args_is_help=True)
+
+_NOBODY_DECIDES: Final = frozenset({0, 503})
 
 
 @tokens.command("show")
@@ -99,14 +103,26 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show how the control plane is, what it still survives, and what to do about problems."""
-    with connected(options) as client:
-        found = client.call("GET", "/status")
+    with ucp_failures_as_sentences():
+        try:
+            with connect(options) as client:
+                found = client.call("GET", "/status")
+        except UcpError as error:
+            if error.status not in _NOBODY_DECIDES:
+                raise
+            raise UcpError(f"{error}\n{_controllers(options)}") from None
     if as_json:
         show_json(found)
     else:
         _show_status(found)
     if check and found["problems"]:
         raise typer.Exit(1)
+
+
+def _controllers(options: ConnectionOptions) -> str:
+    """Return a line for each controller that is known here: without a majority that is all."""
+    with client_of(options) as client:
+        return "\n".join(f"- {address} {state}" for address, state in client.look().items())
 
 
 def _show_status(found: dict[str, Any]) -> None:

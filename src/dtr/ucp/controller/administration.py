@@ -9,7 +9,7 @@ from dtr.ucp.authority import fingerprint
 from dtr.ucp.controller.machines import read_machines
 from dtr.ucp.controller.sessions import Administrators
 from dtr.ucp.model import Administrator, ClusterRecord, JoinToken
-from dtr.ucp.store import Delete, IsUnchanged, Put, Store
+from dtr.ucp.store import IsUnchanged, Put, Store
 from dtr.ucp.tokens import Token, hash_secret
 
 _MAX_PASSWORD = 1024
@@ -63,7 +63,7 @@ class Administration:
     async def logout(self, request: ApiRequest) -> JsonValue:
         """End the session."""
         if request.session:
-            await request.store.commit([Delete(request.session)])
+            await self._administrators.end(request.session)
         return {}
 
     async def set_password(self, request: ApiRequest) -> JsonValue:

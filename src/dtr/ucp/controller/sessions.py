@@ -57,12 +57,20 @@ class Administrators:
     async def begin(self, administrator: Administrator) -> str:
         """Begin a session of an hour and return its token, of which only a hash is kept."""
         token = secrets.token_urlsafe(32)
-        session = Session(
-            administrator=administrator.name, password_changed_at=administrator.changed_at
-        )
         lease = await self._store.grant(SESSION_SECONDS)
+        session = Session(
+            administrator=administrator.name,
+            password_changed_at=administrator.changed_at,
+            lease=lease,
+        )
         await self._store.commit([Put(session_key(token), session.encoded(), lease)])
         return token
+
+    async def end(self, key: str) -> None:
+        """End a session by where it is kept; idempotent."""
+        entry = await self._store.get(key)
+        if entry is not None:
+            await self._store.revoke(entry.document(Session).lease)
 
     async def resume(self, token: str) -> str:
         """Return whose session it is; empty where it has ended or never was.

@@ -130,7 +130,7 @@ def problems(view: View, now: float) -> list[str]:
             "No controller leads, so that nothing changes. Where that lasts longer than seconds, "
             "look at the controllers' logs."
         )
-    if len(voters) == 2:  # noqa: PLR2004
+    if len(voters) == len(view.voters) == 2:  # noqa: PLR2004 - and no third is on its way
         found.append(
             "Two managers are worse than one: the loss of either stops the control plane. Join a "
             "third machine, or demote one."
