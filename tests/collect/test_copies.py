@@ -198,6 +198,25 @@ async def test_a_flipped_byte_is_repaired(cluster: Cluster) -> None:
     assert (await cluster.scrub(0, interval_seconds=10_000)).verified == 0
 
 
+@pytest.mark.parametrize("is_repair", [True, False])
+async def test_fsck_takes_a_good_copy_before_it_forgets_a_blob(
+    cluster: Cluster, *, is_repair: bool
+) -> None:
+    """What one disk lost is no loss, and only what every disk lost is forgotten."""
+    healed, lost = await cluster.push(b"good elsewhere"), await cluster.push(b"good nowhere")
+    cluster.machines[0].file(healed.storage_key).write_bytes(b"gone elsewhere")
+    for machine in cluster.having(lost):
+        machine.file(lost.storage_key).write_bytes(b"gone nowhere")
+    checker = Checker(cluster.database, cluster.stores[0], repair=is_repair, verify=True)
+    found = [finding async for finding in checker.findings()]
+    assert [finding.repaired for finding in found] == [is_repair] * 2
+    if is_repair:
+        assert cluster.machines[0].file(healed.storage_key).read_bytes() == b"good elsewhere"
+        assert await cluster.database.read(records.find_blob, healed.digest) is not None
+        assert await cluster.database.read(records.find_blob, lost.digest) is None
+        assert cluster.having(lost) == []
+
+
 async def test_what_nobody_has_whole_is_put_apart(cluster: Cluster) -> None:
     """No copy is made of it, nobody is given it, and it is there for people to look at."""
     blob = await cluster.push(b"right")

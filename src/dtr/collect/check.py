@@ -126,6 +126,9 @@ class Checker:
         names = await self._database.read(records.repositories_with, blob.digest)
         where = f"{blob.digest} ({', '.join(names[:5]) or 'no repository'})"
         if self._repair:
+            if await self._store.heal(blob.storage_key, blob.size, blob.digest):
+                healed = f"{problem}; a good copy has taken their place"
+                return Finding(Severity.DAMAGE, healed, where, self._repair)
             if not await self._database.write(records.remove_blob, blob):
                 return None
             await self._store.delete(blob.storage_key)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import and_, exists, insert, select, text, update
+from sqlalchemy import and_, delete, exists, insert, select, text, update
 
 from dtr.database import Reader, Writer
 from dtr.database.schema import jobs, schedules
@@ -85,6 +85,14 @@ def take_due(writer: Writer, now: float, kinds: Collection[str]) -> list[Schedul
     for schedule in due:
         _set_next(writer, schedule.name, next_time(schedule.timing, now))
     return due
+
+
+def remove(writer: Writer, names: Collection[str]) -> None:
+    """Forget schedules that nobody will ever run again, and take back what they have waiting."""
+    writer.execute(delete(schedules).where(schedules.c.name.in_(sorted(names))))
+    writer.execute(
+        delete(jobs).where(jobs.c.schedule.in_(sorted(names)), jobs.c.state == "waiting")
+    )
 
 
 def postpone(writer: Writer, name: str, now: float) -> None:

@@ -39,6 +39,7 @@ class Pull:
     def __init__(self, context: RegistryContext) -> None:
         self._context = context
         capabilities = context.store.capabilities
+        self._has_copies = Capability.PLACEMENT in capabilities
         self._redirects = context.settings.redirect and Capability.REDIRECT in capabilities
 
     async def manifest(self, request: Request) -> Response:
@@ -125,7 +126,11 @@ class Pull:
             return await self._part(blob, headers, *wanted)
         path = self._path(blob)
         if path is not None:
-            return _file(blob, headers, path)
+            try:
+                return _file(blob, headers, path)
+            except ContentDamagedError:
+                if not self._has_copies:
+                    raise
         stream = self._context.store.read(blob.storage_key, stop=blob.size)
         if self._context.cache is not None:
             stream = self._context.cache.filled_by(digest, blob.size, stream)

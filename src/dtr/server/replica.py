@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -11,8 +11,8 @@ import structlog
 
 from dtr.collect.copies import Copied, Copier, count_placements
 from dtr.collect.scrub import Scrubbed, Scrubber
-from dtr.database import Database
-from dtr.jobs import Body, JobContext, JobKind, Schedule, every
+from dtr.database import Database, Writer
+from dtr.jobs import Body, JobContext, JobKind, Schedule, every, schedules
 from dtr.model.errors import InvalidError, RegistryError
 from dtr.model.members import MembersFile
 from dtr.server.datadir import write_atomically
@@ -30,6 +30,8 @@ _REPORT_SECONDS: Final = 10.0
 _REPORT_REST: Final = 20
 """How long counting rests, in times of what it took: a large registry is not always counted."""
 _WEEK: Final = 7 * 86400
+_COPY: Final = "copy-blobs-"
+_SCRUB: Final = "scrub-"
 
 STATUS_FILE: Final = "storage-status.json"
 """In the data directory: the fields of `cluster.model.StorageReport`, for the node's agent."""
@@ -77,11 +79,9 @@ class ReplicaJobs:
         self._database = database
         self._store = store
         own = store.members.own_id
-        self._copy = JobKind(
-            f"copy-blobs-{own}", f"Fetch what replica {own} should hold and does not."
-        )
+        self._copy = JobKind(f"{_COPY}{own}", f"Fetch what replica {own} should hold and does not.")
         self._scrub = JobKind(
-            f"scrub-{own}",
+            f"{_SCRUB}{own}",
             f"Verify what replica {own} holds, and repair it.",
             deadline_seconds=_WEEK,
         )
@@ -98,10 +98,16 @@ class ReplicaJobs:
             Schedule(self._scrub.name, self._scrub.name, every(pause)),
         ]
 
+    async def forget_former(self) -> None:
+        """Forget the schedules of replicas that are no members any more."""
+        members = [each.id for each in self._store.members.members]
+        await self._database.write(_forget_former, members)
+
     async def _copy_blobs(self, context: JobContext) -> None:
         def progress(done: Copied) -> None:
             context.progress(str(done))
 
+        await self.forget_former()
         copies = self._settings.storage.copies
         await Copier(self._database, self._store, copies=copies).run(_COPY_SECONDS, progress)
 
@@ -112,6 +118,14 @@ class ReplicaJobs:
         interval = self._settings.storage.scrub_interval_seconds
         scrubber = Scrubber(self._database, self._store, interval_seconds=interval)
         await scrubber.run(progress, lambda sentence: context.log(sentence, "error"))
+
+
+def _forget_former(writer: Writer, members: Collection[str]) -> None:
+    kept = {f"{kind}{replica}" for kind in (_COPY, _SCRUB) for replica in members}
+    names = {schedule.name for schedule, _ in schedules.list_schedules(writer)}
+    former = {each for each in names - kept if each.startswith((_COPY, _SCRUB))}
+    if former and members:
+        schedules.remove(writer, former)
 
 
 def replica_jobs(settings: Settings, drivers: Drivers) -> ReplicaJobs | None:

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dtr.model.digest import Algorithm
+from dtr.model.digest import Algorithm, Digest
 from dtr.model.errors import (
     ContentDamagedError,
     RegistryError,
@@ -159,6 +159,10 @@ class ObjectBlobStore:
         if taken != size:
             await self.delete(key)
             raise ContentDamagedError("the content to copy is not of the size that it should be")
+
+    async def heal(self, key: str, size: int, digest: Digest) -> bool:  # noqa: ARG002
+        """Return False: there is one copy of everything."""
+        return False
 
     async def check(self) -> None:
         """Ask once, without patience."""

@@ -231,6 +231,17 @@ class BlobStore(Protocol):
         """
         ...
 
+    async def heal(self, key: str, size: int, digest: Digest) -> bool:
+        """Replace bytes that are missing or wrong by a good copy that storage has besides.
+
+        Returns whether there was one; storage that keeps no copies has none.
+
+        Raises:
+            UnavailableError: who may have one does not answer.
+
+        """
+        ...
+
     async def check(self) -> None:
         """Prove that storage answers; raises `UnavailableError` when it does not."""
         ...

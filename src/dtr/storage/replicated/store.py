@@ -195,6 +195,14 @@ class ReplicatedBlobStore:
             await self.delete(key)
             raise UnavailableError("too few replicas take new content")
 
+    async def heal(self, key: str, size: int, digest: Digest) -> bool:
+        """Take a verified copy of a peer's; scrubs of other replicas do the same on their disks."""
+        try:
+            await self.fetch(key, size, digest)
+        except ContentDamagedError:
+            return False
+        return True
+
     async def check(self) -> None:
         """Look whether this replica's disk answers: without the others it still serves pulls."""
         await self.local.check()
