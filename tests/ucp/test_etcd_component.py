@@ -15,7 +15,7 @@ from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.agent.supervisor import ProcessSupervisor
 from dtr.ucp.etcd import EtcdConnection, EtcdLogin, EtcdMembers, EtcdRefusedError, TlsFiles
 from dtr.ucp.etcd import component as module
-from dtr.ucp.etcd.component import EtcdComponent, EtcdLostError, EtcdReport
+from dtr.ucp.etcd.component import EtcdComponent, EtcdDataError, EtcdReport
 from dtr.ucp.etcd.users import EtcdUsers
 from dtr.ucp.model import EtcdWanted, Node, NodeIdentity, ProcessState, Wanted
 
@@ -63,9 +63,11 @@ def component(directory: NodeDirectory, supervisor: RecordingSupervisor) -> Etcd
     return EtcdComponent(directory, IDENTITY, supervisor)
 
 
-def wanted(etcd: EtcdWanted | None = ETCD) -> Wanted:
+def wanted(etcd: EtcdWanted | None = ETCD, revision: int = 5) -> Wanted:
     """Return what the node is wanted to run."""
-    return Wanted(revision=1, cluster_id="c", node=NODE, controllers=(), etcd_urls=(), etcd=etcd)
+    return Wanted(
+        revision=revision, cluster_id="c", node=NODE, controllers=(), etcd_urls=(), etcd=etcd
+    )
 
 
 def make_data(directory: NodeDirectory) -> Path:
@@ -123,7 +125,7 @@ async def test_a_member_without_its_data_is_not_started(
     await component.converge(wanted())
     data.rmdir()
     fresh = RecordingSupervisor()
-    with pytest.raises(EtcdLostError, match="role 'worker'"):
+    with pytest.raises(EtcdDataError, match="role 'worker'"):
         await EtcdComponent(directory, IDENTITY, fresh).converge(wanted())
     assert fresh.processes == {}
 
@@ -161,6 +163,24 @@ async def test_a_member_that_is_wanted_no_more_leaves_nothing(
     assert EtcdReport.model_validate(await component.report()) == EtcdReport()
     await component.converge(wanted())
     assert supervisor.calls[-1] == "start etcd"
+
+
+async def test_what_is_older_than_a_member_does_not_delete_it(
+    directory: NodeDirectory, component: EtcdComponent, supervisor: RecordingSupervisor
+) -> None:
+    """A node that was a worker when its file was last written may be a voter by now."""
+    await component.converge(wanted(revision=7))
+    data = make_data(directory)
+    await component.converge(wanted(revision=8))
+    again = EtcdComponent(directory, IDENTITY, supervisor)
+    with pytest.raises(EtcdDataError, match="a controller answers"):
+        await again.converge(wanted(None, revision=6))
+    assert data.exists()
+    assert supervisor.processes == {}
+    await again.converge(wanted(revision=9))
+    assert set(supervisor.processes) == {"etcd"}
+    await again.converge(wanted(None, revision=3).changed(epoch=1))
+    assert not directory.of("etcd").exists()
 
 
 async def test_the_agents_end_leaves_the_data(

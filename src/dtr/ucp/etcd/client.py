@@ -67,7 +67,7 @@ class EtcdStore:
     async def watch(self, prefix: str, after: int) -> AsyncGenerator[int]:
         """Yield the revision of each change below `prefix` after that revision.
 
-        Where etcd has forgotten what came after (it keeps an hour), one number stands for all that.
+        Where etcd has forgotten what came after (it keeps some minutes), one number stands for all.
         """
         has_authenticated = False
         while True:

@@ -19,7 +19,10 @@ from dtr.ucp.model import ETCD_CLIENT_PORT, Document, EtcdWanted, NodeIdentity, 
 
 NAME: Final = "etcd"
 METRICS_URL: Final = "http://127.0.0.1:2381"
-QUOTA_BYTES: Final = 256 * 2**20
+QUOTA_BYTES: Final = 512 * 2**20
+KEPT_HISTORY: Final = "10m"
+"""Every node's report is a new revision every two seconds: an hour of those of many nodes would
+fill the quota, and etcd then takes no write any more."""
 
 _LOCAL_URL: Final = f"https://127.0.0.1:{ETCD_CLIENT_PORT}"
 _HEALTH_SECONDS: Final = 4.0
@@ -36,8 +39,8 @@ class EtcdReport(Document):
     """Whether anything of a member is left on this node."""
 
 
-class EtcdLostError(Exception):
-    """A member's data are gone; one sentence of what that means and one of what to do."""
+class EtcdDataError(Exception):
+    """A member's data are not what they must be; one sentence of what and one of what to do."""
 
 
 class EtcdComponent:
@@ -72,7 +75,8 @@ class EtcdComponent:
         """Run the member, or end it and delete its data.
 
         Raises:
-            EtcdLostError: a member is wanted whose data are gone.
+            EtcdDataError: a member is wanted whose data are gone, or what wants none is older than
+                the member that is there.
             SupervisionError: etcd cannot be started at all.
             OSError: a file cannot be written.
 
@@ -81,10 +85,10 @@ class EtcdComponent:
         if wanted.etcd is None:
             self._begun_with = None
             await self._supervisor.remove(NAME)
-            if self._place.exists():
-                await asyncio.to_thread(shutil.rmtree, self._place)
+            await asyncio.to_thread(self._clear_away, wanted)
             return
-        await self._supervisor.ensure(await asyncio.to_thread(self._prepared, wanted.etcd))
+        prepared = await asyncio.to_thread(self._prepared, wanted, wanted.etcd)
+        await self._supervisor.ensure(prepared)
 
     async def report(self) -> JsonValue:
         """Tell how it is, as `EtcdReport`."""
@@ -104,22 +108,36 @@ class EtcdComponent:
 
     @property
     def _marker(self) -> Path:
-        """There from the moment on when the member has data."""
+        """There from the moment on when the member has data: epoch and revision of that time."""
         return self._place / "begun"
 
     def _has_any(self) -> bool:
         return self._place.exists()
 
-    def _prepared(self, etcd: EtcdWanted) -> ProcessSpecification:
+    def _clear_away(self, wanted: Wanted) -> None:
+        if not self._place.exists():
+            return
+        if self._marker.exists():
+            # The node may have been a worker when `wanted.json` was last written, on a full disk.
+            begun = tuple(json.loads(self._marker.read_bytes()))
+            if begun > (wanted.epoch, wanted.revision):
+                raise EtcdDataError(
+                    "What this node is known to run is older than its etcd, whose data are kept."
+                    " Once a controller answers, it goes on by itself."
+                )
+        shutil.rmtree(self._place)
+
+    def _prepared(self, wanted: Wanted, etcd: EtcdWanted) -> ProcessSpecification:
         """Make the files that etcd needs, and return how it is run."""
         make_directory(self._place, user=self._user)
         make_directory(self._data, user=self._user)
         copy_identity(self._directory, self._place / "tls", user=self._user)
         has_data = (self._data / "member").is_dir()
         if has_data and not self._marker.exists():
-            write_atomically(self._marker, etcd.name.encode())
+            begun = [wanted.epoch, wanted.revision]
+            write_atomically(self._marker, json.dumps(begun).encode())
         if not has_data and self._marker.exists():
-            raise EtcdLostError(
+            raise EtcdDataError(
                 f"The data of this node's etcd are gone from {self._data}. Give the node the role"
                 f" 'worker' until it is no manager any more, then the role that it had."
             )
@@ -176,7 +194,7 @@ def etcd_command(etcd: EtcdWanted, place: Path) -> tuple[str, ...]:
         "peer-trusted-ca-file": str(tls / "ca.crt"),
         "peer-client-cert-auth": "true",
         "auto-compaction-mode": "periodic",
-        "auto-compaction-retention": "1h",
+        "auto-compaction-retention": KEPT_HISTORY,
         "quota-backend-bytes": str(QUOTA_BYTES),
         "heartbeat-interval": "100",
         "election-timeout": "1000",
