@@ -60,7 +60,7 @@ class Network:
         self._add(namespace)
         pair = ("eth0", "type", "veth", "peer", "name", name, "netns", self._bridge)
         _ip("-n", namespace, "link", "add", *pair)
-        _ip("-n", self._bridge, "link", "set", name, "master", "bridge", "up")
+        _ip("-n", self._bridge, "link", "set", "dev", name, "master", "bridge", "up")
         _ip("-n", namespace, "link", "set", "lo", "up")
         _ip("-n", namespace, "address", "add", f"{address}/24", "dev", "eth0")
         _ip("-n", namespace, "link", "set", "eth0", "up")
@@ -68,11 +68,11 @@ class Network:
 
     def pull_cable(self, name: str) -> None:
         """Let nothing reach a machine any more, nor come from it."""
-        _ip("-n", self._bridge, "link", "set", name, "down")
+        _ip("-n", self._bridge, "link", "set", "dev", name, "down")
 
     def put_cable_back(self, name: str) -> None:
         """Undo `pull_cable`."""
-        _ip("-n", self._bridge, "link", "set", name, "up")
+        _ip("-n", self._bridge, "link", "set", "dev", name, "up")
 
     def close(self) -> None:
         """Remove all of it."""
