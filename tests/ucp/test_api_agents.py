@@ -138,9 +138,12 @@ def test_a_web_certificate_has_allowed_names_only_and_replaces_nothing(
 ) -> None:
     """It proves a server, not a node."""
     before = plane.node(node.id)
+    plane.put(f"{keys.WEB_NAMES}/dtr", b'["registry.example", "not a name", 7]')
     with plane.http(node) as http:
         body = {"csr": make_request().request_pem, "purpose": "web"}
-        allowed = http.post(CERTIFICATE, json={**body, "names": ["ucp.example", "NODE2"]})
+        allowed = http.post(
+            CERTIFICATE, json={**body, "names": ["ucp.example", "NODE2", "registry.example"]}
+        )
         refused = http.post(CERTIFICATE, json={**body, "names": ["first", "bank.example"]})
     assert not is_for_clients(load_certificate(allowed.json()["certificate"]))
     assert refused.status_code == 403

@@ -13,7 +13,8 @@ OPERATION_LOCK: Final = "/ucp/operation"
 ADMINISTRATORS: Final = "/ucp/administrators/"
 JOIN_TOKEN: Final = "/ucp/tokens/join"  # noqa: S105 - where it is, not what it is
 WEB_NAMES: Final = "/ucp/names"
-"""JSON list of names that every node may have in a certificate of its own, besides its own."""
+"""JSON list of names that every node may have in a certificate of its own, besides its own: what
+`ucp install --san` said. Other rooms keep lists of theirs below it: `/ucp/names/dtr`."""
 SECRETS: Final = "/ucp/secrets/"
 CONTROL_SECRETS: Final = "/ucp/secrets/control"
 SESSIONS: Final = "/ucp/sessions/"

@@ -8,12 +8,11 @@ from dtr.ucp.store import Store
 
 
 async def web_names(store: Store) -> tuple[str, ...]:
-    """Return what `/ucp/names` lists; what is no name there is left out."""
-    entry = await store.get(keys.WEB_NAMES)
-    if entry is None:
-        return ()
-    found = json.loads(entry.value)
-    return tuple(name for name in found if _is_name(name)) if isinstance(found, list) else ()
+    """Return what the lists at and below `/ucp/names` have; what is no name there is left out."""
+    entries, _ = await store.list(keys.WEB_NAMES)
+    lists = [json.loads(entry.value) for entry in entries]
+    names = [name for found in lists if isinstance(found, list) for name in found]
+    return tuple(dict.fromkeys(name for name in names if _is_name(name)))
 
 
 def _is_name(name: object) -> bool:
