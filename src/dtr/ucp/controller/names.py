@@ -16,8 +16,10 @@ async def web_names(store: Store) -> tuple[str, ...]:
 
 
 def _is_name(name: object) -> bool:
+    if not isinstance(name, str):
+        return False
     try:
-        checked_name(str(name))
+        checked_name(name)
     except AuthorityError:
         return False
     return True
