@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.cluster_engines.nodes import REPLICA, specification
 
-from dtr.cluster.engines.patroni import DatabasePlace, Machine, dynamic_configuration, render
+from dtr.cluster.engines.patroni import DatabasePlace, Machine, render
 from dtr.cluster.model import ReplicaSpecification
 from dtr.model.members import Member, MemberState
 
@@ -76,19 +76,16 @@ def test_no_password_is_in_what_a_process_is_started_with() -> None:
     assert program.endswith(str(PLACE.role_password))
 
 
-@pytest.mark.parametrize(
-    ("counted", "joining", "is_strict", "start_timeout"),
-    [(1, 0, False, 300), (2, 1, False, 300), (3, 0, True, 0), (5, 1, True, 0)],
-)
-def test_what_depends_on_the_number_of_members(
-    *, counted: int, joining: int, is_strict: bool, start_timeout: int
-) -> None:
-    """From three that count, commits always wait for a standby and a crash is a failover."""
-    members = [OWN] * counted + [Member("c", "n", "10.0.0.9", state=MemberState.JOINING)] * joining
-    found = dynamic_configuration(members, counted // 2)
-    assert found["synchronous_mode_strict"] is is_strict
-    assert found["primary_start_timeout"] == start_timeout
-    assert found["synchronous_node_count"] == max(1, counted // 2)
+def test_the_first_replica_waits_for_nobody() -> None:
+    """It is alone, and joining: commits are its own, and a crash is mended in place."""
+    own = Member(REPLICA, "node1", "10.0.0.1", state=MemberState.JOINING)
+    found = rendered(specification(members=(own,), is_bootstrap=True))["bootstrap"]["dcs"]
+    assert found["synchronous_mode"] == "quorum"
+    assert found["synchronous_mode_strict"] is False
+    assert found["primary_start_timeout"] == 300
+    assert found["synchronous_node_count"] == 1
+    assert found["failsafe_mode"] is True
+    assert found["loop_wait"] + 2 * found["retry_timeout"] <= found["ttl"]
 
 
 @pytest.mark.parametrize(

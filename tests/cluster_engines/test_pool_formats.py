@@ -69,7 +69,6 @@ def test_haproxy_finds_its_own_valid(tmp_path: Path, authority: Authority) -> No
     [
         (PoolFormat.NGINX, ("nginx", "-t", "-c")),
         (PoolFormat.CADDY, ("caddy", "validate", "--adapter", "caddyfile", "--config")),
-        (PoolFormat.KEEPALIVED, ("keepalived", "--config-test", "--use-file")),
     ],
 )
 def test_the_real_program_finds_it_valid(

@@ -24,9 +24,10 @@ from tests.support.processes import free_port, requires_root
 
 from dtr.cluster.engines.database import Database
 from dtr.cluster.engines.fence import Postmaster
-from dtr.cluster.engines.patroni import DATABASE, DatabasePlace, dynamic_configuration
+from dtr.cluster.engines.patroni import DATABASE, DatabasePlace
 from dtr.cluster.engines.probes import MutualTls, ask
 from dtr.cluster.model import DatabaseReport, ReplicaPhase, ReplicaSpecification
+from dtr.cluster.plan_majority import patroni_values
 from dtr.model.errors import UnavailableError
 from dtr.model.members import Member, MemberState
 from dtr.ucp import keys
@@ -222,6 +223,7 @@ async def bootstrapped(first: Replica) -> None:
         ).fetchone()
         checksums = connection.execute("SHOW data_checksums").fetchone()
     assert (owner, checksums) == (("dtr",), ("on",))
+    assert "-secret" not in (first.test_node.directory.logs / "patroni.log").read_text()
 
     async def has_time() -> bool:
         return (await first.database.report()).last_transaction_at is not None
@@ -247,9 +249,8 @@ async def refused_without_certificate(first: Replica) -> None:
 
 async def quorum_set(found: list[Replica], store: EtcdStore) -> None:
     """See both standbys acknowledge, once etcd has what depends on their number."""
-    counted = [Member("", "", "", state=MemberState.SERVING)] * 3
     key = f"{keys.PATRONI}config"
-    config = {**await value_at(store, "config"), **dynamic_configuration(counted, 1)}
+    config = {**await value_at(store, "config"), **patroni_values(3)}
     assert await store.commit([Put(key, json.dumps(config).encode())])
 
     async def is_quorum() -> bool:

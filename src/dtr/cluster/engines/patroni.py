@@ -6,7 +6,7 @@ Every setting here was measured or comes from a failure that was met; the commen
 import ipaddress
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import JsonValue
 
 from dtr.cluster.model import PATRONI_PORT, ReplicaSpecification
+from dtr.cluster.plan_majority import patroni_values
 from dtr.model.members import Member, MemberState
 
 SCOPE: Final = "registry"
@@ -29,9 +30,6 @@ REST_USER: Final = "patroni"
 TTL_SECONDS: Final = 20  # Patroni takes no smaller one
 _LOOP_WAIT_SECONDS: Final = 5  # loop_wait + 2 * retry_timeout must not exceed the TTL
 _RETRY_SECONDS: Final = 5
-_RESTART_IN_PLACE_SECONDS: Final = 300
-_FAIL_OVER_FROM: Final = 3
-"""From so many members on, a crash of PostgreSQL is a failover, and commits wait for standbys."""
 _LONGEST_SOCKET_PATH: Final = 107  # sun_path, with its final zero
 _SOCKET_NAME: Final = ".s.PGSQL.65535"
 
@@ -177,30 +175,10 @@ def render(specification: ReplicaSpecification, place: DatabasePlace, machine: M
     return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 
-def dynamic_configuration(
-    members: Sequence[Member], synchronous_node_count: int
-) -> dict[str, JsonValue]:
-    """Return what depends on how many replicas count: part of Patroni's configuration in etcd.
-
-    The cluster's loop patches `/db/registry/config` with it at each join and removal. Up to two
-    members it is not strict, so that the last one goes on alone; and PostgreSQL that crashed is
-    started in place, since a failover would need a majority.
-
-    >>> dynamic_configuration((), 0)["synchronous_mode_strict"]
-    False
-    """
-    counted = sum(member.state is not MemberState.JOINING for member in members)
-    is_many = counted >= _FAIL_OVER_FROM
-    return {
-        "primary_start_timeout": 0 if is_many else _RESTART_IN_PLACE_SECONDS,
-        "synchronous_mode_strict": is_many,
-        "synchronous_node_count": max(1, synchronous_node_count),
-    }
-
-
 def _bootstrap(
     specification: ReplicaSpecification, place: DatabasePlace, machine: Machine
 ) -> dict[str, JsonValue]:
+    counted = sum(each.state is not MemberState.JOINING for each in specification.members)
     program = (machine.python, "-I", "-m", "dtr.cluster.engines.post_bootstrap")
     return {
         "dcs": {
@@ -209,8 +187,9 @@ def _bootstrap(
             "retry_timeout": _RETRY_SECONDS,
             "failsafe_mode": True,
             "maximum_lag_on_failover": 1_048_576,
-            "synchronous_mode": "quorum",
-            **dynamic_configuration(specification.members, specification.synchronous_node_count),
+            # Changed in etcd by the cluster's loop at each join and removal.
+            **patroni_values(counted),
+            "synchronous_node_count": max(1, specification.synchronous_node_count),
             "postgresql": {
                 "use_pg_rewind": True,
                 "use_slots": True,
