@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -206,6 +207,7 @@ def test_status_shows_replicas_and_issues(place: Place) -> None:
     shown = place.good("status")
     assert "Pushes and pulls work." in shown
     assert "Nothing is wrong." in shown
+    place.good("status", "--check")
     assert replica_id(1) in shown
     assert "primary" in shown
     place.simulation.kill(3)
@@ -213,6 +215,7 @@ def test_status_shows_replicas_and_issues(place: Place) -> None:
     while "FAILED" not in (shown := place.good("status")):
         assert place.plane.now < deadline
     assert f"dtr remove --replica-ids {replica_id(3)}" in shown
+    assert place.run("status", "--check").status == 1
     document = json.loads(place.good("status", "--json"))
     assert document["replica_health"][replica_id(1)] == "OK"
     assert document["rethink_system_tables"]["current_issues"]
@@ -323,7 +326,7 @@ def test_a_node_is_chosen_from_a_numbered_list(place: Place) -> None:
     typed.expect_exact("ucp-password: ")
     typed.sendline(PASSWORD)
     typed.expect(r"(\d+)\) node3")
-    assert typed.match
+    assert isinstance(typed.match, re.Match)
     number = typed.match.group(1)
     typed.expect_exact("ucp-node (The hostname of the node, or its number in the list)")
     typed.sendline(number)

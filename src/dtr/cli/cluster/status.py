@@ -28,12 +28,17 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="End with status 1 where something is wrong.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the cluster: replicas, roles, lag, disks, certificates, and what is wrong."""
     with connected(options) as client:
         if not watch:
-            _show_once(client, as_json=as_json)
+            document = _show_once(client, as_json=as_json)
+            if check and _is_wrong(document):
+                raise typer.Exit(1)
             return
         try:
             _watch(client, as_json=as_json)
@@ -41,12 +46,18 @@ def status(
             return
 
 
-def _show_once(client: UcpClient, *, as_json: bool) -> None:
-    document = client.call("GET", "/dtr/status")
+def _show_once(client: UcpClient, *, as_json: bool) -> dict[str, Any]:
+    document: dict[str, Any] = client.call("GET", "/dtr/status")
     if as_json:
         show_json(document)
     else:
         _console().print(rendered(document))
+    return document
+
+
+def _is_wrong(document: dict[str, Any]) -> bool:
+    issues = document["rethink_system_tables"]["current_issues"]
+    return bool(issues) or not document["is_installed"]
 
 
 def _watch(client: UcpClient, *, as_json: bool) -> None:
