@@ -200,6 +200,18 @@ def test_another_command_is_refused_while_one_runs(place: Place) -> None:
         place.go_on()
 
 
+def test_an_operation_is_cancelled(place: Place) -> None:
+    """It is undone, and the command that waited for it fails."""
+    place.grow(1)
+    assert "no operation runs" in place.fails("cancel").lower()
+    place.stand_still()
+    place.start("join", node="node2")
+    assert "is asked to stop" in place.good("cancel")
+    place.go_on()
+    wait_until(lambda: "/ucp/operation" not in place.simulation.entries(), "it has ended")
+    assert len(place.simulation.records()) == 1
+
+
 def test_status_shows_replicas_and_issues(place: Place) -> None:
     """As a table, and as JSON in the original's shape."""
     assert "not installed" in place.good("status")

@@ -153,6 +153,8 @@ class Simulation:
     slow: frozenset[str] = frozenset()
     """Replicas that stream and never get any further."""
     machines: dict[str, Machine] = field(default_factory=dict)
+    under_copied: int | None = 0
+    """Blobs that lack copies; None where nobody can tell."""
     shared_store: MemoryStore | None = None
     """Of a control plane that is there besides; else it has one of its own."""
 
@@ -419,7 +421,9 @@ class Simulation:
             ),
             is_healthy=is_healthy,
             health_error="" if is_healthy else "it starts",
-            storage=StorageReport(under_copied=0),
+            storage=None
+            if self.under_copied is None
+            else StorageReport(under_copied=self.under_copied),
             is_data_deleted=database is None and specification.phase is ReplicaPhase.LEAVING,
         )
 

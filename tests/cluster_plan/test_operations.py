@@ -369,7 +369,33 @@ async def test_a_remove_that_deletes_already_is_not_cancelled() -> None:
     while not any(each.phase is ReplicaPhase.LEAVING for each in simulation.records()):
         await simulation.tick()
     await simulation.cancel(operation_id)
+    done = await simulation.follow(operation_id)
+    assert done.state is OperationState.SUCCEEDED
+    assert "too late" in str(done.result["warnings"])
+
+
+async def test_blobs_are_copied_before_their_holder_leaves() -> None:
+    """It waits for as long as copies are made, and a forced removal does not."""
+    simulation = await cluster_of(3)
+    simulation.under_copied = 7
+    operation_id = await simulation.start("remove", replica_ids=[replica_id(3)])
+    await simulation.tick(1000)
+    running = await simulation.operation(operation_id)
+    assert running.phases[-1].message == "for copies of 7 blobs"
+    simulation.under_copied = 0
     assert (await simulation.follow(operation_id)).state is OperationState.SUCCEEDED
+    simulation.under_copied = 7
+    await succeeded(simulation, "remove", replica_ids=[replica_id(2)], force=True)
+
+
+async def test_replicas_that_do_not_tell_of_copies_end_the_removal() -> None:
+    """The replica is put back; --force is named."""
+    simulation = await cluster_of(3)
+    simulation.under_copied = None
+    done = await simulation.run("remove", replica_ids=[replica_id(3)])
+    assert done.state is OperationState.FAILED
+    assert "--force" in done.error
+    assert all(each.phase is ReplicaPhase.SERVING for each in simulation.records())
 
 
 async def test_settings_are_taken_one_after_the_other() -> None:

@@ -34,6 +34,7 @@ application.command("destroy")(install.destroy)
 application.command("reconfigure")(change.reconfigure)
 application.command("emergency-repair")(change.emergency_repair)
 application.command("status")(status.status)
+application.command("cancel")(change.cancel)
 application.add_typer(
     balancers.commands, name="load-balancer", help="What stands before the replicas."
 )

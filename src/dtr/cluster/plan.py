@@ -84,9 +84,11 @@ def _drive(script: Script, view: ClusterView, operation: Operation, now: float) 
     context = Context(view, now, operation, running_phase(operation))
     if operation.error:
         return _clean_up(script, context)
-    if operation.is_cancelled and not script.why_not_cancelled(context):
+    why_not = script.why_not_cancelled(context) if operation.is_cancelled else ""
+    if operation.is_cancelled and not why_not:
         return _failing(context, _CANCELLED)
-    return _step(script, context)
+    late = f"It was to be cancelled, too late: {why_not}." if why_not else ""
+    return _step(script, replace(context, operation=operations.warned(operation, late)))
 
 
 def _step(script: Script, context: Context) -> Decision:

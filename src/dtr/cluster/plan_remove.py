@@ -44,6 +44,7 @@ DRAIN_SECONDS: Final = 10.0
 _MOST_DRAIN_SECONDS: Final = 60.0
 _TOLD_SECONDS: Final = 6.0
 """After so long every registry has read the new members file, and reported since."""
+_MOST_SILENT_SECONDS: Final = 300.0
 _CHECKING: Final = "checking the cluster"
 
 
@@ -139,12 +140,13 @@ def _copy_blobs(context: Context, replica: Replica) -> Outcome:
     """Wait until enough of those that stay have every blob; no limit while copies are made.
 
     A replica that is dead can give nothing: what it had is copied from others after its removal.
+    Nor is anything waited for where the removal is forced.
     """
     view = context.view
     is_replicated = view.cluster is not None and view.cluster.storage == REPLICATED
     if not is_replicated or view.is_unreachable(replica, context.now):
         return Done()
-    if replica.phase is not ReplicaPhase.DRAINING:
+    if replica.phase is not ReplicaPhase.DRAINING or context.is_set("force"):
         return Done()
     began = context.phase.started_at if context.phase else context.now
     lacking, silent = 0, []
@@ -157,6 +159,11 @@ def _copy_blobs(context: Context, replica: Replica) -> Outcome:
             silent.append(each.id)
         else:
             lacking = max(lacking, report.storage.under_copied)
+    if silent and context.waited > _MOST_SILENT_SECONDS:
+        return Fail(
+            f"Replica {', '.join(silent)} does not tell which blobs lack copies. See dtr status; "
+            "--force removes without knowing."
+        )
     if silent:
         return Wait(f"for {', '.join(silent)} to tell which blobs lack copies")
     return Wait(f"for copies of {lacking} blobs") if lacking else Done()

@@ -77,6 +77,23 @@ def remove(
         tell_numbers(done)
 
 
+@takes_connection
+def cancel(options: ConnectionOptions, as_json: JsonOption = False) -> None:
+    """Ask the operation that runs to stop.
+
+    What it has done is undone; where that is no longer possible it goes on, and says why.
+    """
+    with connected(options) as client:
+        running: dict[str, Any] | None = client.call("GET", "/dtr/status")["operation"]
+        if running is None:
+            fail("no operation runs.")
+        cancelled = client.cancel(running["id"])
+        if as_json:
+            show_json(cancelled.model_dump(mode="json"))
+        else:
+            typer.echo(f"The {running['kind']} is asked to stop. See how it ends: dtr status.")
+
+
 def _others(replicas: list[dict[str, Any]], leaving: str | None) -> list[dict[str, Any]]:
     """Return the replicas that can be gone through; the last one itself, so that it is refused."""
     gone = {each.strip() for each in (leaving or "").split(",")}
