@@ -238,9 +238,13 @@ async def test_scrub_brings_disk_and_metadata_together(cluster: Cluster) -> None
     known, unknown = await cluster.push(b"row without a file"), await cluster.push(b"no row")
     own = cluster.machines[0]
     own.file(known.storage_key).unlink()
+    abandoned = own.file(known.storage_key).with_name(".partial-crash")
+    abandoned.write_bytes(b"cut short")
+    os.utime(abandoned, (1, 1))
     await cluster.database.write(holders.remove_holder, [unknown.storage_key], own.id)
     scrubbed = await cluster.scrub(0)
     assert (scrubbed.noted, scrubbed.forgotten) == (1, 1)
+    assert not abandoned.exists()
     assert own.id in await cluster.holders(unknown)
     assert own.id not in await cluster.holders(known)
     await cluster.fill(0)

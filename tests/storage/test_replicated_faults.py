@@ -4,6 +4,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -165,6 +166,27 @@ async def test_a_frozen_holder_is_not_waited_for(
     finally:
         silent.set()
         server.close()
+        await store.close()
+
+
+async def test_a_holder_whose_disk_hangs_is_replaced(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it lives, and takes nothing: neither chunks nor a commit wait for it."""
+    hanging, never = replicas.machines[1], asyncio.Event()
+
+    async def hang(*_arguments: object) -> None:
+        await never.wait()
+
+    assert hanging._server is not None
+    monkeypatch.setattr(hanging._server._uploads, "add", hang)
+    store = replicas.machines[0].open(replace(PACE, answer_seconds=0.2, stall_seconds=0.4))
+    try:
+        for content in (CONTENT, b"small") * 2:
+            key = await push(store, content)
+            assert holding(replicas, key) == [replicas.machines[0], replicas.machines[2]]
+    finally:
+        never.set()
         await store.close()
 
 

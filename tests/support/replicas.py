@@ -121,7 +121,7 @@ class Machine:
             assert runner.server is not None
             for connection in runner.server.connections:
                 if connection.transport is not None:
-                    connection.transport.abort()  # type: ignore[attr-defined]
+                    connection.transport.abort()
             await self._server.stop()
             await self._local.close()
         self._server = self._local = None

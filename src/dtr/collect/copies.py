@@ -173,7 +173,7 @@ class Copier:
 
 async def count_placements(
     database: Database, store: ReplicatedBlobStore, copies: int
-) -> dict[str, int]:
+) -> dict[str, int | list[str]]:
     """Return this replica's storage in numbers, by the fields of `cluster.model.StorageReport`."""
     members = store.members
     serving = [each.id for each in placement.serving(members)]
@@ -189,6 +189,7 @@ async def count_placements(
         "blobs": found.blobs,
         "bytes": found.bytes,
         "under_copied": found.under_copied,
+        "counted_replicas": serving,
         "missing_here": found.missing_here,
         "capacity_bytes": capacity,
         "free_bytes": free,

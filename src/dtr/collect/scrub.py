@@ -24,6 +24,7 @@ _PAGE = 500
 _BATCH = 20
 # What was written a moment ago may not be noted yet by whoever wrote it.
 _YOUNG_SECONDS = 600
+_ABANDONED_SECONDS = 86400
 
 
 @dataclass(slots=True)
@@ -72,6 +73,7 @@ class Scrubber:
         tell: Callable[[str], None] = lambda _sentence: None,
     ) -> Scrubbed:
         """Bring disk and metadata together, then verify what is due; `tell` of what was damaged."""
+        await self._store.local.remove_partial(self._clock() - _ABANDONED_SECONDS)
         await self._note_unknown()
         await self._forget_missing()
         before = self._clock() - self._interval_seconds

@@ -235,6 +235,17 @@ class FilesystemBlobStore:
         found = os.statvfs(self._uploads)
         return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
 
+    async def remove_partial(self, before: float) -> None:
+        """Delete copies that a crash cut short, last written before this time."""
+
+        def remove() -> None:
+            for path in self._blobs.glob(f"*/*/{_PARTIAL}*"):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before:
+                        path.unlink()
+
+        await self.run("remove", remove)
+
     async def put_aside(self, key: str) -> None:
         """Take bytes that are wrong out of the blobs, for people to look at: `ROOT/damaged`."""
 

@@ -83,7 +83,7 @@ class Leg:
         self.disk = disk
         self.failure: RegistryError | None = None
         self.queued_bytes = 0
-        self.moved_at = time.monotonic()
+        self._moved_at = time.monotonic()
         self._name = name
         self._start = start
         self._position = start.offset
@@ -104,6 +104,11 @@ class Leg:
     def is_full(self) -> bool:
         """Whether it is so far behind that the next bytes have to wait."""
         return self.queued_bytes >= MOST_QUEUED_BYTES
+
+    def has_stalled(self, seconds: float) -> bool:
+        """Whether something is under way that has not moved for so long."""
+        is_under_way = self._pump is not None and not self._pump.done()
+        return is_under_way and time.monotonic() - self._moved_at > seconds
 
     def put(self, content: bytes) -> None:
         """Take bytes to bring; returns at once."""
@@ -145,14 +150,14 @@ class Leg:
 
     def _go(self) -> None:
         if self.failure is None and (self._pump is None or self._pump.done()):
-            self.moved_at = time.monotonic()
+            self._moved_at = time.monotonic()
             self._pump = asyncio.create_task(self._bring())
 
     async def _bring(self) -> None:
         try:
             while self._queue or self._last is not None:
                 await self._step()
-                self.moved_at = time.monotonic()
+                self._moved_at = time.monotonic()
                 self._wake.set()
         except DigestInvalidError as refusal:
             self._refusal, self._last = refusal, None

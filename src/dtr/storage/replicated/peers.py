@@ -83,6 +83,10 @@ class Peers:
         """Whether a peer did not answer a moment ago."""
         return self._down_until.get(replica, 0) > time.monotonic()
 
+    def note_down(self, replica: str) -> None:
+        """Have a replica asked only when nobody else can be, for a while."""
+        self._down_until[replica] = time.monotonic() + self.pace.down_seconds
+
     def is_tight(self, replica: str) -> bool:
         """Whether a peer had little room when it answered last."""
         return self._free_bytes.get(replica, 1 << 62) < self.pace.tight_bytes
@@ -249,7 +253,7 @@ class Peers:
                     raise await _error(replica, answer)
                 yield answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._down_until[replica] = time.monotonic() + self.pace.down_seconds
+            self.note_down(replica)
             raise PeerUnreachableError(
                 f"replica {replica} does not answer: {_words(error)}",
                 replica=replica,
@@ -262,7 +266,7 @@ class Peers:
             async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
                 yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._down_until[replica] = time.monotonic() + self.pace.down_seconds
+            self.note_down(replica)
             raise PeerUnreachableError(
                 f"replica {replica} stopped sending: {_words(error)}",
                 replica=replica,

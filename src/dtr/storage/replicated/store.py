@@ -242,7 +242,11 @@ class ReplicatedBlobStore:
 
     def is_down(self, replica: str) -> bool:
         """Whether a replica did not answer a moment ago."""
-        return replica != self.members.own_id and self._peers.is_down(replica)
+        return self._peers.is_down(replica)
+
+    def note_down(self, replica: str) -> None:
+        """Have a replica asked only when nobody else can be, for a while."""
+        self._peers.note_down(replica)
 
     def candidates(self, first: Sequence[str]) -> list[str]:
         """Return who may be sent new bytes, best first: those of `first`, then this replica."""

@@ -25,6 +25,9 @@ from dtr.storage.replicated.staging import Start
 if TYPE_CHECKING:
     from dtr.storage.replicated.store import ReplicatedBlobStore
 
+_HASHED_BYTES_PER_SECOND = 50 << 20
+"""What a slow disk reads: a holder that does not know its bytes' digest reads them to commit."""
+
 
 class ReplicatedWriter:
     """Gathers a mebibyte and hands it to every holder; waits only for those that are far behind.
@@ -143,7 +146,7 @@ class ReplicatedWriter:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._store.pace.stall_seconds / 4):
                     await self._wake.wait()
-            self._dismiss_stalled()
+            self._dismiss_stalled([leg for leg in self._legs if leg.is_full])
             await self._staff()
 
     def _hand_over(self) -> None:
@@ -178,15 +181,21 @@ class ReplicatedWriter:
         place = self._place
         return place is not None and replica in place.holders and replica not in self._lost
 
-    def _dismiss_stalled(self) -> None:
-        """End a leg that does not move, where another replica could take its place."""
+    def _dismiss_stalled(self, legs: list[Leg], seconds: float = 0) -> None:
+        """End legs that do not move, where another replica could take their place.
+
+        They are given `seconds` more than a chunk's time, for what reads everything once more.
+        """
         used = {leg.replica for leg in self._legs}
         spare = [each for each in self._store.candidates(()) if each not in used]
-        spare = [each for each in spare if not self._store.is_down(each)]
-        limit = time.monotonic() - self._store.pace.stall_seconds
-        for leg in self._legs:
-            if spare and leg.is_full and leg.moved_at < limit:
-                leg.give_up(PeerUnreachableError("too slow", replica=leg.replica))
+        if any(not self._store.is_down(each) for each in spare):
+            for leg in legs:
+                self._end_stalled(leg, seconds)
+
+    def _end_stalled(self, leg: Leg, seconds: float = 0) -> None:
+        if leg.has_stalled(self._store.pace.stall_seconds + seconds):
+            self._store.note_down(leg.replica)
+            leg.give_up(PeerUnreachableError(f"replica {leg.replica} is too slow"))
 
     async def _staff(self) -> None:
         """Have as many legs that live as are needed, each with all bytes handed over so far.
@@ -247,12 +256,18 @@ class ReplicatedWriter:
     async def _enlist(self, replica: str) -> RegistryError | None:
         """Add a leg with everything that was handed over so far; return why that failed."""
         leg = self._leg(replica)
+        catching_up = asyncio.create_task(self._catch_up(leg))
         try:
-            await self._catch_up(leg)
+            while not catching_up.done():
+                await asyncio.wait({catching_up}, timeout=self._store.pace.stall_seconds / 4)
+                for each in (leg, *self._legs):
+                    self._end_stalled(each)
+            catching_up.result()
         except RegistryError as error:
             leg.give_up(error)
-        else:
-            await leg.settle()
+        finally:
+            catching_up.cancel()
+        await leg.settle()
         if leg.failure is None:
             self._legs.append(leg)
         elif isinstance(leg.failure, UploadUnknownError):
@@ -305,16 +320,25 @@ class ReplicatedWriter:
             legs = [leg for leg in self._legs if leg.replica not in answers]
             if not legs:
                 return answers
-            found = await asyncio.gather(
-                *(leg.finish(then, digest) for leg in legs), return_exceptions=True
-            )
-            for leg, answer in zip(legs, found, strict=True):
-                if isinstance(answer, BaseException) and not isinstance(answer, DigestInvalidError):
-                    raise answer
+            for leg, answer in zip(legs, await self._finished(legs, then, digest), strict=True):
                 if leg.failure is None:
                     answers[leg.replica] = answer
             if then is Then.COMMIT and any(isinstance(each, dict) for each in answers.values()):
                 return answers
+
+    async def _finished(self, legs: list[Leg], then: Then, digest: Digest | None) -> list[Any]:
+        """Return the legs' answers, or refusals; one that stalls is ended where that helps."""
+        tasks = {asyncio.create_task(leg.finish(then, digest)): leg for leg in legs}
+        pending = set(tasks)
+        extra = self._offset / _HASHED_BYTES_PER_SECOND
+        try:
+            while pending:
+                _, pending = await asyncio.wait(pending, timeout=self._store.pace.stall_seconds / 4)
+                self._dismiss_stalled([tasks[each] for each in pending], extra)
+        finally:
+            for task in pending:
+                task.cancel()
+        return [task.exception() or task.result() for task in tasks]
 
     async def _seal(self) -> None:
         self._hand_over()
