@@ -31,6 +31,7 @@ from dtr.cluster.model import (
 from dtr.cluster.operations import REMOVE, checked
 from dtr.cluster.view import ClusterView
 from dtr.model.errors import UnavailableError
+from dtr.model.members import MemberState
 from dtr.testing.store import MemoryStore
 from dtr.ucp import keys
 from dtr.ucp.model import (
@@ -423,7 +424,12 @@ class Simulation:
             health_error="" if is_healthy else "it starts",
             storage=None
             if self.under_copied is None
-            else StorageReport(under_copied=self.under_copied),
+            else StorageReport(
+                under_copied=self.under_copied,
+                counted_replicas=tuple(
+                    each.id for each in specification.members if each.state is MemberState.SERVING
+                ),
+            ),
             is_data_deleted=database is None and specification.phase is ReplicaPhase.LEAVING,
         )
 

@@ -174,6 +174,8 @@ class StorageReport(Document):
     bytes: int = 0
     under_copied: int = 0
     """Blobs of the whole registry that too few replicas hold."""
+    counted_replicas: tuple[str, ...] = ()
+    """Whose copies were counted for that: one that drains is none of them."""
     missing_here: int = 0
     """Blobs that this replica is to hold and does not yet."""
     capacity_bytes: int = 0

@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from dtr.cluster.model import Replica, ReplicaPhase
+from dtr.cluster.model import Replica, ReplicaPhase, StorageReport
 from dtr.cluster.operations import REPLICATED
 from dtr.cluster.plan_actions import (
     Act,
@@ -42,8 +42,6 @@ from dtr.ucp.model import Operation
 DRAIN_SECONDS: Final = 10.0
 """How long a balancer of the user's own has to see the health endpoint answer 503."""
 _MOST_DRAIN_SECONDS: Final = 60.0
-_TOLD_SECONDS: Final = 6.0
-"""After so long every registry has read the new members file, and reported since."""
 _MOST_SILENT_SECONDS: Final = 300.0
 _CHECKING: Final = "checking the cluster"
 
@@ -148,17 +146,16 @@ def _copy_blobs(context: Context, replica: Replica) -> Outcome:
         return Done()
     if replica.phase is not ReplicaPhase.DRAINING or context.is_set("force"):
         return Done()
-    began = context.phase.started_at if context.phase else context.now
     lacking, silent = 0, []
     for each in view.counted:
-        machine, report = view.machine_of(each), view.report_of(each)
         if each.id == replica.id or illness(view, each, context.now):
             continue
-        told_at = machine.report.received_at if machine and machine.report else 0.0
-        if report is None or report.storage is None or told_at < began + _TOLD_SECONDS:
+        report = view.report_of(each)
+        storage = report.storage if report else None
+        if storage is None or not _counts_without(storage, each, replica):
             silent.append(each.id)
         else:
-            lacking = max(lacking, report.storage.under_copied)
+            lacking = max(lacking, storage.under_copied)
     if silent and context.waited > _MOST_SILENT_SECONDS:
         return Fail(
             f"Replica {', '.join(silent)} does not tell which blobs lack copies. See dtr status; "
@@ -167,6 +164,11 @@ def _copy_blobs(context: Context, replica: Replica) -> Outcome:
     if silent:
         return Wait(f"for {', '.join(silent)} to tell which blobs lack copies")
     return Wait(f"for copies of {lacking} blobs") if lacking else Done()
+
+
+def _counts_without(storage: StorageReport, teller: Replica, leaving: Replica) -> bool:
+    """Return whether a replica has counted copies since it was told that another one leaves."""
+    return teller.id in storage.counted_replicas and leaving.id not in storage.counted_replicas
 
 
 def _move_primary(context: Context, replica: Replica) -> Outcome:
