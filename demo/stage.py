@@ -35,9 +35,7 @@ class Stage:
 
     def __init__(self, cluster: RunningCluster, show: Callable[[Step], None]) -> None:
         self.cluster = cluster
-        self.load = Load(
-            cluster.url, (USERNAME, PASSWORD), random.randrange(10**6), http=cluster.http
-        )
+        self.load = Load(cluster.url, (USERNAME, PASSWORD), random.randrange(10**6))
         self.steps: list[Step] = []
         self.status = ""
         self._show = show
@@ -55,6 +53,7 @@ class Stage:
 
     def start_clients(self) -> None:
         """Push and pull through the balancer, from now to the end."""
+        self.load.http = self.cluster.http  # it trusts an authority that `ucp install` makes
         self.cluster.client.call(self.load.start(pushes=2), seconds=120)
 
     def until_more(self, count: int) -> None:
