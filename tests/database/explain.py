@@ -48,6 +48,8 @@ SELECT 'sha256:dead' || number, 1, 'dead' || number,
 FROM generate_series(1, 600) AS number;
 INSERT INTO repository_blobs (repository_id, digest, review_at)
 SELECT 1, digest, 2e9 FROM blobs WHERE storage_key LIKE 'dead%' AND state = 'live';
+INSERT INTO blob_holders (storage_key, replica_id, verified_at)
+SELECT storage_key, '00000000000' || number, id FROM blobs, generate_series(1, 3) AS number;
 """
 
 

@@ -31,7 +31,7 @@ from dtr.model.manifests import OCI_INDEX, OCI_MANIFEST, Limits, parse_manifest
 from dtr.model.names import RepositoryName, TagName
 from dtr.registry import records
 from dtr.registry.push import PushedManifest, _delete_tag, delete_manifest, put_manifest
-from dtr.registry.records import Blob
+from dtr.registry.records import Blob, holders
 from dtr.registry.records.pulls import Pulls, add_pulls
 from dtr.storage import MemoryBlobStore, Progress
 
@@ -155,6 +155,19 @@ async def _collect(database: Database) -> None:
     database.read_now(collection.known_keys, ["x"])
 
 
+def _replicate(database: Database) -> None:
+    """Do what replicas do all the time about the blobs on their disks."""
+    own = "000000000001"
+    _, page = database.read_now(holders.placed_after, 777, 20)
+    assert page
+    keys = [placed.blob.storage_key for placed in page]
+    database.write_now(holders.add_holder, page[0].blob, "00000000000f", NOW)
+    database.write_now(holders.note_verified, keys, own, NOW)
+    database.write_now(holders.remove_holder, keys[:1], own)
+    assert database.read_now(holders.held_since, own, NOW, 20)
+    assert database.read_now(holders.held_keys, own, "sha256/77", 20)
+
+
 def _work(database: Database) -> None:
     """Run jobs as runners do."""
     kind = JobKind("kind-1", "", most_at_once=100)
@@ -196,6 +209,7 @@ async def test_no_unit_reads_a_large_table_or_a_large_repository(
     database = open_postgresql(busy_url)
     overheard = Overheard(database.engine)
     _push_and_delete(database)
+    _replicate(database)
     _work(database)
     _administer(database)
     await _collect(database)

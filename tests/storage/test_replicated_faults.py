@@ -34,6 +34,8 @@ from dtr.storage.replicated.names import Place
 from dtr.testing.blobs import new_upload, pull, push, stage
 from dtr.ucp.authority import Authority
 
+pytestmark = pytest.mark.server
+
 SHA256 = Algorithm.SHA256
 CONTENT = os.urandom(9 << 20)
 DIGEST = Digest.of(CONTENT)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, case, delete, exists, func, select, update
+from sqlalchemy import and_, bindparam, case, delete, exists, func, select, update
 
 from dtr.database import Reader, Writer
 from dtr.database.schema import blob_holders, blobs
@@ -52,7 +52,11 @@ def remove_holder(writer: Writer, storage_keys: Sequence[str], replica: str) -> 
 
 def remove_placements(writer: Writer, storage_keys: Sequence[str]) -> None:
     """Forget who held bytes that are deleted everywhere."""
-    writer.execute(delete(blob_holders).where(blob_holders.c.storage_key.in_(storage_keys)))
+    if storage_keys:
+        writer.execute(
+            delete(blob_holders).where(blob_holders.c.storage_key == bindparam("which")),
+            [{"which": key} for key in sorted(storage_keys)],
+        )
 
 
 def forget_other_replicas(writer: Writer, members: Collection[str]) -> int:
