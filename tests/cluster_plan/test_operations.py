@@ -481,6 +481,16 @@ async def test_emergency_repair_goes_on_from_the_chosen_survivor() -> None:
     assert len((await simulation.view()).counted) == 3
 
 
+async def test_emergency_repair_waits_until_the_lost_are_known_to_be_lost() -> None:
+    """Asked for at once, it does not say that all is well."""
+    simulation = await cluster_of(3)
+    simulation.gives_up_durability = True
+    simulation.kill(1)
+    simulation.kill(2)
+    done = await succeeded(simulation, "emergency-repair", existing_replica_id=replica_id(3))
+    assert done.result["replicas"] == 1
+
+
 async def test_emergency_repair_takes_over_from_an_operation_that_cannot_go_on() -> None:
     """The lock does not stand in its way."""
     simulation = await cluster_of(3)

@@ -37,10 +37,12 @@ from dtr.cluster.plan_actions import (
 from dtr.cluster.plan_checks import clear_probes
 from dtr.cluster.plan_majority import advice, patroni_values, summary, synchronous_nodes
 from dtr.cluster.plan_replica import PRIMARY_SECONDS, delete_data, forget, of
-from dtr.cluster.view import illness
+from dtr.cluster.view import UNREACHABLE_SECONDS, illness
 from dtr.ucp.model import Operation
 
 _DROPPED: Final = "dropped"
+_LOOK_SECONDS: Final = 6.0
+"""In so many, a machine that is there reports three times."""
 
 
 def repair_script(operation: Operation) -> Script:
@@ -103,7 +105,23 @@ def _check(context: Context, chosen: str) -> Outcome:
         stopped = ended(failing(other, error, context.now), context.now, other.result)
         return Act((*clear_probes(context), PutOperation(stopped)))
     problem = problem_of_repair(context, chosen)
+    if problem and _may_change(context):
+        return Wait("for machines to report, or to be silent for long enough")
     return Fail(problem) if problem else Done()
+
+
+def _may_change(context: Context) -> bool:
+    """Return whether a machine that has just died may not be known to be dead yet."""
+    view = context.view
+    machines = [view.machine_of(each) for each in view.replicas]
+    ages = [
+        context.now - (machine.report.received_at if machine and machine.report else 0.0)
+        for machine in machines
+    ]
+    if context.phase is None or context.waited < _LOOK_SECONDS:
+        return True
+    is_silent = any(age > _LOOK_SECONDS for age in ages)
+    return is_silent and context.waited < UNREACHABLE_SECONDS + _LOOK_SECONDS
 
 
 def _drop(context: Context, chosen: str) -> Outcome:
@@ -127,9 +145,10 @@ def _drop(context: Context, chosen: str) -> Outcome:
     )
     dropped: list[JsonValue] = [each.id for each in lost]
     note = noted(context.operation, context.now, **{_DROPPED: dropped})
+    if view.patroni.config is not None:
+        actions.append(PatchPatroni(patroni_values(count)))
     actions += [
         PutCluster(counting),
-        PatchPatroni(patroni_values(count)),
         ForgetLeader(),
         AskSwitchover("", chosen),
         PutOperation(note),
