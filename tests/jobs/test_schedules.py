@@ -9,7 +9,7 @@ from tests.jobs.workshop import ALONE, PAIRED, Machine, Workshop, drain
 from dtr.database import Database
 from dtr.jobs import JobKind, RunnerSettings, Schedule, check_timing, every, records
 from dtr.jobs.schedules import list_schedules
-from dtr.jobs.timing import next_time
+from dtr.model.timing import next_time
 
 MIDNIGHT = 1_700_006_400.0
 PAUSED = Schedule("tidy", ALONE.name, every(300))

@@ -2,8 +2,8 @@
 
 import pytest
 
+from dtr.model.location import StorageLocation
 from dtr.storage import BlobStore
-from dtr.storage.location import StorageLocation
 from dtr.storage.objects import ObjectBlobStore
 from dtr.testing.blobs import BlobStoreConformance
 

@@ -16,8 +16,8 @@ from pydantic import (
 )
 
 from dtr.cluster.model import HTTP_PORT, HTTPS_PORT
+from dtr.model.location import StorageLocation
 from dtr.server.settings import SettingsError, load_settings
-from dtr.storage import StorageLocation
 from dtr.ucp.api import ApiError, OperationKind
 from dtr.ucp.model import Operation, OperationState, Phase
 

@@ -3,7 +3,7 @@
 from dtr.jobs.execution import Body, JobContext
 from dtr.jobs.model import Job, JobFailedError, JobKind, NewJob, Schedule, State
 from dtr.jobs.runner import Runner, RunnerSettings, runner_name
-from dtr.jobs.timing import check_timing, every
+from dtr.model.timing import check_timing, every
 
 __all__ = [
     "Body",

@@ -16,9 +16,9 @@ from dtr.database import Database, stale_reads
 from dtr.jobs import records, schedules
 from dtr.jobs.execution import Body, End, Execution
 from dtr.jobs.model import Claim, Job, JobKind, NewJob, Outcome, Schedule, Survey
-from dtr.jobs.timing import next_time, pause_seconds
 from dtr.jobs.watch import Watch
 from dtr.model.errors import RegistryError, UnavailableError
+from dtr.model.timing import next_time, pause_seconds
 
 _LOG = structlog.get_logger()
 _HEARTBEATS_PER_LIMIT = 4

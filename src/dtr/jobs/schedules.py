@@ -9,7 +9,7 @@ from sqlalchemy import and_, delete, exists, insert, select, text, update
 from dtr.database import Reader, Writer
 from dtr.database.schema import jobs, schedules
 from dtr.jobs.model import Schedule
-from dtr.jobs.timing import next_time, pause_seconds
+from dtr.model.timing import next_time, pause_seconds
 
 # Spelled out, and not as a parameter: only so does SQLite see that the partial index serves.
 _OPEN = text("jobs.state IN ('waiting', 'running')")

@@ -30,10 +30,10 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from dtr.jobs.timing import check_timing
 from dtr.model.errors import InvalidError
+from dtr.model.location import StorageLocation
 from dtr.model.names import parse_account_name
-from dtr.storage import StorageLocation
+from dtr.model.timing import check_timing
 
 _DAY: Final = 86_400
 _MIB: Final = 2**20

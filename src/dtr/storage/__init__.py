@@ -1,8 +1,8 @@
 """Blob storage: the `BlobStore` port and its drivers. Bytes only; what exists is metadata."""
 
+from dtr.model.location import StorageLocation
 from dtr.storage.cache import BlobCache
 from dtr.storage.filesystem import FilesystemBlobStore
-from dtr.storage.location import StorageLocation
 from dtr.storage.memory import MemoryBlobStore
 from dtr.storage.opening import StorageOptions, open_blob_store, open_own_disk
 from dtr.storage.port import BlobStore, BlobWriter, Capability, Progress, StoredBlob

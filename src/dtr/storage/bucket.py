@@ -18,8 +18,8 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from dtr.model.errors import ContentDamagedError, UnavailableError
+from dtr.model.location import StorageLocation
 from dtr.storage.credentials import s3_credentials
-from dtr.storage.location import StorageLocation
 from dtr.storage.port import CHUNK_BYTES
 from dtr.storage.retrying import Failure, ObjectStoreError, Patience, unavailable
 

@@ -29,9 +29,9 @@ from dtr.model.errors import (
     UnsupportedError,
     UploadUnknownError,
 )
+from dtr.model.location import StorageLocation
 from dtr.storage.bucket import Bucket
 from dtr.storage.hashers import KeptHashers
-from dtr.storage.location import StorageLocation
 from dtr.storage.multipart import Multiparts
 from dtr.storage.objects_check import check_bucket
 from dtr.storage.objects_writer import ObjectWriter

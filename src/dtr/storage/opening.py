@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dtr.model.errors import InvalidError
+from dtr.model.location import StorageLocation
 from dtr.storage.filesystem import FilesystemBlobStore
-from dtr.storage.location import StorageLocation
 from dtr.storage.objects import ObjectBlobStore
 from dtr.storage.port import BlobStore
 from dtr.storage.replicated import Pace, ReplicatedBlobStore, Replication

@@ -3,7 +3,7 @@
 import ssl
 from pathlib import Path
 
-import httpx
+import aiohttp
 
 from dtr.model.errors import UnavailableError
 from dtr.ucp.agent.port import NodeDirectory
@@ -69,15 +69,17 @@ async def ask(url: str, context: ssl.SSLContext, *, seconds: float) -> tuple[int
     """
     try:
         async with (
-            httpx.AsyncClient(verify=context, timeout=seconds, trust_env=False) as client,
-            client.stream("GET", url) as response,
+            aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=seconds), auto_decompress=False
+            ) as session,
+            session.get(url, ssl=context, allow_redirects=False) as response,
         ):
             body = b""
-            async for part in response.aiter_raw():
+            async for part in response.content.iter_any():
                 body += part
                 if len(body) > _MAX_BYTES:
                     raise UnavailableError(f"the answer of {url} is too long")
-            return response.status_code, body
-    except (httpx.HTTPError, OSError) as error:
+            return response.status, body
+    except (aiohttp.ClientError, OSError) as error:
         reason = str(error) or type(error).__name__
         raise UnavailableError(f"{url} does not answer: {reason}") from None
