@@ -1,6 +1,6 @@
 """`python -m dtr`."""
 
-from dtr.cli import main
+from dtr.cli.application import main
 
 if __name__ == "__main__":
     main()

@@ -27,7 +27,7 @@ _SOURCE = ROOT / "src" / "dtr"
 _LOCK_FILE = ROOT / "requirements.lock"
 _COMPLETE = "complete"
 _KEPT_SECONDS = 2 * 86_400
-_COMMANDS = {"dtr": "dtr.cli:main", "ucp": "dtr.cli:ucp"}
+_COMMANDS = {"dtr": "dtr.cli.application:main", "ucp": "dtr.cli.ucp.application:main"}
 
 
 def installed_python() -> Path:

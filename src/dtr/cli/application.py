@@ -1,5 +1,6 @@
-"""All commands together."""
+"""All commands of `dtr` together."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -65,3 +66,8 @@ def root(
     ] = False,
 ) -> None:
     """Run a registry on this machine and look after it."""
+
+
+def main() -> None:
+    """Run `dtr`; exit status 0 is success, 1 a failure, 2 a wrong call."""
+    application(prog_name="dtr" if sys.argv[0].endswith("__main__.py") else None)

@@ -1,21 +1,15 @@
-"""What commands share: options, the data directory, output, and errors as sentences."""
+"""What commands on a registry share: its settings, how it is opened, and errors as sentences."""
 
-import getpass
-import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated
 from urllib.parse import parse_qs, urlsplit
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from dtr.cli.terminal import fail
 from dtr.database import Database
 from dtr.database.migrate import check_schema
 from dtr.model.errors import RegistryError
@@ -23,13 +17,10 @@ from dtr.registry.records import storage_in_use
 from dtr.server.certificates import CertificateError
 from dtr.server.datadir import DataDirectory, DataDirectoryError
 from dtr.server.drivers import Drivers, open_drivers
-from dtr.server.passwords import read_password
 from dtr.server.serve import StartError
 from dtr.server.settings import Settings, SettingsError, load_settings
 from dtr.storage import BlobStore
 
-T = TypeVar("T")
-_PIPE_COLUMNS = 10_000
 _WAIT_SECONDS = 10
 _WHERE_TO_PUT_IT = (
     "Put it into a file and name that in DTR_DATABASE__PASSWORD_FILE, or put the whole URL into "
@@ -48,14 +39,6 @@ DataDirOption = Annotated[
         show_default=False,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
-PasswordFileOption = Annotated[
-    Path | None,
-    typer.Option(help="Read the password from the first line of this file, not from the terminal."),
-]
-
-# Into a pipe or a file nothing is cut to the width of a screen.
-_CONSOLE = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +94,6 @@ def refuse_password(database_url: str | None, remedy: str = _WHERE_TO_PUT_IT) ->
         )
 
 
-def fail(message: str) -> NoReturn:
-    """Say what happened and what to do, and end with exit status 1."""
-    typer.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(message[:1].upper() + message[1:], err=True)
-    raise typer.Exit(1)
-
-
 def settings_of(
     config: Path | None,
     data_dir: Path | None,
@@ -155,61 +131,3 @@ def _directory(settings: Settings) -> Path:
             "Start it once with dtr serve, or name its database with DTR_DATABASE__URL.",
         )
     return directory.path
-
-
-def ask_password(name: str, password_file: Path | None) -> str:
-    """Return a new password from the file, from a terminal (twice), or from standard input."""
-    if password_file is not None:
-        return read_password(password_file)
-    if not sys.stdin.isatty():
-        password = sys.stdin.readline().rstrip("\n")
-        if not password:
-            fail("No password: pass --password-file FILE, or write the password to standard input.")
-        return password
-    password = getpass.getpass(f"Password for {name}: ")
-    if getpass.getpass("Again: ") != password:
-        fail("The two passwords differ.")
-    return password
-
-
-def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is destroyed; without a terminal, `--yes` must have been given."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        fail(f"{question} Not at a terminal: pass --yes to go ahead.")
-    typer.confirm(question, abort=True)
-
-
-def show(rows: Sequence[T], columns: Mapping[str, Callable[[T], Any]], *, as_json: bool) -> None:
-    """Show `rows` as a table for people or as JSON for scripts."""
-    if as_json:
-        show_json([{name: value(row) for name, value in columns.items()} for row in rows])
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, no_wrap=not _CONSOLE.is_terminal)
-    for row in rows:
-        # As text, not as markup: what users chose is shown as it is.
-        table.add_row(*(Text(_cell(value(row))) for value in columns.values()))
-    _CONSOLE.print(table)
-
-
-def show_json(document: Any) -> None:
-    """Print a JSON document."""
-    typer.echo(json.dumps(document, indent=2, default=str))
-
-
-def time_of(moment: float | None) -> str | None:
-    """Return a time as people read it, in UTC."""
-    if moment is None:
-        return None
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)

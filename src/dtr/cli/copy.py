@@ -18,14 +18,8 @@ from rich.progress import (
 )
 from sqlalchemy import Engine
 
-from dtr.cli.context import (
-    JsonOption,
-    fail,
-    failures_as_sentences,
-    refuse_password,
-    show,
-    show_json,
-)
+from dtr.cli.context import failures_as_sentences, refuse_password
+from dtr.cli.terminal import JsonOption, fail, show, show_json
 from dtr.database import Database, open_database, open_postgresql
 from dtr.server.datadir import DataDirectory, DataDirectoryError
 from dtr.server.passwords import read_password

@@ -10,16 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dtr.cli.context import (
-    ConfigOption,
-    DataDirOption,
-    JsonOption,
-    Registry,
-    fail,
-    open_registry,
-    show,
-    show_json,
-)
+from dtr.cli.context import ConfigOption, DataDirOption, Registry, open_registry
+from dtr.cli.terminal import JsonOption, fail, show, show_json
 from dtr.model.access import Visibility
 from dtr.server.app import registry_settings
 from dtr.server.passwords import read_password

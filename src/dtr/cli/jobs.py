@@ -9,16 +9,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dtr.cli.context import (
-    ConfigOption,
-    DataDirOption,
-    JsonOption,
-    fail,
-    open_registry,
-    show,
-    show_json,
-    time_of,
-)
+from dtr.cli.context import ConfigOption, DataDirOption, open_registry
+from dtr.cli.terminal import JsonOption, fail, show, show_json, time_of
 from dtr.database import Database
 from dtr.jobs import Job, NewJob, State, records
 from dtr.jobs.model import Line

@@ -8,15 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dtr.cli.context import (
-    ConfigOption,
-    DataDirOption,
-    JsonOption,
-    Registry,
-    fail,
-    open_registry,
-    show_json,
-)
+from dtr.cli.context import ConfigOption, DataDirOption, Registry, open_registry
+from dtr.cli.terminal import JsonOption, fail, show_json
 from dtr.collect.check import Checker, Finding, Severity
 from dtr.collect.collector import Collected, Collector
 from dtr.jobs import Body, Job, JobContext, JobKind, NewJob, Runner, State, runner_name

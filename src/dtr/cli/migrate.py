@@ -11,13 +11,11 @@ from sqlalchemy import Engine
 from dtr.cli.context import (
     ConfigOption,
     DataDirOption,
-    JsonOption,
-    confirm,
     failures_as_sentences,
     refuse_password,
     settings_of,
-    show_json,
 )
+from dtr.cli.terminal import JsonOption, confirm, show_json
 from dtr.database.migrate import (
     Kind,
     Step,

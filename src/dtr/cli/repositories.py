@@ -5,16 +5,8 @@ from typing import Annotated
 
 import typer
 
-from dtr.cli.context import (
-    ConfigOption,
-    DataDirOption,
-    JsonOption,
-    confirm,
-    fail,
-    open_registry,
-    show,
-    time_of,
-)
+from dtr.cli.context import ConfigOption, DataDirOption, open_registry
+from dtr.cli.terminal import JsonOption, confirm, fail, show, time_of
 from dtr.model.access import Level, Visibility
 from dtr.model.names import RepositoryName
 from dtr.registry import manage

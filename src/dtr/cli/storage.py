@@ -15,14 +15,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from dtr.cli.context import (
-    ConfigOption,
-    DataDirOption,
-    JsonOption,
-    Registry,
-    open_registry,
-    show_json,
-)
+from dtr.cli.context import ConfigOption, DataDirOption, Registry, open_registry
+from dtr.cli.terminal import JsonOption, show_json
 from dtr.server.drivers import storage_options
 from dtr.storage import BlobStore, open_blob_store
 from dtr.transfer.blobs import BlobCopy, BlobsCopied

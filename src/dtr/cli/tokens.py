@@ -7,16 +7,8 @@ import typer
 
 from dtr.accounts import manage
 from dtr.accounts.passwords import new_token
-from dtr.cli.context import (
-    ConfigOption,
-    DataDirOption,
-    JsonOption,
-    fail,
-    open_registry,
-    show,
-    show_json,
-    time_of,
-)
+from dtr.cli.context import ConfigOption, DataDirOption, open_registry
+from dtr.cli.terminal import JsonOption, fail, show, show_json, time_of
 from dtr.model.access import Level
 
 commands = typer.Typer(no_args_is_help=True)

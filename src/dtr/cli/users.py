@@ -6,16 +6,8 @@ import typer
 
 from dtr.accounts import manage, records
 from dtr.accounts.passwords import hash_password
-from dtr.cli.context import (
-    ConfigOption,
-    DataDirOption,
-    JsonOption,
-    PasswordFileOption,
-    ask_password,
-    confirm,
-    open_registry,
-    show,
-)
+from dtr.cli.context import ConfigOption, DataDirOption, open_registry
+from dtr.cli.terminal import JsonOption, PasswordFileOption, ask_password, confirm, show
 
 commands = typer.Typer(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The user's name, which is also their namespace.")]

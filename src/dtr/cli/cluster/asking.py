@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from dtr.cli.context import fail
+from dtr.cli.terminal import fail
 from dtr.cli.ucp.connection import ConnectionOptions, ask, identity_of
 from dtr.ucp.client import UcpClient
 

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from dtr.cli.cluster.asking import choose_node
 from dtr.cli.cluster.following import carry_out, show_plan
 from dtr.cli.cluster.options import DryRunOption, NodeOption
-from dtr.cli.context import JsonOption, fail, show_json
+from dtr.cli.terminal import JsonOption, fail, show_json
 from dtr.cli.ucp.connection import ConnectionOptions, connected, takes_connection
 from dtr.cluster import operations
 from dtr.cluster.model import HTTP_PORT, HTTPS_PORT, PoolMember

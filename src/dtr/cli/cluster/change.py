@@ -23,7 +23,7 @@ from dtr.cli.cluster.options import (
     settings_of,
     web_certificate,
 )
-from dtr.cli.context import JsonOption, confirm, fail, show, show_json, time_of
+from dtr.cli.terminal import JsonOption, confirm, fail, show, show_json, time_of
 from dtr.cli.ucp.connection import ConnectionOptions, connected, takes_connection
 from dtr.cluster import operations
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from dtr.cli.context import fail, show_json
+from dtr.cli.terminal import fail, show_json
 from dtr.cluster import operations
 from dtr.ucp.api import ApiError
 from dtr.ucp.client import UcpClient, UcpError

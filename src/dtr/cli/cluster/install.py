@@ -28,7 +28,7 @@ from dtr.cli.cluster.options import (
     settings_of,
     web_certificate,
 )
-from dtr.cli.context import JsonOption, confirm, show_json
+from dtr.cli.terminal import JsonOption, confirm, show_json
 from dtr.cli.ucp.connection import (
     ConnectionOptions,
     connected,

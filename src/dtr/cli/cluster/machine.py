@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import typer
 
-from dtr.cli.context import fail
+from dtr.cli.terminal import fail
 from dtr.cli.ucp.connection import (
     ConnectionOptions,
     ask,

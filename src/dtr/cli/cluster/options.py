@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dtr.cli.context import fail
+from dtr.cli.terminal import fail
 
 _MAX_PORT: Final = 65_535
 _PEM: Final = "-----BEGIN "

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dtr.cli.context import JsonOption, show_json, time_of
+from dtr.cli.terminal import JsonOption, show_json, time_of
 from dtr.cli.ucp.connection import ConnectionOptions, connected, takes_connection
 from dtr.ucp.client import UcpClient, UcpError
 

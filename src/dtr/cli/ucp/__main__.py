@@ -1,5 +1,6 @@
 """`python -m dtr.cli.ucp`: how agents start controllers, with the Python that they run on."""
 
-from dtr.cli import ucp
+from dtr.cli.ucp.application import main
 
-ucp()
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from dtr.cli.context import JsonOption, ask_password, show, show_json, time_of
+from dtr.cli.terminal import JsonOption, ask_password, show, show_json, time_of
 from dtr.cli.ucp.archive import refuse_terminal, write_archive
 from dtr.cli.ucp.connection import (
     ConnectionOptions,

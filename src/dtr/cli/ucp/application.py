@@ -1,5 +1,6 @@
 """All commands of `ucp` together."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -46,3 +47,8 @@ def root(
 
     Begin with 'ucp install' on one machine; it prints what to type on the others.
     """
+
+
+def main() -> None:
+    """Run `ucp`; exit status 0 is success, 1 a failure, 2 a wrong call."""
+    application(prog_name="ucp" if sys.argv[0].endswith("__main__.py") else None)

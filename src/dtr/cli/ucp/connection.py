@@ -12,7 +12,7 @@ from typing import Annotated, Any, Concatenate, Final, NoReturn, ParamSpec, Type
 import typer
 from pydantic import ValidationError
 
-from dtr.cli.context import fail
+from dtr.cli.terminal import fail
 from dtr.model.errors import InvalidError
 from dtr.server.passwords import read_password
 from dtr.ucp.agent.port import NodeDirectory

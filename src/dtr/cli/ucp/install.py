@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from dtr.accounts.passwords import hash_password, new_password
-from dtr.cli.context import JsonOption, show_json
+from dtr.cli.terminal import JsonOption, show_json
 from dtr.cli.ucp.agents import (
     agent_command,
     log_tail,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dtr.cli.context import JsonOption, show_json
+from dtr.cli.terminal import JsonOption, show_json
 from dtr.cli.ucp.agents import (
     agent_command,
     log_tail,

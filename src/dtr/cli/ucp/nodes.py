@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import typer
 
-from dtr.cli.context import JsonOption, confirm, show, show_json, time_of
+from dtr.cli.terminal import JsonOption, confirm, show, show_json, time_of
 from dtr.cli.ucp.connection import ConnectionOptions, connected, takes_connection
 
 commands = typer.Typer(no_args_is_help=True)

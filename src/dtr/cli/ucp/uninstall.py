@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dtr.cli.context import JsonOption, confirm, show_json
+from dtr.cli.terminal import JsonOption, confirm, show_json
 from dtr.cli.ucp.agents import agent_pid, stop_agent
 from dtr.cli.ucp.connection import DATA_DIRECTORY, identity_of, ucp_failures_as_sentences
 from dtr.cli.ucp.install import DataDirOption
