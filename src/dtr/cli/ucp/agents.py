@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -23,30 +24,26 @@ _POLL_SECONDS: Final = 0.2
 _LOG_LINES: Final = 15
 _SYSTEMCTL_SECONDS: Final = 150
 _SECRETS: Final = frozenset({"UCP_PASSWORD", "UCP_ADMIN_PASSWORD", "UCP_JOIN_TOKEN"})
-_UNIT_TEXT: Final = """\
-[Unit]
-Description=UCP agent: runs what the control plane wants on this node
-After=network-online.target time-sync.target
-Wants=network-online.target
-
-[Service]
-ExecStart={command}
-Restart=always
-RestartSec=1
-# PostgreSQL outlives an agent that dies, and the next agent adopts it.
-KillMode=process
-TimeoutStopSec=90
-OOMScoreAdjust=-500
-LimitNOFILE=65536
-
-[Install]
-WantedBy=multi-user.target
-"""
 
 
 def agent_command(directory: NodeDirectory) -> list[str]:
     """Return the command that runs this machine's agent in the foreground, with this Python."""
     return [sys.executable, "-m", "dtr.cli.ucp", "agent", "--data-dir", str(directory.root)]
+
+
+def unit_text(directory: NodeDirectory) -> str:
+    """Return what systemd is told about this machine's agent."""
+    template = resources.files("dtr.ucp.agent").joinpath(UNIT.name).read_text(encoding="utf-8")
+    # systemd reads variables in the words of a command, and there only.
+    command = " ".join(_systemd_word(word).replace("$", "$$") for word in agent_command(directory))
+    place = _systemd_word(str(directory.root))
+    return template.replace("@COMMAND@", command).replace("@DATA_DIRECTORY@", place)
+
+
+def _systemd_word(text: str) -> str:
+    """Return a word of a unit such that systemd reads it as it is."""
+    escaped = text.replace("\\", r"\\").replace('"', r"\"").replace("%", "%%")
+    return f'"{escaped}"'
 
 
 def start_agent(directory: NodeDirectory) -> Callable[[], bool]:
@@ -57,8 +54,7 @@ def start_agent(directory: NodeDirectory) -> Callable[[], bool]:
 
     """
     if _SYSTEMD.is_dir():
-        command = " ".join(agent_command(directory))
-        write_atomically(UNIT, _UNIT_TEXT.format(command=command).encode(), mode=0o644)
+        write_atomically(UNIT, unit_text(directory).encode(), mode=0o644)
         _systemctl("daemon-reload")
         _systemctl("enable", "--now", UNIT.name)
         return lambda: True
