@@ -10,6 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import typer
+
+from dtr.cluster.engines.programs import ProgramsMissingError, find_programs
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.client import UcpError
 
@@ -20,6 +23,9 @@ _LOSING_DATA: Final = ((3, 5, 0), (3, 5, 2))
 _RELEASED: Final = datetime(2025, 1, 1, tzinfo=UTC)
 _MOST_SKEW_SECONDS: Final = 60.0
 _PROGRAM_SECONDS: Final = 20
+_NO_DATABASE: Final = Path("/nonexistent")
+_INSTALL: Final = "apt-get install"
+_ETCD_PACKAGE: Final = "etcd-server"
 # What an install or join that was cut short leaves behind, and what an empty volume has.
 _UNFINISHED: Final = frozenset(
     {
@@ -104,6 +110,35 @@ def check_ports(address: str, ports: Sequence[int]) -> None:
         )
 
 
+def find_program(name: str) -> str | None:
+    """Return where a program is, also one that only root has on its path."""
+    return shutil.which(name) or shutil.which(name, path=_PROGRAM_PATH)
+
+
+def missing_packages() -> list[str]:
+    """Return Debian's packages that managers, replicas and balancers need and that are not here."""
+    missing = []
+    if find_program("etcd") is None:
+        missing.append(_ETCD_PACKAGE)
+    if find_program("haproxy") is None:
+        missing.append("haproxy")
+    try:
+        find_programs(_NO_DATABASE)
+    except ProgramsMissingError:
+        missing.append("postgresql")
+    return missing
+
+
+def note_missing_packages() -> None:
+    """Say what a replica or balancer would still need here; a node may do without."""
+    if missing := missing_packages():
+        typer.echo(
+            "Before this machine can host all of a cluster's services: "
+            f"{_INSTALL} {' '.join(missing)}",
+            err=True,
+        )
+
+
 def check_etcd() -> None:
     """Refuse when there is no etcd, or one that loses data.
 
@@ -111,9 +146,12 @@ def check_etcd() -> None:
         UcpError: and what to install.
 
     """
-    program = shutil.which("etcd") or shutil.which("etcd", path=_PROGRAM_PATH)
+    program = find_program("etcd")
     if program is None:
-        raise UcpError("There is no etcd on this machine.", "Install it: apt install etcd-server.")
+        raise UcpError(
+            "There is no etcd on this machine.",
+            f"Install it, with what a replica needs: {_INSTALL} {' '.join(missing_packages())}.",
+        )
     try:
         told = subprocess.run(  # noqa: S603 - a program that this machine's own path names
             [program, "--version"],
@@ -137,7 +175,7 @@ def check_etcd_version(told: str) -> None:
     found = _VERSION.search(told)
     if found is None:
         raise UcpError(
-            "etcd does not tell its version.", "Install it anew: apt install etcd-server."
+            "etcd does not tell its version.", f"Install it anew: {_INSTALL} {_ETCD_PACKAGE}."
         )
     version = tuple(int(part) for part in found.groups())
     text = ".".join(found.groups())
@@ -161,12 +199,12 @@ def check_clock(other: float | None = None) -> None:
     if now < _RELEASED.timestamp():
         raise UcpError(
             f"The clock of this machine says {datetime.fromtimestamp(now, UTC):%Y-%m-%d}.",
-            "Set it, and have it kept right (apt install chrony).",
+            "Set it, and have it kept right (apt-get install chrony).",
         )
     if other is not None and abs(now - other) > _MOST_SKEW_SECONDS:
         raise UcpError(
             f"The clocks of this machine and the controller are {abs(now - other):.0f} s apart.",
-            "Have both take the time from the same servers (apt install chrony).",
+            "Have both take the time from the same servers (apt-get install chrony).",
         )
 
 

@@ -27,6 +27,7 @@ from dtr.cli.ucp.checks import (
     check_etcd,
     check_ports,
     check_user,
+    note_missing_packages,
 )
 from dtr.cli.ucp.connection import (
     DATA_DIRECTORY,
@@ -34,6 +35,7 @@ from dtr.cli.ucp.connection import (
     refuse_argument,
     ucp_failures_as_sentences,
 )
+from dtr.cli.ucp.system_user import REGISTRY_USER, create_registry_user
 from dtr.model.names import parse_account_name
 from dtr.server.datadir import write_atomically
 from dtr.server.passwords import read_password
@@ -90,6 +92,14 @@ NoStartOption = Annotated[
     bool,
     typer.Option("--no-start", help="Only write it down, and print the command that starts it."),
 ]
+NoCreateUserOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-create-user",
+        help=f"Leave the system's users alone. Else root creates {REGISTRY_USER!r}, as whom the "
+        "registry of a replica runs, when the agent is started and there is none.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +134,7 @@ def install(
     san: SanOption = None,
     data_dir: DataDirOption = DATA_DIRECTORY,
     no_start: NoStartOption = False,
+    no_create_user: NoCreateUserOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make this machine the first of a control plane.
@@ -139,6 +150,8 @@ def install(
         check_user(directory.root)
         name = parse_account_name(admin_username)
         password = _first_password(directory, admin_password, admin_password_file)
+        if not (no_start or no_create_user):
+            create_registry_user(first.users)
         administrator = Administrator(
             name=name, password_hash=password.hash, changed_at=time.time()
         )
@@ -159,6 +172,7 @@ def restore(
     san: SanOption = None,
     data_dir: DataDirOption = DATA_DIRECTORY,
     no_start: NoStartOption = False,
+    no_create_user: NoCreateUserOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Begin a control plane again that was lost, from what 'ucp backup' wrote.
@@ -176,6 +190,8 @@ def restore(
         first = _first_node(host_address, node_name, controller_port, san or ())
         _check_machine(first)
         check_user(directory.root)
+        if not (no_start or no_create_user):
+            create_registry_user(first.users)
         begun = begin_again(directory, first, documents, time.time())
         if not no_start:
             start_and_wait(directory, begun, quiet=as_json)
@@ -239,6 +255,7 @@ def _check_machine(first: FirstNode) -> None:
     check_ports(first.host_address, (first.controller_port, ETCD_CLIENT_PORT, ETCD_PEER_PORT))
     check_etcd()
     check_clock()
+    note_missing_packages()
 
 
 def _first_password(

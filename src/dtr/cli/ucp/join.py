@@ -23,15 +23,18 @@ from dtr.cli.ucp.checks import (
     check_etcd,
     check_ports,
     check_user,
+    note_missing_packages,
 )
 from dtr.cli.ucp.connection import DATA_DIRECTORY, ask, ucp_failures_as_sentences
 from dtr.cli.ucp.install import (
     DataDirOption,
     HostAddressOption,
+    NoCreateUserOption,
     NodeNameOption,
     NoStartOption,
     host_name,
 )
+from dtr.cli.ucp.system_user import create_registry_user
 from dtr.server.datadir import write_atomically
 from dtr.server.passwords import read_password
 from dtr.ucp.agent.port import NodeDirectory
@@ -55,6 +58,8 @@ class JoinPlan:
     """None: the one from which this machine reaches the controller."""
     name: str
     role: Role
+    creates_user: bool = True
+    """Whether the system gets a user for the registry, if it has none."""
 
 
 def join(
@@ -81,6 +86,7 @@ def join(
     ] = Role.AUTO,
     data_dir: DataDirOption = DATA_DIRECTORY,
     no_start: NoStartOption = False,
+    no_create_user: NoCreateUserOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make this machine a node of UCP.
@@ -98,6 +104,7 @@ def join(
             host_address=host_address,
             name=checked_name(node_name or host_name()),
             role=role,
+            creates_user=not (no_start or no_create_user),
         )
         identity = join_node(directory, plan)
         if not no_start:
@@ -127,6 +134,9 @@ def join_node(directory: NodeDirectory, plan: JoinPlan) -> NodeIdentity:
         if plan.role is not Role.WORKER:
             check_etcd()
             check_ports(host_address, (ETCD_CLIENT_PORT, ETCD_PEER_PORT))
+        note_missing_packages()
+        if plan.creates_user:
+            create_registry_user({})
         make_directories(directory)
         request = make_request(_kept_key(directory))
         # Before it is sent: when the answer is lost, the same key makes the same node.

@@ -11,6 +11,7 @@ from dtr.cli.terminal import JsonOption, confirm, show_json
 from dtr.cli.ucp.agents import agent_pid, stop_agent
 from dtr.cli.ucp.connection import DATA_DIRECTORY, identity_of, ucp_failures_as_sentences
 from dtr.cli.ucp.install import DataDirOption
+from dtr.cli.ucp.system_user import left_user
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.client import UcpError
 
@@ -40,6 +41,7 @@ def uninstall(
             "agent": agent_pid(directory),
             "data_dir": str(directory.root),
             "deletes": found,
+            "leaves_user": left_user(),
         }
         if dry_run:
             _tell(told, as_json=as_json)
@@ -51,6 +53,7 @@ def uninstall(
         show_json({**told, "was_running": was_running})
         return
     typer.echo(f"Uninstalled: {directory.root} is gone{', its agent has ended' * was_running}.")
+    _tell_left_user(told)
 
 
 def _check(root: Path) -> None:
@@ -71,6 +74,12 @@ def _tell(told: Mapping[str, object], *, as_json: bool) -> None:
     typer.echo(f"Would delete {told['data_dir']} with")
     for name in told["deletes"] if isinstance(told["deletes"], list) else ():
         typer.echo(f"  {name}")
+    _tell_left_user(told)
+
+
+def _tell_left_user(told: Mapping[str, object]) -> None:
+    if user := told["leaves_user"]:
+        typer.echo(f"The system user {user} is left; 'userdel {user}' deletes it.")
 
 
 def _delete(root: Path) -> None:
