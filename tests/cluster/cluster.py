@@ -19,7 +19,7 @@ USERNAME = "admin"
 PASSWORD = "a password of the test's own"
 BALANCER = "balancer"
 CLIENT = "client"
-_CREDENTIALS = {"UCP_USERNAME": USERNAME, "UCP_PASSWORD": PASSWORD}
+CREDENTIALS = {"UCP_USERNAME": USERNAME, "UCP_PASSWORD": PASSWORD}
 _ASK_SECONDS = 5.0
 
 
@@ -121,12 +121,12 @@ class RunningCluster:
         if not on:
             return self.on_any_node(["dtr", *arguments], seconds=seconds)
         command = ["dtr", *arguments]
-        return self.machines[on].run(command, environment=_CREDENTIALS, seconds=seconds).stdout
+        return self.machines[on].run(command, environment=CREDENTIALS, seconds=seconds).stdout
 
     def on_any_node(self, command: list[str], *, seconds: float = 300) -> str:
         """Run a command on the first node that has power."""
         node = next(each for each in self.nodes if each.is_on)
-        return node.run(command, environment=_CREDENTIALS, seconds=seconds).stdout
+        return node.run(command, environment=CREDENTIALS, seconds=seconds).stdout
 
     # --- looking at it ---------------------------------------------------------------------------
 
@@ -144,6 +144,11 @@ class RunningCluster:
             if service and service["members"]:
                 found[machine.name] = str(service["id"])
         return found
+
+    def listed_replicas(self) -> set[str]:
+        """Give the ids of the replicas that the control plane knows."""
+        told = json.loads(self.on_any_node(["dtr", "status", "--json", "--ucp-insecure-tls"]))
+        return set(told["replica_health"])
 
     @property
     def url(self) -> str:

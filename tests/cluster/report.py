@@ -48,6 +48,8 @@ class Row:
         """Print the row, and put it into the report in place of the same scenario's last."""
         head = line(_HEADINGS) + line(["---"] * len(_HEADINGS))
         print("\n" + head + line(self.cells))
+        for record in (self.watch.load.pushes, self.watch.load.pulls):
+            print(f"slowest: {record.slowest}; given up once: {record.failures}")
         rows = REPORT.read_text().splitlines(keepends=True)[2:] if REPORT.exists() else []
         rows = [row for row in rows if not row.startswith(f"| {self.name} |")]
         REPORT.parent.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,9 @@ from tests.cluster.cluster import PASSWORD, USERNAME, RunningCluster
 from tests.cluster.reads import Reader, Reads
 from tests.cluster.writes import History, Prober, ask
 from tests.outages.docker import Docker, Record
-from tests.outages.images import random_image
+from tests.outages.images import Image, random_image
 from tests.outages.load import Load
+from tests.support.processes import wait_until
 
 ACCOUNT = (USERNAME, PASSWORD)
 _REPOSITORY = f"{USERNAME}/always-read"
@@ -42,7 +43,10 @@ class Watch:
         primary = self.cluster.machines[self.cluster.primary()]
         for statement in (_TABLE, _BEGUN):
             ask(primary, self.cluster.location(primary.name), statement)
-        self.cluster.client.call(self._start_clients(), seconds=120)
+        image = random_image(random.Random(self._seed))
+        self.cluster.client.call(self._push_for_readers(image), seconds=60)
+        self._until_everywhere(image)
+        self.cluster.client.call(self._start_clients(image), seconds=120)
         for name in self.cluster.replicas:
             location = self.cluster.location(name)
             self._probers.append(Prober(self.cluster.machines[name], location, self.history))
@@ -102,11 +106,22 @@ class Watch:
         ]
         return max(gaps, default=0.0)
 
-    async def _start_clients(self) -> None:
-        image = random_image(random.Random(self._seed))
+    async def _push_for_readers(self, image: Image) -> None:
         docker = Docker(self.load.url, ACCOUNT, Record(), self.load.http)
         await docker.push(_REPOSITORY, "latest", image)
         await docker.close()
+
+    def _until_everywhere(self, image: Image) -> None:
+        """Wait for the copies beyond those that acknowledge: then each replica can serve alone."""
+        disks = [self.cluster.machines[name].disk.path / "replicas" for name in self.readers]
+        names = [digest.partition(":")[2] for digest in image.blobs]
+        wait_until(
+            lambda: all(any(disk.rglob(name)) for disk in disks for name in names),
+            "every replica has a copy",
+            seconds=60,
+        )
+
+    async def _start_clients(self, image: Image) -> None:
         for reader in self.readers.values():
             self._reading.append(self.cluster.client.begin(reader.run(_REPOSITORY, image)))
         await self.load.start(pushes=3)

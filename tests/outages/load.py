@@ -13,6 +13,7 @@ from tests.outages.images import MANIFEST_TYPE, Image, digest_of, random_image
 _PUSHERS = 3
 _PULLERS = 3
 _PAUSE_SECONDS = 0.2
+_PERSON_SECONDS = 3.0  # to read what went wrong and press two keys
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Load:
                 await command()
             except DockerError as error:
                 failures.append(str(error))
+                await asyncio.sleep(_PERSON_SECONDS)
             else:
                 return True
         return False
