@@ -26,6 +26,7 @@ class Machine:
         self.place = place
         self.told = place / "told"
         self.user = place / "user"
+        self.group = place / "group"
 
     def has_useradd(self, script: str) -> None:
         """Let `useradd` do this, after it has noted what it was asked."""
@@ -53,6 +54,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("PATH", str(place), prepend=":")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(system_user, "exists", lambda _: machine.user.exists())
+    monkeypatch.setattr(system_user, "_has_group", machine.group.exists)
     return machine
 
 
@@ -64,6 +66,13 @@ def test_a_user_that_is_missing_is_created(
     create_registry_user({"database": "somebody"})
     assert machine.asked() == ADDED
     assert capsys.readouterr().err.count("Created the system user dtr") == 1
+
+
+def test_a_group_that_is_there_becomes_the_users(machine: Machine) -> None:
+    """`useradd` refuses to make one of a name that is taken."""
+    machine.group.touch()
+    create_registry_user({})
+    assert machine.asked() == ADDED.replace("--user-group", "--gid dtr")
 
 
 def test_a_user_that_another_install_created_meanwhile_is_as_good(machine: Machine) -> None:

@@ -14,9 +14,9 @@ from dtr.cli.ucp.connection import (
     identity_of,
     ucp_failures_as_sentences,
 )
-from dtr.cli.ucp.install import host_name
 from dtr.cli.ucp.install import install as ucp_install
 from dtr.cli.ucp.join import JoinPlan, join_node, start_joined
+from dtr.cli.ucp.options import own_name
 from dtr.server.passwords import read_password
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.authority import checked_name
@@ -74,7 +74,7 @@ def join_ucp(
             address=address or ask("ucp-url", "The UCP URL including domain and port"),
             token=Token.parse(secret),
             host_address=host_address,
-            name=checked_name(host_name()),
+            name=checked_name(own_name()),
             role=Role.AUTO,
         )
         identity = join_node(directory, plan)

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,6 +30,11 @@ _SECRETS: Final = frozenset({"UCP_PASSWORD", "UCP_ADMIN_PASSWORD", "UCP_JOIN_TOK
 def agent_command(directory: NodeDirectory) -> list[str]:
     """Return the command that runs this machine's agent in the foreground, with this Python."""
     return [sys.executable, "-m", "dtr.cli.ucp", "agent", "--data-dir", str(directory.root)]
+
+
+def start_command(directory: NodeDirectory) -> str:
+    """Return the same as a person types it."""
+    return shlex.join(agent_command(directory))
 
 
 def unit_text(directory: NodeDirectory) -> str:
@@ -70,6 +76,26 @@ def start_agent(directory: NodeDirectory) -> Callable[[], bool]:
             start_new_session=True,
         )
     return lambda: started.poll() is None
+
+
+def start_agent_until(
+    is_ready: Callable[[], bool], directory: NodeDirectory, *, seconds: float, failure: str
+) -> None:
+    """Start the agent for good, and return when it has come so far.
+
+    Raises:
+        UcpError: it has not in time, or it ended; the message is `failure` and what to do.
+
+    """
+    is_alive = start_agent(directory)
+    if wait_for(lambda: is_ready() or not is_alive(), seconds) and is_ready():
+        return
+    tail = _log_tail(directory)
+    raise UcpError(
+        failure,
+        f"Look at the logs in {directory.logs}, mend it, and start the agent again: "
+        f"{start_command(directory)}" + (f"\n{tail}" if tail else ""),
+    )
 
 
 def stop_agent(directory: NodeDirectory) -> bool:
@@ -128,8 +154,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def log_tail(directory: NodeDirectory) -> str:
-    """Return the last lines of the agent's log, for whoever must find out."""
+def _log_tail(directory: NodeDirectory) -> str:
     try:
         lines = (directory.logs / "agent.log").read_text(errors="replace").splitlines()
     except OSError:

@@ -208,7 +208,7 @@ def check_clock(other: float | None = None) -> None:
         )
 
 
-def check_user(root: Path) -> None:
+def check_writable(root: Path) -> None:
     """Refuse to begin where the directory cannot be made.
 
     Raises:

@@ -1,7 +1,6 @@
 """`ucp install` and `ucp restore`: the first machine of a control plane."""
 
 import getpass
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -13,12 +12,7 @@ import typer
 
 from dtr.accounts.passwords import hash_password, new_password
 from dtr.cli.terminal import JsonOption, show_json
-from dtr.cli.ucp.agents import (
-    agent_command,
-    log_tail,
-    start_agent,
-    wait_for,
-)
+from dtr.cli.ucp.agents import start_agent_until, start_command
 from dtr.cli.ucp.archive import read_archive
 from dtr.cli.ucp.checks import (
     check_address,
@@ -26,7 +20,7 @@ from dtr.cli.ucp.checks import (
     check_directory,
     check_etcd,
     check_ports,
-    check_user,
+    check_writable,
     note_missing_packages,
 )
 from dtr.cli.ucp.connection import (
@@ -35,7 +29,17 @@ from dtr.cli.ucp.connection import (
     refuse_argument,
     ucp_failures_as_sentences,
 )
-from dtr.cli.ucp.system_user import REGISTRY_USER, create_registry_user
+from dtr.cli.ucp.options import (
+    DataDirOption,
+    HostAddressOption,
+    NoCreateUserOption,
+    NodeNameOption,
+    NoStartOption,
+    PortOption,
+    SanOption,
+    own_name,
+)
+from dtr.cli.ucp.system_user import create_registry_user
 from dtr.model.names import parse_account_name
 from dtr.server.datadir import write_atomically
 from dtr.server.passwords import read_password
@@ -46,60 +50,6 @@ from dtr.ucp.client import UcpClient, UcpError
 from dtr.ucp.model import CONTROLLER_PORT, ETCD_CLIENT_PORT, ETCD_PEER_PORT, Administrator
 
 _READY_SECONDS: Final = 120.0
-_MAX_PORT: Final = 65_535
-
-HostAddressOption = Annotated[
-    str | None,
-    typer.Option(
-        "--host-address",
-        envvar="UCP_HOST_ADDRESS",
-        metavar="IP",
-        help="The address of this machine at which the others reach it.",
-    ),
-]
-NodeNameOption = Annotated[
-    str | None,
-    typer.Option(
-        "--node-name",
-        envvar="UCP_NODE_NAME",
-        help="What this machine is called. \\[default: its host name]",
-        show_default=False,
-    ),
-]
-DataDirOption = Annotated[
-    Path,
-    typer.Option("--data-dir", envvar="UCP_DATA_DIR", help="Where UCP keeps everything."),
-]
-PortOption = Annotated[
-    int,
-    typer.Option(
-        "--controller-port",
-        envvar="UCP_CONTROLLER_PORT",
-        min=1,
-        max=_MAX_PORT,
-        help="Where controllers listen.",
-    ),
-]
-SanOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--san",
-        metavar="NAME",
-        help="Another name or address under which UCP will be called; may be repeated.",
-    ),
-]
-NoStartOption = Annotated[
-    bool,
-    typer.Option("--no-start", help="Only write it down, and print the command that starts it."),
-]
-NoCreateUserOption = Annotated[
-    bool,
-    typer.Option(
-        "--no-create-user",
-        help=f"Leave the system's users alone. Else root creates {REGISTRY_USER!r}, as whom the "
-        "registry of a replica runs, when the agent is started and there is none.",
-    ),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +97,7 @@ def install(
         check_directory(directory)
         first = _first_node(host_address, node_name, controller_port, san or ())
         _check_machine(first)
-        check_user(directory.root)
+        check_writable(directory.root)
         name = parse_account_name(admin_username)
         password = _first_password(directory, admin_password, admin_password_file)
         if not (no_start or no_create_user):
@@ -189,7 +139,7 @@ def restore(
         documents = read_archive(backup)
         first = _first_node(host_address, node_name, controller_port, san or ())
         _check_machine(first)
-        check_user(directory.root)
+        check_writable(directory.root)
         if not (no_start or no_create_user):
             create_registry_user(first.users)
         begun = begin_again(directory, first, documents, time.time())
@@ -202,7 +152,7 @@ def restore(
         f"UCP is {'written down' if no_start else 'back'} at {begun.identity.controllers[0]}"
     )
     if no_start:
-        typer.echo(f"Start it: {' '.join(agent_command(directory))}")
+        typer.echo(f"Start it: {start_command(directory)}")
     typer.echo("Look at it: ucp status, ucp node ls")
 
 
@@ -215,25 +165,13 @@ def start_and_wait(directory: NodeDirectory, begun: Begun, *, quiet: bool) -> No
     """
     if not quiet:
         typer.echo("Starting the agent, etcd and the controller …", err=True)
-    is_alive = start_agent(directory)
     with UcpClient(begun.identity.controllers[0], ca_pem=begun.ca_pem) as client:
-
-        def is_settled() -> bool:
-            return client.is_healthy() or not is_alive()
-
-        if wait_for(is_settled, _READY_SECONDS) and client.is_healthy():
-            return
-    tail = log_tail(directory)
-    raise UcpError(
-        "The controller does not answer.",
-        f"Look at the logs in {directory.logs}, mend it, and start the agent again: "
-        f"{' '.join(agent_command(directory))}" + (f"\n{tail}" if tail else ""),
-    )
-
-
-def host_name() -> str:
-    """Return what this machine calls itself, without its domain where that is all it adds."""
-    return socket.gethostname().lower()
+        start_agent_until(
+            client.is_healthy,
+            directory,
+            seconds=_READY_SECONDS,
+            failure="The controller does not answer.",
+        )
 
 
 def _first_node(
@@ -243,7 +181,7 @@ def _first_node(
         "host-address", "The address of this machine at which the others reach it"
     )
     return FirstNode(
-        name=checked_name(node_name or host_name()),
+        name=checked_name(node_name or own_name()),
         host_address=address,
         controller_port=port,
         more_names=tuple(checked_name(name) for name in names),
@@ -289,7 +227,7 @@ def _told(directory: NodeDirectory, begun: Begun, *, no_start: bool) -> dict[str
         "url": f"https://{address}",
         "token": begun.token,
         "join": f"ucp join --token {begun.token} {address}",
-        "start": " ".join(agent_command(directory)) if no_start else None,
+        "start": start_command(directory) if no_start else None,
     }
 
 

@@ -10,29 +10,24 @@ from typing import Annotated, Any, Final
 import typer
 
 from dtr.cli.terminal import JsonOption, show_json
-from dtr.cli.ucp.agents import (
-    agent_command,
-    log_tail,
-    start_agent,
-    wait_for,
-)
+from dtr.cli.ucp.agents import start_agent_until, start_command
 from dtr.cli.ucp.checks import (
     check_address,
     check_clock,
     check_directory,
     check_etcd,
     check_ports,
-    check_user,
+    check_writable,
     note_missing_packages,
 )
 from dtr.cli.ucp.connection import DATA_DIRECTORY, ask, ucp_failures_as_sentences
-from dtr.cli.ucp.install import (
+from dtr.cli.ucp.options import (
     DataDirOption,
     HostAddressOption,
     NoCreateUserOption,
     NodeNameOption,
     NoStartOption,
-    host_name,
+    own_name,
 )
 from dtr.cli.ucp.system_user import create_registry_user
 from dtr.server.datadir import write_atomically
@@ -102,7 +97,7 @@ def join(
             address=address or ask("ucp-url", "The UCP URL including domain and port"),
             token=Token.parse(_token(token, token_file)),
             host_address=host_address,
-            name=checked_name(node_name or host_name()),
+            name=checked_name(node_name or own_name()),
             role=role,
             creates_user=not (no_start or no_create_user),
         )
@@ -110,12 +105,12 @@ def join(
         if not no_start:
             start_joined(directory, quiet=as_json)
     if as_json:
-        start = " ".join(agent_command(directory)) if no_start else None
+        start = start_command(directory) if no_start else None
         show_json({**identity.model_dump(mode="json"), "start": start})
         return
     typer.echo(f"{identity.name} is a node of UCP at {', '.join(identity.controllers)}.")
     if no_start:
-        typer.echo(f"Start it, and keep it running:\n  {' '.join(agent_command(directory))}")
+        typer.echo(f"Start it, and keep it running:\n  {start_command(directory)}")
     typer.echo(f"A registry here: dtr join --ucp-node {identity.name}")
 
 
@@ -126,7 +121,7 @@ def join_node(directory: NodeDirectory, plan: JoinPlan) -> NodeIdentity:
         UcpError: the machine cannot join, or the controller refuses.
 
     """
-    check_user(directory.root)
+    check_writable(directory.root)
     with UcpClient(plan.address, ca_pem=pinned_authority(plan), insecure=False) as client:
         host_address = plan.host_address or own_address(client.address)
         check_address(host_address)
@@ -211,18 +206,11 @@ def start_joined(directory: NodeDirectory, *, quiet: bool) -> None:
     """
     if not quiet:
         typer.echo("Starting the agent …", err=True)
-    is_alive = start_agent(directory)
-
-    def is_settled() -> bool:
-        return directory.wanted.exists() or not is_alive()
-
-    if wait_for(is_settled, _JOINED_SECONDS) and directory.wanted.exists():
-        return
-    tail = log_tail(directory)
-    raise UcpError(
-        "The machine has joined, but its agent does not reach the control plane.",
-        f"Look at the logs in {directory.logs} and start it again: "
-        f"{' '.join(agent_command(directory))}" + (f"\n{tail}" if tail else ""),
+    start_agent_until(
+        directory.wanted.exists,
+        directory,
+        seconds=_JOINED_SECONDS,
+        failure="The machine has joined, but its agent does not reach the control plane.",
     )
 
 

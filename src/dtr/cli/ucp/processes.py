@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from dtr.cli.ucp.connection import DATA_DIRECTORY
-from dtr.cli.ucp.install import DataDirOption
+from dtr.cli.ucp.options import DataDirOption
 from dtr.ucp.agent.port import NodeDirectory
 
 LogFormatOption = Annotated[

@@ -77,8 +77,13 @@ def _add() -> str:
 
 
 def _words() -> list[str]:
+    group = ("--gid", REGISTRY_USER) if _has_group() else ("--user-group",)
+    return [*_OPTIONS, *group, REGISTRY_USER]
+
+
+def _has_group() -> bool:
     try:
         grp.getgrnam(REGISTRY_USER)
     except KeyError:
-        return [*_OPTIONS, "--user-group", REGISTRY_USER]
-    return [*_OPTIONS, "--gid", REGISTRY_USER, REGISTRY_USER]
+        return False
+    return True

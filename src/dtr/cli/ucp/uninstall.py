@@ -10,7 +10,7 @@ import typer
 from dtr.cli.terminal import JsonOption, confirm, show_json
 from dtr.cli.ucp.agents import agent_pid, stop_agent
 from dtr.cli.ucp.connection import DATA_DIRECTORY, identity_of, ucp_failures_as_sentences
-from dtr.cli.ucp.install import DataDirOption
+from dtr.cli.ucp.options import DataDirOption
 from dtr.cli.ucp.system_user import left_user
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.client import UcpError

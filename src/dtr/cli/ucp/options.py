@@ -1,0 +1,69 @@
+"""What commands that make a machine a node are told about it."""
+
+import socket
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from dtr.cli.ucp.system_user import REGISTRY_USER
+
+_MAX_PORT: Final = 65_535
+
+HostAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--host-address",
+        envvar="UCP_HOST_ADDRESS",
+        metavar="IP",
+        help="The address of this machine at which the others reach it.",
+    ),
+]
+NodeNameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--node-name",
+        envvar="UCP_NODE_NAME",
+        help="What this machine is called. \\[default: its host name]",
+        show_default=False,
+    ),
+]
+DataDirOption = Annotated[
+    Path,
+    typer.Option("--data-dir", envvar="UCP_DATA_DIR", help="Where UCP keeps everything."),
+]
+PortOption = Annotated[
+    int,
+    typer.Option(
+        "--controller-port",
+        envvar="UCP_CONTROLLER_PORT",
+        min=1,
+        max=_MAX_PORT,
+        help="Where controllers listen.",
+    ),
+]
+SanOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--san",
+        metavar="NAME",
+        help="Another name or address under which UCP will be called; may be repeated.",
+    ),
+]
+NoStartOption = Annotated[
+    bool,
+    typer.Option("--no-start", help="Only write it down, and print the command that starts it."),
+]
+NoCreateUserOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-create-user",
+        help=f"Leave the system's users alone. Else root creates {REGISTRY_USER!r}, as whom the "
+        "registry of a replica runs, when the agent is started and there is none.",
+    ),
+]
+
+
+def own_name() -> str:
+    """Return what this machine calls itself, without its domain where that is all it adds."""
+    return socket.gethostname().lower()
