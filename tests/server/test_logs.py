@@ -372,3 +372,14 @@ def test_an_access_line_costs_less_than_five_microseconds(log_format: LogFormat)
     seconds = float(measured.stdout)
     print(f"{log_format}: {seconds * 1e6:.2f} us a line")
     assert seconds < 5e-6
+
+
+def test_the_requests_that_a_client_makes_are_no_lines(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An agent asks several times a second; what goes wrong is still told."""
+    configure("json", "info")
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).info("HTTP Request: GET https://10.0.0.1:8008/liveness")
+        logging.getLogger(name).warning("odd")
+    assert [line["event"] for line in json_lines(capsys)] == ["odd", "odd"]

@@ -116,7 +116,9 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
             processors=_final_processors(log_format), foreign_pre_chain=shared
         )
     )
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # its steps mean nothing to operators
+    # Their steps mean nothing to operators, and would bury what does: agents ask all the time.
+    for chatty in ("alembic", "httpx", "httpcore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     root = logging.getLogger()
     for old in [old for old in root.handlers if old.get_name() == _HANDLER]:
         root.removeHandler(old)
