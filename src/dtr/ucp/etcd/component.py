@@ -4,18 +4,36 @@ import asyncio
 import hashlib
 import json
 import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
+import structlog
 from pydantic import JsonValue
 
 from dtr.server.datadir import write_atomically
 from dtr.ucp.agent.files import copy_identity, make_directory
 from dtr.ucp.agent.port import Component, NodeDirectory, ProcessSpecification, Supervisor
 from dtr.ucp.agent.users import user_for
-from dtr.ucp.etcd.connection import TlsFiles
-from dtr.ucp.model import ETCD_CLIENT_PORT, Document, EtcdWanted, NodeIdentity, ProcessState, Wanted
+from dtr.ucp.etcd.client import EtcdStore
+from dtr.ucp.etcd.connection import EtcdConnection, EtcdLogin, TlsFiles
+from dtr.ucp.etcd.members import EtcdMembers
+from dtr.ucp.model import (
+    ETCD_CLIENT_PORT,
+    ControllerWanted,
+    Document,
+    EtcdWanted,
+    NodeIdentity,
+    ProcessState,
+    Wanted,
+)
+from dtr.ucp.repair import Repair, copy_aside, forget_repair, go_on_alone, read_repair
+
+_LOG = structlog.get_logger()
 
 NAME: Final = "etcd"
 METRICS_URL: Final = "http://127.0.0.1:2381"
@@ -54,10 +72,19 @@ class EtcdComponent:
     takes a node's etcd away (phase LEAVING, or no record at all) only after the member was removed
     from the cluster: what is deleted belongs to no member any more. A node that was itself removed
     is told nothing at all, and keeps what it has.
+
+    Where an operator asks for it (`ucp.repair`), the member is made the only one. Until that is
+    done and the request is deleted, etcd runs with `--force-new-cluster` and listens to nobody but
+    this component: no member can have been added that a second start with the flag would drop.
     """
 
     def __init__(
-        self, directory: NodeDirectory, identity: NodeIdentity, supervisor: Supervisor
+        self,
+        directory: NodeDirectory,
+        identity: NodeIdentity,
+        supervisor: Supervisor,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory = directory
         self._place = directory.of(NAME)
@@ -65,6 +92,9 @@ class EtcdComponent:
         self._supervisor = supervisor
         self._begun_with: EtcdWanted | None = None
         self._name = ""
+        self._clock = clock
+        self._copying = threading.Lock()
+        """A turn may be cut short while its thread goes on to copy."""
 
     @property
     def name(self) -> str:
@@ -76,7 +106,9 @@ class EtcdComponent:
 
         Raises:
             EtcdDataError: a member is wanted whose data are gone, or what wants none is older than
-                the member that is there.
+                the member that is there, or it was made the only one and is not.
+            RepairError: it cannot be made the only one.
+            UnavailableError: it does not answer while it is made the only one.
             SupervisionError: etcd cannot be started at all.
             OSError: a file cannot be written.
 
@@ -86,9 +118,12 @@ class EtcdComponent:
             self._begun_with = None
             await self._supervisor.remove(NAME)
             await asyncio.to_thread(self._clear_away, wanted)
+            await asyncio.to_thread(forget_repair, self._directory)
             return
         prepared = await asyncio.to_thread(self._prepared, wanted, wanted.etcd)
-        await self._supervisor.ensure(prepared)
+        repair = await asyncio.to_thread(read_repair, self._directory)
+        if repair is None or await self._is_over(repair, wanted, wanted.etcd, prepared):
+            await self._supervisor.ensure(prepared)
 
     async def report(self) -> JsonValue:
         """Tell how it is, as `EtcdReport`."""
@@ -101,6 +136,75 @@ class EtcdComponent:
     async def stop(self) -> None:
         """End the member; its data stay."""
         await self._supervisor.remove(NAME)
+
+    async def _is_over(
+        self, repair: Repair, wanted: Wanted, etcd: EtcdWanted, prepared: ProcessSpecification
+    ) -> bool:
+        """Take the next step of a repair; return whether it is done, or nobody wants it any more.
+
+        Each step may be the last before a crash: begun again, the whole ends the same.
+        """
+        if wanted.controller is None or not await self._is_begun(repair, etcd):
+            _LOG.warning("etcd is not made the only member: that was asked for in other times")
+            await asyncio.to_thread(forget_repair, self._directory)
+            return True
+        await self._supervisor.ensure(self._alone(prepared))
+        if self._supervisor.report(NAME).state is not ProcessState.READY:
+            return False
+        names = await self._go_on_alone(repair, wanted.controller, wanted.node.id, etcd.name)
+        await asyncio.to_thread(forget_repair, self._directory)
+        _LOG.warning("etcd on this machine is the only member now", lost=names)
+        return True
+
+    async def _is_begun(self, repair: Repair, etcd: EtcdWanted) -> bool:
+        """Copy the data aside, unless they are; False where it is too late or needless to."""
+        if repair.is_begun(self._directory):
+            return True
+        if repair.is_outdated(self._clock()) or await is_healthy(etcd.client_url, self._tls):
+            return False
+        _LOG.warning("etcd is ended, copied aside and made the only member", lost=repair.lost)
+        await self._supervisor.remove(NAME)
+        await asyncio.to_thread(self._copy_aside, repair)
+        return True
+
+    def _copy_aside(self, repair: Repair) -> None:
+        with self._copying:
+            copy_aside(self._data, repair.copy_in(self._directory))
+
+    def _alone(self, prepared: ProcessSpecification) -> ProcessSpecification:
+        """Return how the member is run that is to be the only one, for this component alone."""
+
+        async def is_ready() -> bool:
+            return await is_healthy(_LOCAL_URL, self._tls)
+
+        listened = f"--listen-client-urls={_LOCAL_URL}"
+        words = (
+            listened if each.startswith("--listen-client-urls=") else each
+            for each in prepared.command
+        )
+        command = (*words, "--force-new-cluster")
+        return replace(prepared, command=command, is_ready=is_ready)
+
+    async def _go_on_alone(
+        self, repair: Repair, controller: ControllerWanted, node_id: str, name: str
+    ) -> list[str]:
+        connection = EtcdConnection([_LOCAL_URL], self._tls, EtcdLogin(controller.etcd_password))
+        try:
+            members = await EtcdMembers(connection).list()
+            if [member.name for member in members] != [name]:
+                raise EtcdDataError(
+                    f"etcd was made the only member and lists {len(members)}."
+                    f" See the log {self._directory.logs / 'etcd.log'}."
+                )
+            return await go_on_alone(EtcdStore(connection), repair, node_id)
+        finally:
+            await connection.close()
+
+    @property
+    def _tls(self) -> TlsFiles:
+        """The node's own files: those of etcd can be read by its user only."""
+        directory = self._directory
+        return TlsFiles(directory.ca, directory.certificate, directory.key)
 
     @property
     def _data(self) -> Path:
@@ -146,12 +250,8 @@ class EtcdComponent:
         return self._specification(self._begun_with)
 
     def _specification(self, etcd: EtcdWanted) -> ProcessSpecification:
-        directory = self._directory
-        # The node's own files: those of etcd can be read by its user only.
-        tls = TlsFiles(directory.ca, directory.certificate, directory.key)
-
         async def is_ready() -> bool:
-            return await is_healthy(etcd.client_url, tls)
+            return await is_healthy(etcd.client_url, self._tls)
 
         return ProcessSpecification(
             name=NAME,
@@ -159,7 +259,7 @@ class EtcdComponent:
             user=self._user,
             directory=self._place,
             # Certificate and key are read at each handshake, the authority only once.
-            restart_key=hashlib.sha256(directory.ca.read_bytes()).hexdigest(),
+            restart_key=hashlib.sha256(self._directory.ca.read_bytes()).hexdigest(),
             stop_seconds=_STOP_SECONDS,
             is_ready=is_ready,
         )
