@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dtr import __version__
-from dtr.cli.ucp import administration, install, join, nodes, processes, uninstall
+from dtr.cli.ucp import administration, install, join, nodes, processes, repair, uninstall
 
 application = typer.Typer(
     help="The control plane: machines, who they are, and what runs on them.",
@@ -25,6 +25,7 @@ application.command("passwd")(administration.passwd)
 application.command("ca")(administration.ca)
 application.command("backup")(administration.backup)
 application.command("restore")(install.restore)
+application.command("emergency-repair")(repair.emergency_repair)
 application.command("uninstall")(uninstall.uninstall)
 application.command("agent")(processes.agent)
 application.command("controller")(processes.controller)
