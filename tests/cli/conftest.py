@@ -1,9 +1,11 @@
 """A data directory with a registry in it, copied for each test that changes it."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from tests.cli.command import CommandLine, QuickCommandLine
 
 from dtr.server.bootstrap import bootstrap
@@ -31,9 +33,11 @@ def dtr(template: Path, tmp_path: Path) -> CommandLine:
 
 
 @pytest.fixture
-def quick(dtr: CommandLine) -> QuickCommandLine:
+def quick(dtr: CommandLine) -> Iterator[QuickCommandLine]:
     """Give the same in this process."""
-    return QuickCommandLine(dtr.place, dtr.data_dir)
+    yield QuickCommandLine(dtr.place, dtr.data_dir)
+    # Some commands configure the log of their process, which is that of the next tests, too.
+    structlog.reset_defaults()
 
 
 @pytest.fixture
