@@ -390,7 +390,10 @@ def _remedy(problem: str) -> str:
             "certificate with --ucp-insecure-tls."
         )
     if "majority" in problem:
-        return "What runs goes on. Start the managers that are down, then try again."
+        return (
+            "What runs goes on. Start the managers that are down, then try again; where a majority "
+            "is lost for ever, see 'ucp emergency-repair' on one that is left."
+        )
     return (
         "Check that the address is right (--ucp-url), that the node's agent runs, and that the "
         "port is open."
