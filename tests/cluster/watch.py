@@ -116,7 +116,7 @@ class Watch:
         disks = [self.cluster.machines[name].disk.path / "replicas" for name in self.readers]
         names = [digest.partition(":")[2] for digest in image.blobs]
         wait_until(
-            lambda: all(any(disk.rglob(name)) for disk in disks for name in names),
+            lambda: all(any(disk.rglob(f"{name}*")) for disk in disks for name in names),
             "every replica has a copy",
             seconds=60,
         )
