@@ -1,13 +1,27 @@
 """What tests of several rooms share: servers that are started once a session."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from tests.support.postgresql import RunningPostgresql, temporary_database
 from tests.support.seaweed import RunningS3
 
 from dtr.database import open_postgresql
 from dtr.testing.registry import make_registry
+
+# A shell that starts the tests in the background has them ignore both, and so would the programs
+# that they start and mean to end by these.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """Undo what a command that ran in this process has made of the log."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

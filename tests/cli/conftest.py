@@ -1,11 +1,9 @@
 """A data directory with a registry in it, copied for each test that changes it."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from tests.cli.command import CommandLine, QuickCommandLine
 
 from dtr.server.bootstrap import bootstrap
@@ -33,11 +31,9 @@ def dtr(template: Path, tmp_path: Path) -> CommandLine:
 
 
 @pytest.fixture
-def quick(dtr: CommandLine) -> Iterator[QuickCommandLine]:
+def quick(dtr: CommandLine) -> QuickCommandLine:
     """Give the same in this process."""
-    yield QuickCommandLine(dtr.place, dtr.data_dir)
-    # Some commands configure the log of their process, which is that of the next tests, too.
-    structlog.reset_defaults()
+    return QuickCommandLine(dtr.place, dtr.data_dir)
 
 
 @pytest.fixture
