@@ -66,13 +66,11 @@ SCENARIOS = [
         f"the primary's machine, frozen for {strikes.FROZEN_SECONDS:.0f} s",
         strikes.primary_freezes,
         _MACHINE_LOST,
-        is_short=True,
     ),
     Scenario(
         "the primary's machine, cut off",
         strikes.primary_is_cut_off,
         _MACHINE_LOST,
-        is_short=True,
     ),
     Scenario(
         "the primary's machine, cut off on the way in",
