@@ -28,16 +28,18 @@ from dtr.collect import records as collect
 from dtr.database import Database, Reader, open_postgresql, proof
 from dtr.database.schema import finished_units, metadata
 from dtr.jobs import records as jobs
-from dtr.jobs.model import JobKind, NewJob
+from dtr.jobs import schedules
+from dtr.jobs.model import JobKind, NewJob, Schedule
 from dtr.model.access import Level, Visibility
 from dtr.model.digest import Algorithm, Digest
 from dtr.model.errors import RegistryError
 from dtr.model.manifests import OCI_MANIFEST, parse_manifest
 from dtr.model.names import RepositoryName, TagName
 from dtr.registry import manage, push, records, uploads
-from dtr.registry.records import Blob, Upload
+from dtr.registry.records import Blob, Upload, holders
 from dtr.registry.records.pulls import Pulls, add_pulls
 from dtr.server import bootstrap, recognition
+from dtr.server import replica as replica_jobs
 from dtr.storage import Progress
 from dtr.transfer import records as transfer
 
@@ -60,6 +62,7 @@ TOLD_LESS = {
     "_collect_links": "how many the attempt before took",
     "rotate_key": "whether it was this attempt that made it",
     "use_storage": "where the blobs were before",
+    "synchronise": "what it changed",
 }
 """Units that may say less when an answer was lost, and what is not said."""
 
@@ -139,7 +142,7 @@ def of_accounts(teller: Teller) -> None:
     teller.do(account_records.record_failure, ("c@b", "b"), NOW - 1000)
     teller.do(account_records.forget_failures, "a@b")
     teller.do(account_records.remove_expired, NOW, forget_failures_before=NOW - 500)
-    teller.do(bootstrap._add_first, "hash")
+    teller.do(bootstrap._add_first, "hash", name="first")
     for rotation_seconds in (1e6, 1.0):
         teller.do(rotate_key, LATER, rotation_seconds=rotation_seconds, token_seconds=300)
 
@@ -193,6 +196,24 @@ def of_blobs(teller: Teller) -> None:
         teller.do(records.use_storage, url)
     teller.do(proof._put, "key")
     teller.do(proof._remove, "key")
+
+
+def of_holders(teller: Teller) -> None:
+    """Tell of replicas that have copies, and of what is left of one that is none any more."""
+    for number in range(2):
+        _commit(teller, _session(teller, str(number)), Blob(CONTENT[number], 1, f"key {number}"))
+    blob, gone = Blob(CONTENT[0], 1, "key 0"), Blob(CONTENT[3], 1, "key 3")
+    for replica in ("one", "one", "two", "three"):
+        teller.do(holders.add_holder, blob, replica, NOW)
+    teller.do(holders.add_holder, gone, "one", NOW)
+    teller.do(holders.note_verified, ["key 0"], "one", LATER)
+    for _ in range(2):
+        teller.do(holders.remove_holder, ["key 0"], "two")
+    teller.do(holders.forget_other_replicas, ["one"])
+    kinds = ("copy-blobs-one", "copy-blobs-two")
+    wanted = [Schedule(kind, kind, "every 60 s") for kind in kinds]
+    teller.do(schedules.synchronise, wanted, NOW, {})
+    teller.do(replica_jobs._forget_former, ["one"])
 
 
 def _session(teller: Teller, number: str) -> Upload:
@@ -258,7 +279,7 @@ def of_jobs(teller: Teller) -> None:
         teller.do(jobs.cancel, which, NOW)
 
 
-STORIES = (of_accounts, of_repositories, of_blobs, of_manifests, of_jobs)
+STORIES = (of_accounts, of_repositories, of_blobs, of_holders, of_manifests, of_jobs)
 
 
 @pytest.fixture
