@@ -12,22 +12,27 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from dtr.server.datadir import write_atomically
+from dtr.server.issuing import (
+    CLOCK_SKEW,
+    SigningKey,
+    Validity,
+    issue_authority,
+    issue_leaf,
+    subject_of,
+)
 
 AUTHORITY_LIFETIME: Final = timedelta(days=3650)
 SERVER_LIFETIME: Final = timedelta(days=825)  # the longest that Apple's clients accept
 RENEW_BEFORE: Final = timedelta(days=30)
 
-_CLOCK_SKEW: Final = timedelta(hours=1)
 _ALWAYS: Final = ("localhost", "127.0.0.1", "::1")
 _HOST_NAME: Final = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-
-_SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class CertificateError(Exception):
@@ -48,7 +53,7 @@ class _Authority:
     certificate: x509.Certificate
     key_path: Path
 
-    def key(self) -> _SigningKey:
+    def key(self) -> SigningKey:
         key = _load_key(self.key_path)
         if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
             raise CertificateError(f"The TLS key {self.key_path} is neither an EC nor an RSA key.")
@@ -170,20 +175,12 @@ def _ensure_authority(cert_path: Path, key_path: Path, now: datetime) -> _Author
 
 
 def _self_sign(
-    path: Path, key: _SigningKey, now: datetime, name: x509.Name | None = None
+    path: Path, key: SigningKey, now: datetime, name: x509.Name | None = None
 ) -> x509.Certificate:
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     # Two authorities of one name confuse trust stores, so part of the key is in the name.
-    name = name or _name(f"DTR authority {identifier.digest.hex()[:8]}")
-    usage = _key_usage(is_authority=True)
-    certificate = (
-        _builder(name, name, now, AUTHORITY_LIFETIME)
-        .public_key(key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(identifier, critical=False)
-        .sign(key, hashes.SHA256())
-    )
+    name = name or subject_of("DTR", f"DTR authority {identifier.digest.hex()[:8]}")
+    certificate = issue_authority(key, name, Validity.of(now - CLOCK_SKEW, AUTHORITY_LIFETIME))
     write_atomically(path, _pem(certificate), mode=0o644)
     return certificate
 
@@ -195,20 +192,18 @@ def _issue(
     now: datetime,
 ) -> None:
     ca = authority.certificate
-    lifetime = min(SERVER_LIFETIME, ca.not_valid_after_utc - (now - _CLOCK_SKEW))
-    if lifetime <= _CLOCK_SKEW:
+    lifetime = min(SERVER_LIFETIME, ca.not_valid_after_utc - (now - CLOCK_SKEW))
+    if lifetime <= CLOCK_SKEW:
         raise CertificateError(f"The TLS certificate {files.ca_path} has expired.")
     key = ec.generate_private_key(ec.SECP256R1())
-    certificate = (
-        _builder(_name("DTR server"), ca.subject, now, lifetime)
-        .public_key(key.public_key())
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(is_authority=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(_authority_identifier(ca), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(authority.key(), hashes.SHA256())
+    certificate = issue_leaf(
+        key.public_key(),
+        subject_of("DTR", "DTR server"),
+        names,
+        [ExtendedKeyUsageOID.SERVER_AUTH],
+        Validity.of(now - CLOCK_SKEW, lifetime),
+        authority=ca,
+        key=authority.key(),
     )
     # The key first: a crash in between leaves a pair that does not match, which is made anew.
     _write_key(files.key_path, key)
@@ -230,52 +225,6 @@ def _is_good(
         return False
     remaining = certificate.not_valid_after_utc - now
     return remaining >= RENEW_BEFORE and set(names) <= set(extension.value)
-
-
-def _authority_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Name the authority's key as the authority itself does, which verifiers compare."""
-    try:
-        own = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    except x509.ExtensionNotFound:
-        own = x509.SubjectKeyIdentifier.from_public_key(ca.public_key())
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, now: datetime, lifetime: timedelta
-) -> x509.CertificateBuilder:
-    start = (now - _CLOCK_SKEW).astimezone(UTC).replace(microsecond=0)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + lifetime)
-    )
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "DTR"),
-            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
-        ]
-    )
-
-
-def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not is_authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=is_authority,
-        crl_sign=is_authority,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

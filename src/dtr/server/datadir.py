@@ -42,10 +42,11 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
         file.flush()
         os.fsync(descriptor)
     temporary.replace(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -154,7 +155,7 @@ def _make(path: Path) -> None:
             "Make it yourself and give it to this user, or choose another path.",
         ) from error
     with contextlib.suppress(PermissionError):  # a parent that may be written but not read
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def _check_owner(path: Path) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dtr.model.errors import UnavailableError
+from dtr.storage.filesystem_writer import sync_directory
 
 _CONTENT = b"dtr checks whether this directory can hold blobs"
 
@@ -54,11 +55,7 @@ def _write(path: Path) -> None:
 
 def _rename(path: Path, target: Path) -> None:
     path.rename(target)
-    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(target.parent)
 
 
 def _read(path: Path) -> None:

@@ -7,7 +7,7 @@ import secrets
 from base64 import b32encode
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Self
 
@@ -17,12 +17,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from dtr.server.issuing import CLOCK_SKEW, Validity, issue_authority, issue_leaf, subject_of
+
 AUTHORITY_LIFETIME: Final = timedelta(days=3650)
 NODE_LIFETIME: Final = timedelta(days=90)
 MAX_REQUEST_BYTES: Final = 16 * 1024
 MAX_NAMES: Final = 64
 
-_CLOCK_SKEW: Final = timedelta(hours=1)
 _LABEL: Final = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME: Final = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
 _MAX_NAME: Final = 253
@@ -71,15 +72,7 @@ class Authority:
         """Make a new authority for ten years, called after its cluster."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _subject(f"UCP authority {name}")
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        certificate = (
-            _builder(subject, subject, now, AUTHORITY_LIFETIME)
-            .public_key(key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(is_authority=True), critical=True)
-            .add_extension(identifier, critical=False)
-            .sign(key, hashes.SHA256())
-        )
+        certificate = issue_authority(key, subject, _validity(now, AUTHORITY_LIFETIME))
         return cls(certificate, key)
 
     @classmethod
@@ -138,19 +131,14 @@ class Authority:
         public_key = _requested_key(request_pem)
         ca = self._certificate
         until = min(now + NODE_LIFETIME, ca.not_valid_after_utc)
-        certificate = (
-            _builder(_subject(common_name), ca.subject, now, until - now)
-            .public_key(public_key)
-            .add_extension(x509.SubjectAlternativeName(_general_names(names)), critical=False)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(is_authority=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(_USAGES[purpose]), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
-                critical=False,
-            )
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-            .sign(self._key, hashes.SHA256())
+        certificate = issue_leaf(
+            public_key,
+            _subject(common_name),
+            _general_names(names),
+            _USAGES[purpose],
+            _validity(now, until - now),
+            authority=ca,
+            key=self._key,
         )
         return _pem(certificate)
 
@@ -285,42 +273,14 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, now: datetime, lifetime: timedelta
-) -> x509.CertificateBuilder:
-    start = now.astimezone(UTC).replace(microsecond=0)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .serial_number(x509.random_serial_number())
-        # Another machine's clock may be behind.
-        .not_valid_before(start - _CLOCK_SKEW)
-        .not_valid_after(start + lifetime)
-    )
+def _validity(now: datetime, lifetime: timedelta) -> Validity:
+    """Return what lasts from now on, and counts a little earlier already."""
+    lasting = Validity.of(now, lifetime)
+    return Validity(lasting.start - CLOCK_SKEW, lasting.end)
 
 
 def _subject(name: str) -> x509.Name:
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "UCP"),
-            x509.NameAttribute(NameOID.COMMON_NAME, name[:_COMMON_NAME]),
-        ]
-    )
-
-
-def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not is_authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=is_authority,
-        crl_sign=is_authority,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    return subject_of("UCP", name[:_COMMON_NAME])
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -5,7 +5,6 @@ and moves the one into the other; it may die at any moment and is started again.
 """
 
 import json
-import os
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Final
 from pydantic import JsonValue, ValidationError
 
 from dtr import __version__
-from dtr.server.datadir import write_atomically
+from dtr.server.datadir import sync_directory, write_atomically
 from dtr.ucp import keys
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.authority import (
@@ -315,11 +314,7 @@ async def fill_store(
 def forget_bootstrap(path: Path) -> None:
     """Delete `bootstrap.json`, durably; idempotent."""
     path.unlink(missing_ok=True)
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(path.parent)
 
 
 async def _is_filled(store: Store, bootstrap: Bootstrap) -> bool:

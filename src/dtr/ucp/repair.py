@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from dtr.server.datadir import write_atomically
+from dtr.server.datadir import sync_directory, write_atomically
 from dtr.ucp import keys
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.model import ClusterRecord, Document, Node, Wanted
@@ -90,7 +90,7 @@ def forget_repair(directory: NodeDirectory) -> None:
     path = directory.root / _FILE
     if path.exists():
         path.unlink()
-        _sync(path.parent)
+        sync_directory(path.parent)
 
 
 def copy_aside(data: Path, target: Path) -> None:
@@ -107,7 +107,7 @@ def copy_aside(data: Path, target: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     unfinished.rename(target)
-    _sync(target.parent)
+    sync_directory(target.parent)
 
 
 async def go_on_alone(store: Store, repair: Repair, node_id: str) -> list[str]:
@@ -164,13 +164,6 @@ def managers_besides(wanted: Wanted) -> dict[str, tuple[int, ...]]:
 def _copy(source: str, target: str) -> str:
     shutil.copy2(source, target, follow_symlinks=False)
     if not Path(target).is_symlink():
-        _sync(Path(target))
+        with Path(target).open("rb") as file:
+            os.fsync(file.fileno())
     return target
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from dtr.server.datadir import sync_directory
 from dtr.ucp.agent.port import NodeDirectory
 
 _TEMPORARY: Final = ".tmp"
@@ -105,7 +106,7 @@ def _replace(path: Path, content: bytes, owner: tuple[int, int], mode: int) -> N
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    _sync(path.parent)
+    sync_directory(path.parent)
 
 
 def _give(descriptor: int, owner: tuple[int, int], mode: int) -> None:
@@ -119,12 +120,4 @@ def _give(descriptor: int, owner: tuple[int, int], mode: int) -> None:
 def _make(path: Path, mode: int) -> None:
     path.mkdir(mode=mode)
     path.chmod(mode)  # whatever the umask is
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(path.parent)

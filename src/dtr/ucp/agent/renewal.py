@@ -8,7 +8,6 @@ between the two renames, microseconds, find a pair that does not match, and read
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from pydantic import JsonValue
 
 from dtr.model.errors import UnavailableError
-from dtr.server.datadir import write_atomically
+from dtr.server.datadir import sync_directory, write_atomically
 from dtr.ucp.agent.port import Controllers, NodeDirectory
 from dtr.ucp.api import ApiError
 from dtr.ucp.authority import AuthorityError, common_name, load_certificate, make_request
@@ -116,18 +115,10 @@ def settle(directory: NodeDirectory) -> None:
         return
     if next_key.exists():
         next_key.replace(directory.key)
-        _sync(directory.key.parent)
+        sync_directory(directory.key.parent)
     next_certificate.replace(directory.certificate)
-    _sync(directory.certificate.parent)
+    sync_directory(directory.certificate.parent)
 
 
 def _next(directory: NodeDirectory) -> tuple[Path, Path]:
     return directory.key.with_name("next.key"), directory.certificate.with_name("next.crt")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
