@@ -3,14 +3,14 @@
 `python -m benchmarks.scale --measure` does the same at full size; `docs/scale.md` has the figures.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from benchmarks.scale.collection import measure_collection
 from benchmarks.scale.fill import fill
-from benchmarks.scale.measure import WORKS, measure
+from benchmarks.scale.measure import WORKS, Cost, Work, measure
 from benchmarks.scale.sizes import Scale
 from tests.support.postgresql import RunningPostgresql, temporary_database
 
@@ -20,6 +20,7 @@ LEAST = replace(Scale().divided(1000), repositories=200)
 MORE = Scale().divided(50)
 MOST_TIMES = 2.5
 """The budget is 1.5, where the machine has nothing else to do."""
+TRIES = 3
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +34,27 @@ def larger_url(postgresql: RunningPostgresql) -> Iterator[str]:
 def test_requests_cost_the_same_in_a_larger_registry(
     larger_url: str, postgresql_url: str, tmp_path: Path
 ) -> None:
-    """Processor time stays, and pages keep within their milliseconds."""
+    """Processor time stays, and pages keep within their milliseconds.
+
+    A second of measuring meets what PostgreSQL does beside it: checkpoints, the vacuum after the
+    filling. What was too dear is measured again, and only what stays so has grown.
+    """
     fill(postgresql_url, LEAST, lambda _line: None)
-    small = measure(postgresql_url, tmp_path / "small", 1.0)
-    large = measure(larger_url, tmp_path / "large", 1.0)
-    for work in WORKS:
-        assert large[work.key].cpu <= MOST_TIMES * small[work.key].cpu, work.title
-        if work.limit_ms is not None:
-            assert large[work.key].p50 <= work.limit_ms, work.title
+    dear: Sequence[Work] = WORKS
+    for number in range(TRIES):
+        small = measure(postgresql_url, tmp_path / f"small-{number}", 1.0, dear)
+        large = measure(larger_url, tmp_path / f"large-{number}", 1.0, dear)
+        dear = [work for work in dear if is_dearer(work, small[work.key], large[work.key])]
+        if not dear:
+            return
+    raise AssertionError([(work.title, small[work.key], large[work.key]) for work in dear])
+
+
+def is_dearer(work: Work, small: Cost, large: Cost) -> bool:
+    """Tell whether a larger registry makes this work dearer than it may."""
+    return large.cpu > MOST_TIMES * small.cpu or (
+        work.limit_ms is not None and large.p50 > work.limit_ms
+    )
 
 
 def test_requests_are_answered_while_much_is_collected(larger_url: str, tmp_path: Path) -> None:
