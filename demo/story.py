@@ -1,12 +1,11 @@
 """What happens in the demonstration, in order."""
 
-import time
-
 from tests.cluster.strikes import until_another_leads
 
 from demo.stage import Stage
 
-INSECURE = "--ucp-insecure-tls"
+_LOOK_SECONDS = 8.0
+"""For whoever watches to see how a cluster is that lacks a machine."""
 
 
 def tell(stage: Stage) -> None:
@@ -22,14 +21,14 @@ def _install(stage: Stage) -> None:
     first, *others = (cluster.machines[name] for name in (*cluster.node_names, "balancer"))
     with stage.step(f"{first.name}$ ucp install --host-address {first.address}"):
         cluster.install_ucp(first)
+    stage.watch_status()
     for machine in others:
         with stage.step(f"{machine.name}$ ucp join --token … {first.address}"):
             cluster.join_ucp(machine)
-    with stage.step(f"{first.name}$ dtr install --ucp-node {first.name} {INSECURE}"):
-        cluster.dtr("install", "--ucp-node", first.name, INSECURE)
-    with stage.step(f"{first.name}$ dtr load-balancer install --ucp-node balancer {INSECURE}"):
-        cluster.install_balancer()
-    stage.watch_status()
+    with stage.step(f"{first.name}$ dtr install --ucp-node {first.name}"):
+        cluster.dtr("install", "--ucp-node", first.name)
+    with stage.step(f"{first.name}$ dtr load-balancer install --ucp-node balancer"):
+        cluster.dtr("load-balancer", "install", "--ucp-node", "balancer")
     with stage.step("clients begin to push and pull through the balancer"):
         cluster.until_whole()
         stage.start_clients()
@@ -39,8 +38,8 @@ def _join(stage: Stage) -> None:
     cluster = stage.cluster
     first = cluster.node_names[0]
     for name in cluster.node_names[1:]:
-        with stage.step(f"{first}$ dtr join --ucp-node {name} {INSECURE}"):
-            cluster.join(name)
+        with stage.step(f"{first}$ dtr join --ucp-node {name}"):
+            cluster.dtr("join", "--ucp-node", name)
     with stage.step("the cluster is whole: three replicas, any one may die"):
         cluster.until_whole()
         stage.until_more(3)
@@ -51,25 +50,25 @@ def _lose_a_machine(stage: Stage) -> None:
     machine = cluster.machines[cluster.primary()]
     pulls = stage.load.pulls.done
     with stage.step(f"{machine.name}, which has the primary, loses its power") as step:
-        machine.power_off()
+        stage.switch_off(machine)
         until_another_leads(cluster, machine)
         step.note = f"{cluster.primary()} leads now"
     with stage.step("pushes and pulls go on with two replicas") as step:
         stage.until_more(3)
+        stage.until_later(_LOOK_SECONDS)
         step.note = f"{stage.load.pulls.done - pulls} pulls since"
     with stage.step(f"{machine.name} has power again, and everything finds itself"):
-        machine.start()
+        stage.switch_on(machine)
         cluster.until_whole()
     stage.until_more(3)
 
 
 def _remove(stage: Stage) -> None:
     cluster = stage.cluster
-    name = cluster.standbys()[-1]
-    existing, leaving = cluster.replicas[cluster.primary()], cluster.replicas[name]
-    title = f"dtr remove --existing-replica-id {existing} --replica-id {leaving} {INSECURE}"
-    with stage.step(f"{cluster.primary()}$ {title}"):
-        cluster.remove(name)
+    name, on = cluster.standbys()[-1], cluster.primary()
+    ids = ("--existing-replica-id", cluster.replicas[on], "--replica-id", cluster.replicas[name])
+    with stage.step(f"{on}$ dtr remove {' '.join(ids)}"):
+        cluster.dtr("remove", *ids, on=on)
     stage.until_more(3)
-    time.sleep(1)  # for whoever watches: the last picture is of a quiet cluster
+    stage.until_later(1)  # the last picture is of a quiet cluster
     stage.stop_clients()
