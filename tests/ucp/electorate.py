@@ -8,6 +8,7 @@ from dtr.ucp.plan import (
     AddLearner,
     ForgetManager,
     MemberView,
+    MoveLeadership,
     NodeView,
     Promote,
     RecordManager,
@@ -67,6 +68,8 @@ class Electorate:
     revision: int = 10
     down_since: dict[str, float] = field(default_factory=dict)
     given_up: dict[str, float] = field(default_factory=dict)
+    chosen: str = ""
+    """The member that was given the lead last."""
 
     def install(self) -> Machine:
         """Make the first machine, a voter."""
@@ -116,6 +119,14 @@ class Electorate:
         """Whether a majority of the voters is up."""
         return 2 * sum(map(self.is_up, self.voters)) > len(self.voters)
 
+    @property
+    def leader(self) -> str:
+        """Return who leads: who was given the lead, as long as it can, or whoever is elected."""
+        able = sorted(each.id for each in self.voters if self.is_up(each))
+        if not self.has_quorum:
+            return ""
+        return self.chosen if self.chosen in able else able[0]
+
     def pass_time(self, seconds: float) -> None:
         """Let time go by."""
         self.now += seconds
@@ -162,6 +173,7 @@ class Electorate:
                     member.peer_url,
                     member.is_learner,
                     self.down_since.get(member.id),
+                    is_leading=member.id == self.leader,
                 )
             )
         nodes = tuple(self._node_view(each) for each in self.machines.values() if each.is_known)
@@ -204,6 +216,8 @@ class Electorate:
                 if is_given_up and node is not None:
                     self.given_up[node.id] = self.now
                 self._remove(member_id)
+            case MoveLeadership(leader_id, member_id):
+                self._move_leadership(leader_id, member_id)
 
     def _check_record(self, node_id: str, modified: int) -> None:
         if not self.has_quorum:
@@ -232,6 +246,14 @@ class Electorate:
         if member is None or not self.is_up(member):
             raise RefusedError("not in sync with leader")
         member.is_learner = False
+
+    def _move_leadership(self, leader_id: str, member_id: str) -> None:
+        member = self.members.get(member_id)
+        if leader_id != self.leader:
+            raise RefusedError("not leader")
+        if member is None or member.is_learner or not self.is_up(member):
+            raise RefusedError("bad leader transferee")
+        self.chosen = member_id
 
     def _remove(self, member_id: str) -> None:
         self._check_members()

@@ -30,7 +30,7 @@ from dtr.ucp.model import (
     Role,
 )
 from dtr.ucp.plan import PATIENCE_SECONDS
-from dtr.ucp.store import Put
+from dtr.ucp.store import Delete, Put
 from dtr.ucp.voters import VotersLoop, peer_url
 from dtr.ucp.wanted import wanted_of
 
@@ -38,6 +38,31 @@ pytestmark = pytest.mark.etcd
 
 PASSWORD = "the password of root"
 SETTINGS = LeadingSettings(lease_seconds=20, renewal_seconds=2, pause_seconds=0.3)
+
+
+class Witness(EtcdMembers):
+    """The members; it remembers who was removed while it led."""
+
+    def __init__(self, connection: EtcdConnection) -> None:
+        super().__init__(connection)
+        self.removed_leading: list[str] = []
+
+    async def leader(self) -> str:
+        """Return the name of who leads."""
+        found = await self.list()
+        for each in found:
+            status = await self.status(each.client_url) if each.client_url else None
+            if status is not None and status.leader_id == each.id:
+                return each.name
+        return ""
+
+    async def remove(self, member_id: str) -> None:
+        """Remove a member."""
+        leader = await self.leader()
+        name = next((each.name for each in await self.list() if each.id == member_id), "")
+        if name == leader:
+            self.removed_leading.append(name)
+        await super().remove(member_id)
 
 
 class Machines:
@@ -55,7 +80,7 @@ class Machines:
             [self.url(1)], self.authority.issue("client"), EtcdLogin(PASSWORD), LIMITS
         )
         self.store = EtcdStore(self.connection)
-        self.members = EtcdMembers(self.connection)
+        self.members = Witness(self.connection)
         self.loop = VotersLoop(self.members, monotonic=self.monotonic)
 
     def monotonic(self) -> float:
@@ -169,6 +194,10 @@ class Machines:
         self.dead.add(f"n{number}")
         self.processes[f"n{number}"].kill()
 
+    def kill_agent(self, number: int) -> None:
+        """Have a machine's etcd run on without its agent."""
+        self.dead.add(f"n{number}")
+
     def close(self) -> None:
         """Kill everything."""
         for process in self.processes.values():
@@ -215,4 +244,24 @@ async def test_voters_grow_are_replaced_and_shrink(machines: Machines, leader: L
     kept = await machines.store.get("/kept")
     assert kept is not None
     assert kept.value == b"1"
+    assert leader.is_leading
+    assert machines.members.removed_leading == []
+
+
+async def test_who_leads_etcd_hands_that_on_before_it_goes(
+    machines: Machines, leader: Leader
+) -> None:
+    """The first, which has led from the beginning, is removed by `ucp node rm`."""
+    for number in (2, 3):
+        await machines.join(number)
+    await machines.until(lambda voters: voters == {"n1", "n2", "n3"}, "three voters")
+    if (await machines.members.leader()) != "n1":
+        found = {each.name: each for each in await machines.members.list()}
+        leading = found[await machines.members.leader()]
+        await machines.members.move_leadership(leading.client_url, found["n1"].id)
+    machines.kill_agent(1)
+    await machines.store.commit([Delete(keys.node("n1"))])
+    await machines.until(lambda voters: len(voters) == 1, "one of the two that are left")
+    assert await machines.members.leader() in {"n2", "n3"}
+    assert machines.members.removed_leading == []
     assert leader.is_leading

@@ -1,5 +1,6 @@
 """What is wrong with a control plane, in sentences."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -62,6 +63,25 @@ def test_nothing_is_wrong_with_three_managers_that_answer() -> None:
     assert found["problems"] == []
     assert found["failures_tolerated"] == 1
     assert found["leader"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"full_members": ("a",)}, "etcd is full and takes nothing new"),
+        ({"used_bytes": 400 * 2**20}, "etcd uses 400 of 512 MiB"),
+    ],
+)
+def test_an_etcd_that_is_or_grows_full_is_told_once(changes: dict[str, Any], sentence: str) -> None:
+    """Whichever members say so."""
+    found = view(machine("a"), machine("b"), machine("c"))
+    voters = tuple(
+        replace(each, status=replace(each.status, **changes))
+        for each in found.voters
+        if each.status
+    )
+    (told,) = problems(replace(found, voters=voters), NOW)
+    assert told.startswith(sentence)
 
 
 @pytest.mark.parametrize(

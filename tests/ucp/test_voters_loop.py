@@ -26,6 +26,7 @@ class FakeMembers:
         self.answering: set[str] = set()
         self.calls: list[str] = []
         self.refusal = ""
+        self.leader = "1"
 
     async def list(self) -> tuple[EtcdMember, ...]:
         """Return all members."""
@@ -36,7 +37,7 @@ class FakeMembers:
         found = [each for each in self.members.values() if each.client_url == client_url]
         if not found or found[0].id not in self.answering:
             return None
-        return EtcdStatus(found[0].id, "1", found[0].is_learner, "3.4.23", 0)
+        return EtcdStatus(found[0].id, self.leader, found[0].is_learner, "3.4.23", 0)
 
     async def add_learner(self, peer_url: str) -> EtcdMember:
         """Add a member."""
@@ -55,6 +56,12 @@ class FakeMembers:
         """Remove a member."""
         self.call("remove")
         del self.members[member_id]
+
+    async def move_leadership(self, leader_url: str, member_id: str) -> None:
+        """Have another member lead."""
+        self.call("move")
+        assert leader_url == self.members[self.leader].client_url
+        self.leader = member_id
 
     def call(self, name: str) -> None:
         """Remember a change, or refuse it."""
@@ -287,6 +294,38 @@ async def test_a_lost_voter_is_replaced_after_measured_minutes(world: World) -> 
     await world.report(4)
     assert await world.cycle() == "host2 is a voter no more"
     assert lost not in world.members.members
+
+
+async def _three_voters_of_which_the_first_goes(world: World) -> None:
+    for number in (2, 3):
+        await world.join(number)
+    for number in (2, 3):
+        for _ in range(2):
+            await world.cycle()
+        world.members.begin(f"n{number}")
+        for _ in range(2):
+            await world.cycle()
+    await world.memory.commit([Delete(keys.node("n1"))])
+    world.members.calls.clear()
+
+
+async def test_who_leads_etcd_hands_that_on_before_it_is_removed(world: World) -> None:
+    """At the member that leads, which alone can do it."""
+    await _three_voters_of_which_the_first_goes(world)
+    assert await world.cycle() == "host2 leads etcd instead of the removed node of member 1"
+    await world.cycle()
+    assert world.members.calls[:2] == ["move", "remove"]
+    assert "1" not in world.members.members
+
+
+async def test_a_lead_that_cannot_be_moved_holds_nothing_up(world: World) -> None:
+    """It is tried once, and the member is removed."""
+    await _three_voters_of_which_the_first_goes(world)
+    world.members.refusal = "etcdserver: request timed out, leader transfer took too long"
+    assert "took too long" in await world.cycle()
+    world.members.refusal = ""
+    await world.cycle()
+    assert world.members.calls[0] == "remove"
 
 
 async def test_without_a_store_a_cycle_ends_with_an_error(world: World) -> None:

@@ -18,6 +18,7 @@ from dtr.ucp.plan import (
     Decision,
     ForgetManager,
     MemberView,
+    MoveLeadership,
     Promote,
     RecordManager,
     RemoveMember,
@@ -225,12 +226,39 @@ def test_a_removed_node_goes_first() -> None:
     world = world_of(4)
     settle(world)
     world.machines["n1"].is_known = False
+    (move,) = step(world).actions
+    assert isinstance(move, MoveLeadership)
     first = step(world)
     (remove,) = first.actions
     assert isinstance(remove, RemoveMember)
     settle(world)
     assert voting(world) == {"n2", "n3", "n4"}
     assert set(world.records) == {"n2", "n3", "n4"}
+
+
+def test_the_lead_is_handed_to_one_that_stays() -> None:
+    """Or to anyone where nobody stays; a voter that does not lead goes at once."""
+    world = world_of(5)
+    settle(world)
+    world.machines["n1"].role = world.machines["n2"].role = Role.WORKER
+    world.chosen = next(each.id for each in world.voters if each.name == "n1")
+    while not isinstance((action := step(world).actions[0]), MoveLeadership):
+        assert not isinstance(action, RemoveMember) or action.member_id != world.leader
+    assert action.leader_id == next(each.id for each in world.voters if each.name == "n1")
+    assert world.members[world.leader].name in {"n3", "n4", "n5"}
+    settle(world)
+    assert voting(world) == {"n3", "n4", "n5"}
+
+
+def test_a_voter_that_does_not_hand_on_the_lead_is_removed_all_the_same() -> None:
+    """That costs an election, and no more."""
+    world = world_of(4)
+    settle(world)
+    world.machines["n1"].is_known = False
+    view = world.view()
+    stuck = tuple(replace(each, is_leading=False) for each in view.members)
+    (action,) = decide(replace(view, members=stuck), world.now).actions
+    assert isinstance(action, RemoveMember)
 
 
 def test_a_machine_that_joined_anew_is_another_node() -> None:
@@ -342,7 +370,11 @@ def judge(world: Electorate, decision: Decision) -> None:
     """See that a decision, made of what is, keeps what the plan promises."""
     live = [each for each in world.voters if world.is_up(each)]
     assert (
-        sum(isinstance(each, AddLearner | Promote | RemoveMember) for each in decision.actions) < 2
+        sum(
+            isinstance(each, AddLearner | Promote | RemoveMember | MoveLeadership)
+            for each in decision.actions
+        )
+        < 2
     )
     for action in decision.actions:
         match action:
@@ -350,6 +382,7 @@ def judge(world: Electorate, decision: Decision) -> None:
                 rest = [each for each in world.voters if each.id != member_id]
                 stays = [each for each in live if each.id != member_id]
                 assert 2 * len(stays) > len(rest)
+                assert member_id != world.leader or not stays, "it leads still"
             case AddLearner():
                 assert not any(each.is_learner for each in world.members.values())
                 assert len(live) == len(world.voters)

@@ -12,6 +12,8 @@ interrupted, answers lost and machines killed:
 - A node's etcd is told to go (phase LEAVING) only when its member is in etcd's list no more, and
   the node is chosen again only after it has reported that nothing is left.
 - A voter that answers is never exchanged for taste: only for what somebody said (a role).
+- A voter that leads and answers hands the lead to one that stays before it is removed, so that
+  nobody has to notice its absence first.
 - When everything is as it should be there is no action; then the number of voters is odd.
 """
 
@@ -62,6 +64,8 @@ class MemberView:
     is_learner: bool
     down_since: float | None = None
     """Since when it does not answer; None: it does."""
+    is_leading: bool = False
+    """Whether it leads the others, and has not refused lately to hand that on."""
 
     @property
     def is_live(self) -> bool:
@@ -112,6 +116,14 @@ class RemoveMember:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveLeadership:
+    """Have another voter lead."""
+
+    leader_id: str
+    member_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class RecordManager:
     """Write the node's record, if it still is of that revision (0: there is none)."""
 
@@ -127,7 +139,7 @@ class ForgetManager:
     modified: int
 
 
-Action = AddLearner | Promote | RemoveMember | RecordManager | ForgetManager
+Action = AddLearner | Promote | RemoveMember | MoveLeadership | RecordManager | ForgetManager
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,8 +375,23 @@ def _remove_unwanted(look: _Look) -> Decision | None:
         # a voter, etcd takes no other.
         is_time = node is None or not voter.is_live or not look.missing()
         if is_time and look.can_remove(voter):
+            heir = _heir(look, voter)
+            if heir is not None:
+                move = MoveLeadership(voter.id, heir.id)
+                return Decision((move,), f"{_names(look, [heir])} leads etcd instead of {name}")
             return Decision((RemoveMember(voter.id, node),), f"{name} is a voter no more")
     return None
+
+
+def _heir(look: _Look, voter: MemberView) -> MemberView | None:
+    """Return who is to lead before this voter is removed; None where it does not lead.
+
+    One that stays where there is any: to be handed on twice is no better than an election.
+    """
+    if not voter.is_leading or not voter.is_live:
+        return None
+    able = [each for each in look.live_voters if each.id != voter.id]
+    return min(able, key=lambda each: (not look.is_wanted(each), each.id), default=None)
 
 
 def _add_wanted(look: _Look) -> Decision | None:

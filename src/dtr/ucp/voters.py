@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pydantic import ValidationError
 
+from dtr.model.errors import UnavailableError
 from dtr.ucp import keys
 from dtr.ucp.etcd.component import NAME as ETCD_SERVICE
 from dtr.ucp.etcd.component import EtcdReport
@@ -18,6 +19,7 @@ from dtr.ucp.plan import (
     AddLearner,
     ForgetManager,
     MemberView,
+    MoveLeadership,
     NodeView,
     Promote,
     RecordManager,
@@ -31,6 +33,8 @@ from dtr.ucp.wanted import authority
 
 _REPLICA: Final = "/replica"
 _GIVEN_UP_SECONDS: Final = 3600.0
+_MOVING_SECONDS: Final = 60.0
+"""For so long after it was in vain to move the lead nobody tries again, and removals go on."""
 
 
 class Members(Protocol):
@@ -56,6 +60,10 @@ class Members(Protocol):
         """Remove a member; idempotent."""
         ...
 
+    async def move_leadership(self, leader_url: str, member_id: str) -> None:
+        """Have another voter lead; idempotent."""
+        ...
+
 
 class VotersLoop:
     """Looks at nodes and members, decides, and does the one thing that is next.
@@ -74,6 +82,10 @@ class VotersLoop:
         self._monotonic = monotonic
         self._down_since: dict[str, float] = {}
         self._given_up: dict[str, float] = {}
+        self._urls: dict[str, str] = {}
+        """Where members are asked, by id."""
+        self._stuck: dict[str, float] = {}
+        """By member, when it was in vain to have it hand on the lead."""
         self._reported: dict[str, tuple[int, float | None]] = {}
         """By node, the revision of its last report, and when that was seen to change."""
 
@@ -115,13 +127,14 @@ class VotersLoop:
 
     async def _look_at_members(self, now: float) -> tuple[MemberView, ...]:
         members = await self._members.list()
-        answers = await asyncio.gather(*(self._answers(each) for each in members))
-        known = {each.id for each in members}
-        self._down_since = {each: t for each, t in self._down_since.items() if each in known}
+        answers = await asyncio.gather(*(self._answer(each) for each in members))
+        self._urls = {each.id: each.client_url for each in members}
+        self._down_since = {each: t for each, t in self._down_since.items() if each in self._urls}
+        self._stuck = {each: t for each, t in self._stuck.items() if each in self._urls}
         views = []
-        for member, is_live in zip(members, answers, strict=True):
+        for member, status in zip(members, answers, strict=True):
             down_since = None
-            if is_live:
+            if status is not None:
                 self._down_since.pop(member.id, None)
             else:
                 begun = self._down_since.setdefault(member.id, self._monotonic())
@@ -133,13 +146,22 @@ class VotersLoop:
                     peer_url=member.peer_url,
                     is_learner=member.is_learner,
                     down_since=down_since,
+                    is_leading=status is not None
+                    and status.leader_id == member.id
+                    and not self._is_stuck(member),
                 )
             )
         return tuple(views)
 
-    async def _answers(self, member: EtcdMember) -> bool:
+    async def _answer(self, member: EtcdMember) -> EtcdStatus | None:
+        """Return what a member says; None where it does not answer, or knows no leader."""
         status = await self._members.status(member.client_url) if member.client_url else None
-        return status is not None and status.member_id == member.id and bool(status.leader_id)
+        is_live = status is not None and status.member_id == member.id and bool(status.leader_id)
+        return status if is_live else None
+
+    def _is_stuck(self, member: EtcdMember) -> bool:
+        since = self._stuck.get(member.id)
+        return since is not None and self._monotonic() - since < _MOVING_SECONDS
 
     def _node_view(self, node: Node, entry: Entry | None, *, is_host: bool, now: float) -> NodeView:
         report = entry.document(NodeReport) if entry else None
@@ -193,7 +215,17 @@ class VotersLoop:
                 if is_given_up and node is not None:
                     self._given_up[node.id] = self._monotonic()
                 await self._members.remove(member_id)
+            case MoveLeadership(leader_id, member_id):
+                await self._move_leadership(leader_id, member_id)
         return True
+
+    async def _move_leadership(self, leader_id: str, member_id: str) -> None:
+        """Have another member lead; without that its removal costs an election, and no more."""
+        try:
+            await self._members.move_leadership(self._urls[leader_id], member_id)
+        except UnavailableError:
+            self._stuck[leader_id] = self._monotonic()
+            raise
 
 
 def peer_url(node: Node) -> str:

@@ -24,7 +24,9 @@ from dtr.ucp.etcd import EtcdConnection, EtcdLogin, EtcdMembers, EtcdStore, TlsF
 from dtr.ucp.etcd.users import EtcdUsers
 from dtr.ucp.leading import Leader
 from dtr.ucp.model import ControllerWanted, Wanted
+from dtr.ucp.space import SpaceKeeper
 from dtr.ucp.store import Loop, Store
+from dtr.ucp.wanted import client_url
 
 _LOG = structlog.get_logger()
 _SHUTDOWN_SECONDS: Final = 1.0
@@ -78,7 +80,9 @@ async def run_controller(
         stack.push_async_callback(runner.cleanup)
         _LOG.info("controller serves", address=wanted.node.host_address, port=controller.port)
         leader = Leader(store, wanted.node.id, loops(connection))
-        await _run_until(stopping, leader.run(), _follow_files(directory, certificate, connection))
+        keeper = SpaceKeeper(members, client_url(wanted.node))
+        following = _follow_files(directory, certificate, connection)
+        await _run_until(stopping, leader.run(), keeper.run(), following)
     _LOG.info("controller ended")
 
 

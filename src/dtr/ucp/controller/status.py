@@ -13,6 +13,7 @@ from dtr.ucp.api import Access, ApiError, ApiRequest, ApiRoute
 from dtr.ucp.authority import expires_at
 from dtr.ucp.controller.machines import Machine, Machines, read_machines
 from dtr.ucp.etcd import EtcdMember
+from dtr.ucp.etcd.component import QUOTA_BYTES
 from dtr.ucp.etcd.members import EtcdStatus
 from dtr.ucp.leading import leader_of
 from dtr.ucp.model import ClusterRecord
@@ -24,6 +25,7 @@ _EXPIRES_SOON: Final = 14 * _DAY
 _AUTHORITY_EXPIRES_SOON: Final = 365 * _DAY
 _MOST_SKEW_SECONDS: Final = 2.0
 _LEAST_FREE_SHARE: Final = 0.05
+_MOST_USED_SHARE: Final = 0.6
 _MAX_PROBLEMS: Final = 200
 
 
@@ -125,6 +127,7 @@ def problems(view: View, now: float) -> list[str]:
         for voter in voters
         if voter.status is None
     ]
+    found += _problems_of_room([voter.status for voter in voters if voter.status is not None])
     if not view.leader:
         found.append(
             "No controller leads, so that nothing changes. Where that lasts longer than seconds, "
@@ -139,6 +142,23 @@ def problems(view: View, now: float) -> list[str]:
         found += _problems_of(machine, now)
     if expires_at(view.cluster.ca_certificate) - now < _AUTHORITY_EXPIRES_SOON:
         found.append("UCP's authority expires within a year. Plan to install UCP anew before.")
+    return found
+
+
+def _problems_of_room(statuses: Sequence[EtcdStatus]) -> list[str]:
+    used = max((status.used_bytes for status in statuses), default=0)
+    found = []
+    if any(status.full_members for status in statuses):
+        found.append(
+            "etcd is full and takes nothing new: nothing can be changed, and a failover waits. It "
+            "makes room by itself within a minute or two, once all managers answer. If it stays, "
+            "something fills it: look for 'etcd's room' in the controllers' logs."
+        )
+    elif used > _MOST_USED_SHARE * QUOTA_BYTES:
+        found.append(
+            f"etcd uses {used // 2**20} of {QUOTA_BYTES // 2**20} MiB. See what else writes to it, "
+            "before it is full and takes nothing new."
+        )
     return found
 
 
@@ -185,6 +205,7 @@ def _shown_voter(voter: Voter) -> dict[str, JsonValue]:
             "is_leader": bool(status.leader_id) and status.leader_id == status.member_id,
             "etcd_version": status.version,
             "database_bytes": status.database_bytes,
+            "used_bytes": status.used_bytes,
         }
     return shown_voter
 

@@ -40,7 +40,7 @@ METRICS_URL: Final = "http://127.0.0.1:2381"
 QUOTA_BYTES: Final = 512 * 2**20
 KEPT_HISTORY: Final = "10m"
 """Every node's report is a new revision every two seconds: an hour of those of many nodes would
-fill the quota, and etcd then takes no write any more."""
+fill the quota, and etcd then takes no write any more. What is to be done then, `ucp.space` does."""
 
 _LOCAL_URL: Final = f"https://127.0.0.1:{ETCD_CLIENT_PORT}"
 _HEALTH_SECONDS: Final = 4.0
@@ -305,12 +305,15 @@ def etcd_command(etcd: EtcdWanted, place: Path) -> tuple[str, ...]:
 
 
 async def is_healthy(client_url: str, tls: TlsFiles) -> bool:
-    """Tell whether a member says of itself that it has a leader and a majority."""
+    """Tell whether a member says of itself that it has a leader and a majority.
+
+    One that is full is healthy: to start it anew, or to make it the only member, is no help.
+    """
     try:
         timeout = aiohttp.ClientTimeout(total=_HEALTH_SECONDS)
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(f"{client_url}/health", ssl=tls.context()) as response,
+            session.get(f"{client_url}/health?exclude=NOSPACE", ssl=tls.context()) as response,
         ):
             return bool(json.loads(await response.read()).get("health") == "true")
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError):

@@ -33,6 +33,11 @@ _NOT_BEGUN: Final = ("not supported for learner", "too many requests")
 # A refusal, although etcd says it as if it were away: a voter is not connected.
 _UNHEALTHY: Final = "unhealthy cluster"
 _NOT_ENABLED: Final = "authentication is not enabled"
+_NO_SPACE: Final = "database space exceeded"
+_FULL: Final = (
+    "etcd is full and takes nothing new. It makes room by itself within a minute or two, unless a "
+    "manager is away: start every manager's machine, and try again"
+)
 
 
 class EtcdRefusedError(UnavailableError):
@@ -184,8 +189,10 @@ class EtcdConnection:
                 raise UnavailableError(f"no etcd member answered in time: {problem}")
             await asyncio.sleep(limits.pause_seconds)
 
-    async def ask(self, endpoint: str, path: str, body: Mapping[str, Any]) -> Answer:
-        """Return one member's answer.
+    async def ask(
+        self, endpoint: str, path: str, body: Mapping[str, Any], *, seconds: float | None = None
+    ) -> Answer:
+        """Return one member's answer; `seconds` is for what takes it longer than others.
 
         Raises:
             EtcdRefusedError: it says no.
@@ -193,8 +200,9 @@ class EtcdConnection:
 
         """
         try:
-            seconds = self._limits.try_seconds
-            return await self.call_member(endpoint, path, body, seconds=seconds)
+            return await self.call_member(
+                endpoint, path, body, seconds=seconds or self._limits.try_seconds
+            )
         except _UnansweredError as error:
             raise UnavailableError(f"{endpoint}: {error}") from None
 
@@ -215,6 +223,8 @@ class EtcdConnection:
             raise _UnansweredError(reason, is_begun=False)
         if status >= _HTTP_SERVER_ERRORS and _UNHEALTHY not in reason:
             raise _UnansweredError(reason, is_begun=True)
+        if _NO_SPACE in reason:
+            raise EtcdRefusedError(_FULL, reason=reason)
         raise EtcdRefusedError(f"etcd refuses: {reason}", reason=reason)
 
     async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[Answer]:

@@ -1,5 +1,6 @@
-"""The members of etcd: who votes, who learns, who answers."""
+"""The members of etcd: who votes, who learns, who answers, and how full they are."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -8,6 +9,10 @@ from dtr.ucp.etcd.connection import EtcdConnection, EtcdRefusedError, encoded
 
 _UNKNOWN_MEMBER: Final = "member not found"
 _IS_VOTER: Final = "etcdserver: can only promote a learner member"
+_IS_COMPACTED: Final = "has been compacted"
+_FULL: Final = re.compile(r"memberID:(\d+) alarm:NOSPACE")
+_DEFRAGMENT_SECONDS: Final = 20.0
+"""512 MiB, the most there is, on a slow disk; the member answers nothing meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,13 @@ class EtcdStatus:
     is_learner: bool
     version: str
     database_bytes: int
+    """What its file has grown to; what etcd holds against the quota."""
+    used_bytes: int = 0
+    """What of it is in use; the rest is free pages, which only defragmenting gives back."""
+    revision: int = 0
+    """Of the last change that it knows."""
+    full_members: tuple[str, ...] = ()
+    """The members that have raised the alarm NOSPACE: none takes anything new until it is gone."""
 
 
 class EtcdMembers:
@@ -114,7 +126,56 @@ class EtcdMembers:
             is_learner=bool(answer.get("isLearner")),
             version=str(answer.get("version", "")),
             database_bytes=int(answer.get("dbSize", 0)),
+            used_bytes=int(answer.get("dbSizeInUse", 0)),
+            revision=int(answer["header"].get("revision", 0)),
+            full_members=tuple(
+                _id(found[1]) for each in answer.get("errors", ()) if (found := _FULL.search(each))
+            ),
         )
+
+    async def move_leadership(self, leader_url: str, member_id: str) -> None:
+        """Have another voter lead; `leader_url` is of the member that leads. Idempotent.
+
+        Raises:
+            EtcdRefusedError: who was asked does not lead, the other is no voter, or it did not take
+                over in time.
+            UnavailableError: no answer; it may have been done.
+
+        """
+        body = {"targetID": str(int(member_id, 16))}
+        await self._connection.ask(leader_url, "maintenance/transfer-leadership", body)
+
+    async def compact(self, revision: int) -> None:
+        """Forget what was before a revision, and return when that is done; idempotent.
+
+        Watches that are behind are told that they have missed something.
+
+        Raises:
+            EtcdRefusedError: there is no such revision yet.
+
+        """
+        body = {"revision": str(revision), "physical": True}
+        try:
+            await self._connection.call("kv/compaction", body, is_repeatable=True)
+        except EtcdRefusedError as error:
+            if _IS_COMPACTED not in error.reason:
+                raise
+
+    async def defragment(self, client_url: str) -> None:
+        """Have one member give back its free pages. It answers nothing else meanwhile.
+
+        Raises:
+            UnavailableError: no answer within 20 seconds; it may still be at it.
+
+        """
+        await self._connection.ask(
+            client_url, "maintenance/defragment", {}, seconds=_DEFRAGMENT_SECONDS
+        )
+
+    async def disarm(self, member_id: str) -> None:
+        """Take back a member's alarm NOSPACE; idempotent."""
+        body = {"action": "DEACTIVATE", "memberID": str(int(member_id, 16)), "alarm": "NOSPACE"}
+        await self._connection.call("maintenance/alarm", body, is_repeatable=True)
 
     async def _change(self, change: str, member_id: str) -> None:
         # It may be repeated: ids are never used again.
