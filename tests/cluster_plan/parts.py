@@ -20,6 +20,9 @@ class Database:
     is_running: bool = False
     wal: int = 0
     is_voter_allowed: bool = True
+    """Whether Patroni may have it acknowledge commits: not `nosync`."""
+    is_candidate: bool = True
+    """Whether Patroni may make it the primary: not `nofailover`."""
     seen_at: float = 0
     """When Patroni last renewed its key."""
     copied: int = 0
@@ -35,6 +38,7 @@ class Machine:
     database: Database | None = None
     specification: ReplicaSpecification | None = None
     serving_ticks: int = 0
+    disk_free_bytes: int = 2**40
     settings_revision: int = 0
     deleted_id: str = ""
     balancer: BalancerSpecification | None = None

@@ -16,6 +16,7 @@ from tests.cluster_plan.parts import Database, Killed, Machine, Users
 
 from dtr import __version__
 from dtr.cluster import model
+from dtr.cluster.engines.patroni import tags
 from dtr.cluster.loop import ClusterLoop, read_view
 from dtr.cluster.model import (
     BALANCER_SERVICE,
@@ -52,6 +53,7 @@ _COPY_TICKS = 3
 _START_TICKS = 2
 _IDLE = 0.3
 _CATCHES_UP = 0.5
+_STRICT = 3
 
 
 class FaultyStore:
@@ -278,7 +280,10 @@ class Simulation:
         assert database.id == specification.id, "another replica's data are still there"
         database.is_running = database.id in self.users.names
         if not machine.ignores_tags:
-            database.is_voter_allowed = specification.is_synchronous
+            own = next(each for each in specification.members if each.id == database.id)
+            told = tags(specification, own)
+            database.is_voter_allowed = not told["nosync"]
+            database.is_candidate = not told["nofailover"]
         is_up = database.has_data and database.is_running
         wants = specification.phase is not ReplicaPhase.DATABASE
         if machine.settings_revision != specification.settings_revision:
@@ -330,7 +335,7 @@ class Simulation:
             revision=1,
             services=services,
             probe=self._probe(machine, entry.document(Probe)) if entry else None,
-            disk_free_bytes=2**40,
+            disk_free_bytes=machine.disk_free_bytes,
         ).encoded()
         if self.random.random() < self.loses_reports:
             # It is lost, or the one before arrives once more.
@@ -441,7 +446,10 @@ class Simulation:
         sync = self._object("sync") or {}
         voters = set(str(sync.get("sync_standby") or "").split(",")) - {""}
         if holder is not None and asked.get("leader") == holder.id:
-            if candidate is not None and candidate.id in voters:
+            able = [each for each in self._running() if each.id in voters and each.is_candidate]
+            if not asked.get("member") and able:
+                candidate = self.random.choice(able)
+            if candidate is not None and candidate in able:
                 candidate.wal = holder.wal
                 await self._set_leader(candidate.id)
             await self._drop(f"{keys.PATRONI}failover")
@@ -451,16 +459,21 @@ class Simulation:
     async def _elect_leader(
         self, candidate: Database | None, sync: Mapping[str, Any], voters: set[str]
     ) -> None:
+        """Fail over. Who was named for it does not ask others how far they are, as in Patroni."""
         if candidate is not None:
             await self._drop(f"{keys.PATRONI}failover")
             await self._set_leader(candidate.id)
             return
         allowed = voters | {str(sync.get("leader", ""))}
-        able = [each for each in self._running() if each.id in allowed or not sync]
-        seen = len([each for each in able if each.id in voters])
-        is_old = any(each.id == sync.get("leader") for each in able)
-        if able and (is_old or seen > int(sync.get("quorum") or 0) or not sync):
+        seen = [each for each in self._running() if each.id in allowed or not sync]
+        votes = len([each for each in seen if each.id in voters])
+        is_old = any(each.id == sync.get("leader") for each in seen)
+        able = [each for each in seen if each.is_candidate]
+        if able and (is_old or votes > int(sync.get("quorum") or 0) or not sync):
             best = max(able, key=lambda each: each.wal)
+            if best.wal < max(each.wal for each in seen):
+                return  # nobody takes over from who is ahead and may not
+            await self._drop(f"{keys.PATRONI}failover")
             await self._set_leader(best.id)
 
     async def _stream(self) -> None:
@@ -484,10 +497,9 @@ class Simulation:
         config = self._object("config")
         if primary is None or config is None:
             return
-        active = sorted(
-            each.id for each in self._running() if each is not primary and each.is_voter_allowed
-        )
-        number = min(int(config["synchronous_node_count"]), len(active))
+        wanted = int(config["synchronous_node_count"])
+        active = self._active(primary, wanted)
+        number = min(wanted, len(active))
         await self._put(
             "sync",
             {
@@ -496,6 +508,41 @@ class Simulation:
                 "quorum": len(active) - number,
             },
         )
+
+    def _active(self, primary: Database, wanted: int) -> list[str]:
+        """Return who acknowledges; of those that may not take over no more than are lacking."""
+        able = [each for each in self._running() if each is not primary and each.is_voter_allowed]
+        found = [each.id for each in able if each.is_candidate]
+        others = [each.id for each in able if not each.is_candidate]
+        return sorted([*found, *others[: max(0, wanted - len(found))]])
+
+    def check_one_more_may_die(self) -> None:
+        """Hold that, of more than a majority that live, any standby may die and writes go on.
+
+        Which is to say that a majority of what counts still acknowledges them, as soon as Patroni
+        has seen it.
+        """
+        counted = {each.id for each in self.records() if each.is_counted}
+        live = [each for each in self._running() if each.id in counted]
+        primary = next((each for each in self._running() if each.id == self.leader), None)
+        config, majority = self._object("config"), len(counted) // 2 + 1
+        if primary is None or config is None or len(live) <= majority:
+            return
+        wanted = int(config["synchronous_node_count"])
+        for dead in live:
+            if dead is not primary:
+                left = [each for each in self._active(primary, wanted) if each in counted]
+                takers = [each for each in left if each != dead.id]
+                both = min(wanted, len(takers)) + (primary.id in counted)
+                assert both >= majority, f"without {dead.id}, {takers} are too few of {counted}"
+
+    def _check_majority(self) -> None:
+        """Hold that a majority of what counts has acknowledged, as long as a majority lives."""
+        counted = {each.id for each in self.records() if each.is_counted}
+        majority = len(counted) // 2 + 1
+        live = [each for each in self._running() if each.id in counted]
+        if len(counted) >= _STRICT and len(live) >= majority and not self.gives_up_durability:
+            assert len(self.acknowledgers & counted) >= majority, "too few have acknowledged"
 
     def _commit(self) -> None:
         """Write something; it is acknowledged once as many standbys as are asked for have it."""
@@ -518,6 +565,7 @@ class Simulation:
             each.wal = primary.wal
         self.acknowledged = primary.wal
         self.acknowledgers = frozenset({primary.id, *(each.id for each in takers)})
+        self._check_majority()
 
     async def _set_leader(self, name: str) -> None:
         self.leader_key_at = self.now

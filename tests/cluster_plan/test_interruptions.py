@@ -15,6 +15,7 @@ from tests.cluster_plan.simulation import VERSION, Simulation, cluster_of, repli
 from dtr.cluster.loop import ClusterLoop
 from dtr.cluster.model import ReplicaPhase
 from dtr.cluster.plan_majority import is_configured
+from dtr.ucp import keys
 from dtr.ucp.model import OperationState
 
 OPERATIONS: dict[str, tuple[int, str, dict[str, Any]]] = {
@@ -186,6 +187,45 @@ async def test_a_machine_may_die_at_any_second(name: str, victim: int) -> None:
         await simulation.tick(60)
         if done.state is OperationState.FAILED:
             await _remove_what_is_left(simulation)
+        await is_whole(simulation)
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("leaving", [1, 3])
+@pytest.mark.parametrize("count", [3, 4, 5])
+async def test_a_removal_leaves_no_moment_in_which_one_more_death_stops_writes(
+    count: int, leaving: int, victim: int
+) -> None:
+    """Nor one in which fewer than a majority acknowledge; with a replica dead already, or none."""
+    for seed in range(4):
+        simulation = await cluster_of(count, seed=seed)
+        operation_id = await simulation.start("remove", replica_ids=[replica_id(leaving)])
+        for second in range(600):
+            simulation.check_one_more_may_die()
+            if (await simulation.operation(operation_id)).state is not OperationState.RUNNING:
+                break
+            if victim and second == 3 * seed:
+                simulation.kill(victim)
+            await simulation.tick()
+        done = await simulation.operation(operation_id)
+        assert done.state is OperationState.SUCCEEDED or victim, done.error
+        simulation.revive(victim or 1)
+        await is_whole(simulation)
+
+
+@pytest.mark.parametrize("count", [3, 5])
+async def test_the_primary_may_die_at_the_moment_in_which_it_is_asked_to_move(count: int) -> None:
+    """Whoever has every commit takes over, and not whoever was meant to."""
+    for seed in range(12):
+        simulation = await cluster_of(count, seed=seed)
+        operation_id = await simulation.start("remove", replica_ids=[replica_id(1)])
+        while f"{keys.PATRONI}failover" not in simulation.entries():
+            await simulation.tick()
+        simulation.kill(1)
+        await simulation.follow(operation_id, seconds=3000)
+        simulation.revive(1)
+        await simulation.tick(60)
+        await _remove_what_is_left(simulation)
         await is_whole(simulation)
 
 

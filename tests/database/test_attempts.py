@@ -72,6 +72,12 @@ def test_what_no_attempt_mends_is_said_at_once(error: Exception) -> None:
     assert isinstance(translated(error), expected)
 
 
+def test_a_full_disk_is_waited_for_where_another_may_become_the_primary() -> None:
+    """The cluster moves the primary off a full disk; alone, a database has nowhere to go."""
+    assert Attempts(10, may_move=True).pause_after(errors.DiskFull()) is not None
+    assert Attempts(10, may_move=False).pause_after(errors.DiskFull()) is None
+
+
 def test_pauses_grow_but_never_long(clock: ManualClock) -> None:
     """The first is hardly one; a return is noticed within half a second."""
     attempts = Attempts(60)

@@ -38,6 +38,7 @@ from dtr.cluster.plan_balancer import install_balancer_script, remove_balancer_s
 from dtr.cluster.plan_install import destroy_script, install_script
 from dtr.cluster.plan_join import join_script
 from dtr.cluster.plan_majority import is_configured, patroni_values
+from dtr.cluster.plan_primary import off_full_disk
 from dtr.cluster.plan_reconfigure import reconfigure_script
 from dtr.cluster.plan_remove import remove_script
 from dtr.cluster.plan_repair import repair_script
@@ -169,6 +170,11 @@ def _tend(view: ClusterView, now: float) -> Decision:
     """Keep right what no operation is changing."""
     if any(each.id == view.lock for each in view.operations):
         return Decision((), "an operation of UCP's runs")
+    return off_full_disk(view, now) or _tidy(view, now)
+
+
+def _tidy(view: ClusterView, now: float) -> Decision:
+    """Take away what nobody needs any more, and put right how Patroni is configured."""
     if view.probes:
         probes = tuple(ClearProbe(node_id) for node_id in sorted(view.probes))
         return Decision(probes, "network tests that nobody waits for are ended")

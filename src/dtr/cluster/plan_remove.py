@@ -27,6 +27,7 @@ from dtr.cluster.plan_actions import (
 )
 from dtr.cluster.plan_checks import problem_of_existing, problem_of_others
 from dtr.cluster.plan_majority import advice, summary
+from dtr.cluster.plan_primary import successors
 from dtr.cluster.plan_replica import (
     PRIMARY_SECONDS,
     caught_up,
@@ -36,7 +37,7 @@ from dtr.cluster.plan_replica import (
     forget,
     of,
 )
-from dtr.cluster.view import ClusterView, illness, is_streaming
+from dtr.cluster.view import ClusterView, illness
 from dtr.ucp.model import Operation
 
 DRAIN_SECONDS: Final = 10.0
@@ -184,29 +185,11 @@ def _move_primary(context: Context, replica: Replica) -> Outcome:
         )
     if not leader:
         return Wait("for a failover")
-    candidates = _candidates(context, replica)
+    candidates = successors(view, replica.id, context.now)
     if view.patroni.is_switching or not candidates:
         return Wait("for the primary to move" if candidates else "for a standby that has all")
-    return Act((AskSwitchover(leader, candidates[0]),), f"the primary moves to {candidates[0]}")
-
-
-def _candidates(context: Context, replica: Replica) -> list[str]:
-    """Return who may take over, the most advanced first."""
-    view = context.view
-
-    def position(each: Replica) -> tuple[int, str]:
-        report = view.report_of(each)
-        return (report.database.wal_position if report else 0, each.id)
-
-    able = [
-        each
-        for each in view.counted
-        if each.id != replica.id
-        and each.id in view.patroni.voters
-        and not illness(view, each, context.now)
-        and is_streaming(view, each, context.now)
-    ]
-    return [each.id for each in sorted(able, key=position, reverse=True)]
+    chosen = candidates[0].id
+    return Act((AskSwitchover(leader, chosen),), f"the primary moves to {chosen}")
 
 
 def _put_back(context: Context, replica: Replica) -> Outcome:

@@ -9,6 +9,7 @@ from typing import Final
 from dtr.database.postgresql.errors import (
     UnknownOutcomeError,
     is_conflict,
+    is_full,
     is_lost,
     is_transient,
 )
@@ -26,9 +27,12 @@ class Attempts:
     An attempt that takes longer than its patience counts as one on a frozen connection; the next
     one's is twice as long, so that a unit which is slow by itself still gets through.
     `is_outcome_unknown` says that an earlier attempt may have been committed.
+
+    A primary whose disk is full refuses to write; with `may_move`, another may take its place.
     """
 
-    def __init__(self, wait_seconds: float) -> None:
+    def __init__(self, wait_seconds: float, *, may_move: bool = False) -> None:
+        self._may_move = may_move
         self._first_at = time.monotonic()
         self._deadline = self._first_at + wait_seconds
         self._give_up_at = math.inf
@@ -54,8 +58,10 @@ class Attempts:
         self._give_up_at = math.inf  # the next attempt may never get a connection
         if is_conflict(error):
             self._conflicts += 1
-        may_succeed = is_transient(error) or (
-            is_conflict(error) and self._conflicts <= _MOST_CONFLICTS
+        may_succeed = (
+            is_transient(error)
+            or (is_conflict(error) and self._conflicts <= _MOST_CONFLICTS)
+            or (is_full(error) and self._may_move)
         )
         if not may_succeed or time.monotonic() + self._pause > self._deadline:
             return None

@@ -272,7 +272,7 @@ class PostgresqlDatabase(Database):
 
     async def _persist(self, pool: ThreadPoolExecutor, once: Callable[[Attempts], T]) -> T:
         """Attempt `once` on a thread until it succeeds; the pauses hold no thread."""
-        attempts = Attempts(self._wait_seconds)
+        attempts = Attempts(self._wait_seconds, may_move=self.location.may_have_standbys)
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -289,7 +289,7 @@ class PostgresqlDatabase(Database):
             await asyncio.sleep(pause)
 
     def _insist(self, once: Callable[[Attempts], T]) -> T:
-        attempts = Attempts(self._wait_seconds)
+        attempts = Attempts(self._wait_seconds, may_move=self.location.may_have_standbys)
         while True:
             try:
                 return once(attempts)

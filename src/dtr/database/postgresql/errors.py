@@ -61,6 +61,11 @@ def is_conflict(error: BaseException) -> bool:
     return sqlstate(error) in _CONFLICTS
 
 
+def is_full(error: BaseException) -> bool:
+    """Tell whether the server's disk is full, which time mends only where another takes over."""
+    return sqlstate(error) in _FULL
+
+
 def is_transient(error: BaseException) -> bool:
     """Tell whether the same unit may succeed a moment later."""
     return is_lost(error) or sqlstate(error) in _ROLLED_BACK
@@ -71,7 +76,7 @@ def translated(error: BaseException) -> Exception:
     state = sqlstate(error)
     if isinstance(error, RegistryError):
         return error
-    if state in _FULL:
+    if is_full(error):
         return StorageFullError("the disk of the metadata is full")
     if state in _CONFLICTS:
         return UnavailableError("what this refers to was changed by somebody else; try again")
