@@ -92,14 +92,15 @@ def test_the_first_replica_waits_for_nobody() -> None:
     ("state", "is_synchronous", "tags"),
     [
         (MemberState.SERVING, True, {"nofailover": False, "nosync": False}),
-        (MemberState.DRAINING, True, {"nofailover": True, "nosync": True}),
+        (MemberState.DRAINING, True, {"nofailover": False, "nosync": False}),
+        (MemberState.DRAINING, False, {"nofailover": True, "nosync": True}),
         (MemberState.JOINING, False, {"nofailover": False, "nosync": True}),
     ],
 )
-def test_who_leaves_or_is_not_counted_acknowledges_nothing(
+def test_who_is_not_counted_acknowledges_nothing_and_who_drains_goes_on_to(
     *, state: MemberState, is_synchronous: bool, tags: dict[str, bool]
 ) -> None:
-    """Its data may be deleted."""
+    """The data of the one may be deleted; without the other a further death would stop writes."""
     own = Member(REPLICA, "node1", "10.0.0.1", state=state)
     given = specification(members=(own,), is_synchronous=is_synchronous)
     assert rendered(given)["tags"] == tags

@@ -166,7 +166,7 @@ def render(specification: ReplicaSpecification, place: DatabasePlace, machine: M
         },
         "etcd3": _etcd(specification, place, machine.etcd_urls),
         "postgresql": _postgresql(specification, own, place, machine),
-        "tags": _tags(specification, own),
+        "tags": {**tags(specification, own)},
         "log": {"level": "INFO"},
         "watchdog": {"mode": "off"},
     }
@@ -302,15 +302,18 @@ def _host_based_access(members: Iterable[Member], system_user: str) -> list[Json
     return list(lines)
 
 
-def _tags(specification: ReplicaSpecification, own: Member) -> dict[str, JsonValue]:
-    """Keep a member that is about to leave, or is not counted yet, from acknowledging commits.
+def tags(specification: ReplicaSpecification, own: Member) -> dict[str, bool]:
+    """Return what Patroni is to leave a member out of.
 
-    What does not acknowledge is not in the synchronous set, and outside of that nobody takes over;
-    `nofailover` says it once more for the one that leaves. It is not said of one that joins:
-    Patroni would not let the first replica make the database.
+    Acknowledge commits: a member that does not count yet, or no more. One that drains counts until
+    the plan says otherwise, and goes on to acknowledge: else the others would be too few when one
+    of them dies meanwhile. What does not acknowledge could still win the race for the lead by the
+    votes of others, so that one which leaves is kept out of that, too, and not before: Patroni
+    would leave it out of those that acknowledge. It is not said of one that joins: Patroni would
+    not let the first replica make the database.
     """
-    is_leaving = own.state is MemberState.DRAINING
-    return {"nofailover": is_leaving, "nosync": is_leaving or not specification.is_synchronous}
+    is_out = not specification.is_synchronous
+    return {"nofailover": is_out and own.state is MemberState.DRAINING, "nosync": is_out}
 
 
 def _network(address: str) -> str:
