@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ class _Performance:
         self._directory = Path(tempfile.mkdtemp(prefix="dtr-demo-"))
         self._traces = Traces(self._directory)
         self._lost: list[str] = []
-        self._last = Scene()
+        self._last: Scene | None = None
         show: Callable[[StepSeen], None] = _keep_quiet if self._is_live else _print_step
         keep: Callable[[Scene], None] = recording.keep if recording else _keep_quiet
         cluster = RunningCluster(self._directory, is_installed=False)
@@ -69,7 +70,7 @@ class _Performance:
         except pytest.skip.Exception:
             shutil.rmtree(self._directory)
             raise
-        if self._is_live:
+        if self._is_live and self._last is not None:
             self._console.print(Picture(self._last, is_all=True))
         if error is None:
             return self._judge()
@@ -85,7 +86,7 @@ class _Performance:
         with ExitStack() as stack:
             if self._is_live:
                 live = Live(
-                    get_renderable=lambda: Picture(self._stage.scene()),
+                    get_renderable=self._picture,
                     console=self._console,
                     screen=True,
                 )
@@ -118,9 +119,15 @@ class _Performance:
         """Let the audience see how it ended while everything is taken away."""
         self._interrupts.refuse()
         self._last = self._stage.scene()
-        self._stage.message = "everything is taken away …"
         self._traces.note(list(self._stage.cluster.machines))
         self._stage.close()
+
+    def _picture(self) -> Picture:
+        """Give what is to be seen now; from the end on, how it was when it ended."""
+        if self._last is None:
+            return Picture(self._stage.scene())
+        word = "You end it: everything" if self._interrupts.has_come else "Everything"
+        return Picture(replace(self._last, message=f"{word} is taken away …"))
 
     def _sum(self) -> str:
         load = self._stage.load

@@ -184,6 +184,8 @@ def _verdict(scene: Scene) -> Text:
     if not status.get("is_installed"):
         return _line(_named("status").append("DTR is not installed yet", "dim"))
     line = _named("status")
+    if not any(each["is_counted"] for each in status["replicas"]):
+        return _line(line.append("the first replica is being made", "dim"))
     if status["is_writable"]:
         line.append("Pushes and pulls work.", _GOOD)
     else:

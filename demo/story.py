@@ -40,7 +40,7 @@ def _join(stage: Stage) -> None:
     for name in cluster.node_names[1:]:
         with stage.step(f"{first}$ dtr join --ucp-node {name}"):
             cluster.dtr("join", "--ucp-node", name)
-    with stage.step("the cluster is whole: three replicas, any one may die"):
+    with stage.step("three replicas, and any one may die"):
         cluster.until_whole()
         stage.until_more(3)
 
@@ -57,7 +57,7 @@ def _lose_a_machine(stage: Stage) -> None:
         stage.until_more(3)
         stage.until_later(_LOOK_SECONDS)
         step.note = f"{stage.load.pulls.done - pulls} pulls since"
-    with stage.step(f"{machine.name} has power again, and everything finds itself"):
+    with stage.step(f"{machine.name} has power again, and catches up"):
         stage.switch_on(machine)
         cluster.until_whole()
     stage.until_more(3)

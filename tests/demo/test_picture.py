@@ -13,12 +13,10 @@ SIZES = [(80, 24), (100, 30), (120, 36)]
 
 
 def drawn(scene: Scene, columns: int = 80, lines: int = 24, *, is_all: bool = False) -> list[str]:
-    """Give the lines of the picture on a terminal of that size, with their endings in spaces."""
+    """Give the lines of the picture on a terminal of that size, or all that there is to it."""
     console = Console(file=StringIO(), width=columns, height=lines, force_terminal=True)
-    options = console.options if is_all else console.options.update(height=lines)
-    rendered = console.render_lines(Picture(scene, is_all=is_all), options.update(height=None))
-    if not is_all:
-        rendered = console.render_lines(Picture(scene), options)
+    options = console.options.update(height=None if is_all else lines)
+    rendered = console.render_lines(Picture(scene, is_all=is_all), options)
     return ["".join(each.text for each in line if not each.control) for line in rendered]
 
 
