@@ -1,9 +1,13 @@
-"""The pool for balancers of the user's own."""
+"""The pool for balancers of the user's own: what is written, and what the programs say of it."""
 
 import subprocess
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
+import yaml  # type: ignore[import-untyped]
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 from tests.support.processes import requires
 
 from dtr.cluster.model import PoolMember
@@ -15,13 +19,20 @@ SECOND = PoolMember(id="bbbbbbbbbbbb", address="10.0.0.2", https_port=8443, http
 DRAINING = PoolMember(
     id="cccccccccccc", address="10.0.0.3", https_port=443, http_port=80, is_draining=True
 )
+SIX = PoolMember(id="dddddddddddd", address="fd00::4", https_port=443, http_port=80)
 POOL = (FIRST, SECOND, DRAINING)
+OPTIONS = PoolOptions(host="192.0.2.10")
+CHECKS = {
+    PoolFormat.HAPROXY: ("haproxy", "-c", "-f"),
+    PoolFormat.NGINX: ("nginx", "-t", "-c"),
+    PoolFormat.CADDY: ("caddy", "validate", "--adapter", "caddyfile", "--config"),
+}
 
 
 @pytest.mark.parametrize("form", list(PoolFormat))
 def test_every_format_names_every_replica_that_takes_connections(form: PoolFormat) -> None:
     """Keepalived has the addresses for whoever copies the file to them."""
-    text = render(form, POOL, PoolOptions(host="images.example.org"))
+    text = render(form, POOL, OPTIONS)
     assert "10.0.0.1" in text
     assert "10.0.0.2" in text
 
@@ -49,39 +60,119 @@ def test_a_replica_that_drains_is_left_out_where_that_cuts_nothing(form: PoolFor
 def test_an_empty_pool_is_refused(form: PoolFormat) -> None:
     """No program would start with it."""
     with pytest.raises(ValueError, match="no replica"):
-        render(form, (), PoolOptions())
+        render(form, (), OPTIONS)
 
 
-def test_haproxy_finds_its_own_valid(tmp_path: Path, authority: Authority) -> None:
-    """With its own check, where it is installed."""
-    program = requires("haproxy")
-    ca = tmp_path / "ca.crt"
-    ca.write_text(authority.certificate_pem)
-    file = tmp_path / "haproxy.cfg"
-    file.write_text(render(PoolFormat.HAPROXY, POOL, PoolOptions(ca_file=str(ca))))
-    done = subprocess.run([program, "-c", "-f", file], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr
+def test_keepalived_is_given_an_address() -> None:
+    """A name it would leave out, and then move nothing."""
+    with pytest.raises(ValueError, match="--host"):
+        render(PoolFormat.KEEPALIVED, POOL, PoolOptions(host="images.example.org"))
 
 
-@pytest.mark.parametrize(
-    ("form", "command"),
-    [
-        (PoolFormat.NGINX, ("nginx", "-t", "-c")),
-        (PoolFormat.CADDY, ("caddy", "validate", "--adapter", "caddyfile", "--config")),
-    ],
-)
+@pytest.mark.parametrize("form", [PoolFormat.HAPROXY, PoolFormat.NGINX])
+def test_replicas_of_ipv6_have_a_balancer_that_listens_there(form: PoolFormat) -> None:
+    """And only they: a machine without IPv6 could not."""
+    assert "[::]:443" in render(form, (SIX,), OPTIONS)
+    assert "[::]" not in render(form, POOL, OPTIONS)
+
+
+@pytest.mark.parametrize("pool", [POOL, (FIRST, SIX)], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("form", list(CHECKS))
 def test_the_real_program_finds_it_valid(
-    tmp_path: Path, authority: Authority, form: PoolFormat, command: tuple[str, ...]
+    tmp_path: Path, authority: Authority, form: PoolFormat, pool: tuple[PoolMember, ...]
 ) -> None:
-    """Where it is installed."""
-    program = requires(command[0])
+    """With its own check, where it is installed; it has nothing to warn of."""
+    requires(CHECKS[form][0])
     ca = tmp_path / "ca.crt"
     ca.write_text(authority.certificate_pem)
     file = tmp_path / "configuration"
     options = PoolOptions(host="192.0.2.10", ca_file=str(ca))
-    file.write_text(render(form, POOL, options))
-    done = subprocess.run(
-        [program, *command[1:], file], check=False, capture_output=True, text=True
-    )
+    file.write_text(render(form, pool, options))
+    done = subprocess.run([*CHECKS[form], file], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert "warn" not in done.stderr.lower()
+
+
+# --- Traefik, which is in no distribution that the tests run on: its documented fields ------------
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel)
+
+
+Duration = Annotated[str, Field(pattern=r"^[0-9]+(s|ms)$")]
+
+
+class _Router(_Strict):
+    entry_points: list[str]
+    rule: Annotated[str, Field(pattern=r"^Host\(`[^`]+`\)$")]
+    middlewares: list[str]
+    service: str
+    tls: dict[str, Any]
+
+
+class _Retry(_Strict):
+    attempts: int
+    initial_interval: Duration
+
+
+class _Middleware(_Strict):
+    retry: _Retry
+
+
+class _HealthCheck(_Strict):
+    scheme: Literal["http", "https"]
+    path: str
+    interval: Duration
+    timeout: Duration
+
+
+class _Server(_Strict):
+    url: str
+
+
+class _LoadBalancer(_Strict):
+    servers_transport: str
+    health_check: _HealthCheck
+    servers: list[_Server]
+
+
+class _Service(_Strict):
+    load_balancer: _LoadBalancer
+
+
+class _Timeouts(_Strict):
+    dial_timeout: Duration
+
+
+class _Transport(_Strict):
+    server_name: str
+    root_authorities: list[str] = Field(alias="rootCAs")
+    forwarding_timeouts: _Timeouts
+
+
+class _Http(_Strict):
+    routers: dict[str, _Router]
+    middlewares: dict[str, _Middleware]
+    services: dict[str, _Service]
+    servers_transports: dict[str, _Transport]
+
+
+class _Dynamic(_Strict):
+    http: _Http
+
+
+def test_traefik_is_given_fields_that_it_documents_and_that_fit_together() -> None:
+    """Its dynamic configuration, as version 3 has it."""
+    text = render(PoolFormat.TRAEFIK, (FIRST, SIX), PoolOptions(host="images.example.org"))
+    http = _Dynamic.model_validate(yaml.safe_load(text)).http
+    (router,) = http.routers.values()
+    balancer = http.services[router.service].load_balancer
+    assert [each.url for each in balancer.servers] == [
+        "https://10.0.0.1:443",
+        "https://[fd00::4]:443",
+    ]
+    assert set(router.middlewares) <= set(http.middlewares)
+    transport = http.servers_transports[balancer.servers_transport]
+    assert transport.server_name == "images.example.org"
+    assert router.rule == "Host(`images.example.org`)"

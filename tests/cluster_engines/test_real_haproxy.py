@@ -2,16 +2,12 @@
 
 import asyncio
 import http.client
-import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from tests.cluster_engines.nodes import FakeControllers, TestNode
+from tests.cluster_engines.stand_ins import connection_to, member, name_at, serving
 from tests.support.processes import free_port, requires
 
 from dtr.cluster.engines.balancer import BalancerComponent, BalancerProblemError
@@ -23,54 +19,6 @@ pytestmark = pytest.mark.server
 
 FIRST, SECOND = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 SECONDS = 30
-
-
-class Replica(ThreadingHTTPServer):
-    """Something that looks like a replica: its name at `/`, its health at `/health`."""
-
-    daemon_threads = True
-
-    def __init__(self, node: TestNode, port: int) -> None:
-        self.health = 200
-        self.name = node.identity.name
-        super().__init__((node.identity.host_address, port), _Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(node.directory.certificate, node.directory.key)
-        self.socket = context.wrap_socket(
-            self.socket, server_side=True, do_handshake_on_connect=False
-        )
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of clients that leave."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Replica
-
-    def do_GET(self) -> None:
-        body = self.server.name.encode()
-        self.send_response(self.server.health if self.path == "/health" else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Keep quiet."""
-
-
-@contextmanager
-def serving(node: TestNode, port: int) -> Iterator[Replica]:
-    """Run a replica in a thread."""
-    server = Replica(node, port)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class Balanced:
@@ -100,31 +48,11 @@ class Balanced:
 
     def connection(self) -> http.client.HTTPSConnection:
         """Give a connection through the balancer; it verifies whom it reaches."""
-        context = ssl.create_default_context(cafile=str(self._node.directory.ca))
-        return http.client.HTTPSConnection(
-            "localhost", self.specification.https_port, context=context, timeout=10
-        )
+        return connection_to(self.specification.https_port, self._node.directory.ca)
 
     def change(self, *pool: PoolMember) -> None:
         """Want another pool."""
         self.specification = self.specification.model_copy(update={"pool": pool})
-
-
-def name_at(connection: http.client.HTTPSConnection) -> str:
-    """Ask who is at the other end."""
-    connection.request("GET", "/")
-    return connection.getresponse().read().decode()
-
-
-def member(name: str, node: TestNode, port: int, *, is_draining: bool = False) -> PoolMember:
-    """Describe a replica to the balancer."""
-    return PoolMember(
-        id=name,
-        address=node.identity.host_address,
-        https_port=port,
-        http_port=port,
-        is_draining=is_draining,
-    )
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ with a certificate of theirs, and verify the replicas'; their addresses then bel
 `server.trusted_proxies`.
 """
 
+import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -45,16 +46,23 @@ def render(form: PoolFormat, pool: Sequence[PoolMember], options: PoolOptions) -
     """Return a whole configuration file; replicas that drain get nothing new.
 
     Raises:
-        ValueError: there is no replica.
+        ValueError: there is no replica, or no address to move; what to do is said, too.
 
     """
     if not pool:
-        raise ValueError("The pool is empty: there is no replica to balance.")
+        raise ValueError(
+            "The pool is empty: there is no replica to balance. Begin with dtr install."
+        )
     return _FORMATS[form](pool, options)
 
 
 def _haproxy(pool: Sequence[PoolMember], options: PoolOptions) -> str:
-    frontend = haproxy.Frontend(options.https_port, options.http_port, ca=options.ca_file)
+    frontend = haproxy.Frontend(
+        options.https_port,
+        options.http_port,
+        ca=options.ca_file,
+        address="::" if _has_ipv6(pool) else "*",
+    )
     head = f"# /etc/haproxy/haproxy.cfg; {options.ca_file} is what a replica answers at /ca\n"
     return head + haproxy.render(pool, frontend)
 
@@ -69,9 +77,11 @@ def _nginx(pool: Sequence[PoolMember], options: PoolOptions) -> str:
         return f"    upstream {name} {{\n        least_conn;\n{servers}    }}\n"
 
     def server(name: str, port: int) -> str:
+        places = [f"{port}", *([f"[::]:{port}"] if _has_ipv6(pool) else [])]
+        listens = "".join(f"        listen {each} so_keepalive=10s:5s:3;\n" for each in places)
         return (
-            f"    server {{\n        listen {port} so_keepalive=10s:5s:3;\n"
-            f"        proxy_pass {name};\n        proxy_connect_timeout 2s;\n"
+            f"    server {{\n{listens}"
+            f"        proxy_pass {name};\n        proxy_connect_timeout 1500ms;\n"
             "        proxy_timeout 1h;\n        proxy_socket_keepalive on;\n"
             "        proxy_next_upstream on;\n    }\n"
         )
@@ -107,8 +117,15 @@ http:
     registry:
       entryPoints: [registry]
       rule: "Host(`{options.host}`)"
+      middlewares: [another]
       service: registry
       tls: {{}}
+  middlewares:
+    another:
+      # Only where no connection came about.
+      retry:
+        attempts: 4
+        initialInterval: 100ms
   services:
     registry:
       loadBalancer:
@@ -116,7 +133,7 @@ http:
         healthCheck:
           scheme: https
           path: /health
-          interval: 1s
+          interval: 3s
           timeout: 2s
         servers:
 {servers}\
@@ -132,34 +149,42 @@ http:
 
 def _caddy(pool: Sequence[PoolMember], options: PoolOptions) -> str:
     return f"""\
-# /etc/caddy/Caddyfile
+# /etc/caddy/Caddyfile, for Caddy 2.6 or newer. Newer ones have another word than
+# tls_trusted_ca_certs for the same, and still take this one.
 https://{join_host(options.host, options.https_port)} {{
-    reverse_proxy {" ".join(_urls(pool))} {{
-        lb_policy least_conn
-        lb_try_duration 5s
-        health_uri /health
-        health_interval 1s
-        health_timeout 2s
-        fail_duration 5s
-        flush_interval -1
-        transport http {{
-            dial_timeout 2s
-            tls_server_name {options.host}
-            tls_trust_pool file {options.ca_file}
-        }}
-    }}
+	reverse_proxy {" ".join(_urls(pool))} {{
+		lb_policy least_conn
+		lb_try_duration 5s
+		health_uri /health
+		health_interval 1s
+		health_timeout 2s
+		fail_duration 5s
+		flush_interval -1
+		transport http {{
+			dial_timeout 2s
+			tls_server_name {options.host}
+			tls_trusted_ca_certs {options.ca_file}
+		}}
+	}}
 }}
 """
 
 
 def _keepalived(pool: Sequence[PoolMember], options: PoolOptions) -> str:
     """Return one file for all replicas: without a balancer an address moves among them."""
+    try:
+        address = ipaddress.ip_address(options.host)
+    except ValueError:
+        raise ValueError(
+            "keepalived moves an address among the replicas: name one that no machine has, with "
+            "--host."
+        ) from None
     machines = ", ".join(member.address for member in pool)
     port = pool[0].https_port
     return f"""\
 # /etc/keepalived/keepalived.conf, the same on every replica: {machines}.
-# The address below is with one healthy replica at a time. Put the name of the network interface
-# in place of eth0, and an address that nobody has in place of {options.host} if that is a name.
+# {address} is with one healthy replica at a time, which gets all connections. Put the name of the
+# network interface in place of eth0.
 global_defs {{
     enable_script_security
     script_user nobody
@@ -181,13 +206,17 @@ vrrp_instance registry {{
     priority 100
     advert_int 1
     virtual_ipaddress {{
-        {options.host}
+        {address}
     }}
     track_script {{
         registry
     }}
 }}
 """
+
+
+def _has_ipv6(pool: Sequence[PoolMember]) -> bool:
+    return any(":" in member.address for member in pool)
 
 
 def _urls(pool: Sequence[PoolMember]) -> list[str]:

@@ -101,4 +101,4 @@ def config(
         try:
             typer.echo(render(form, pool, own), nl=False)
         except ValueError as error:
-            fail(f"{error} Begin with dtr install.")
+            fail(str(error))
