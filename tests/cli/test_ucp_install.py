@@ -118,7 +118,7 @@ def test_a_port_that_is_taken_is_named_before_anything_is_written(data: Path, po
     assert not data.exists()
 
 
-@pytest.mark.parametrize("address", ["203.0.113.77", "nonsense", "::ffff"])
+@pytest.mark.parametrize("address", ["203.0.113.77", "fd00::203:113:77", "::ffff"])
 def test_an_address_of_another_machine_is_refused(data: Path, address: str) -> None:
     """It is what all others would try to reach."""
     words: list[str | Path] = [

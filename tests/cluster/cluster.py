@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import httpx
 from tests.outages.docker import HttpOptions
-from tests.support.machines import CommandError, Machine, Machines
+from tests.support.machines import IPV4, CommandError, Machine, Machines
 from tests.support.processes import requires, wait_until
 
 USERNAME = "admin"
@@ -37,12 +37,13 @@ class RunningCluster:
         spares: int = 0,
         disk_bytes: int = 0,
         is_installed: bool = True,
+        addresses: str = IPV4,
     ) -> None:
         self._directory = directory
         self.node_names = [f"node{number}" for number in range(1, replicas + spares + 1)]
         self._replica_names = self.node_names[:replicas]
         names = [*self.node_names, BALANCER, CLIENT]
-        self.machines = Machines(names, directory, disk_bytes=disk_bytes)
+        self.machines = Machines(names, directory, disk_bytes=disk_bytes, addresses=addresses)
         self._is_installed = is_installed
         self._stack = ExitStack()
 
@@ -153,11 +154,11 @@ class RunningCluster:
     @property
     def url(self) -> str:
         """The registry through the balancer."""
-        return f"https://{self.machines[BALANCER].address}"
+        return f"https://{self.machines[BALANCER].host}"
 
     def url_of(self, name: str) -> str:
         """Give the address of one machine's registry."""
-        return f"https://{self.machines[name].address}"
+        return f"https://{self.machines[name].host}"
 
     @property
     def http(self) -> HttpOptions:
@@ -274,7 +275,7 @@ class RunningCluster:
 
         async def ask() -> Any:
             async with httpx.AsyncClient(verify=context, trust_env=False) as http:
-                url = f"https://{machine.address}:8008/{path}"
+                url = f"https://{machine.host}:8008/{path}"
                 return (await http.get(url, timeout=_ASK_SECONDS)).json()
 
         try:

@@ -39,7 +39,8 @@ PROCESSES = {
     "balancer": r"haproxy ",
 }
 """What runs on a node, by a regular expression of its command line."""
-_NETWORK = "10.77.0."
+IPV4 = "10.77.0."
+IPV6 = "fd77::"
 _FIRST_ADDRESS = 11
 _BOOT = """\
 set -e
@@ -137,6 +138,11 @@ class Machine:
         return f"<{self.name} {self.address}>"
 
     @property
+    def host(self) -> str:
+        """The address as it stands in a URL."""
+        return f"[{self.address}]" if ":" in self.address else self.address
+
+    @property
     def is_on(self) -> bool:
         """Whether it has power."""
         return self._holder is not None
@@ -221,7 +227,8 @@ class Machine:
 
     def _iptables(self, *arguments: str) -> None:
         enter: list[str | Path] = [requires("nsenter"), f"--net=/run/netns/{self.namespace}"]
-        program: list[str | Path] = [requires("iptables"), "--wait", *arguments]
+        name = "ip6tables" if ":" in self.address else "iptables"
+        program: list[str | Path] = [requires(name), "--wait", *arguments]
         subprocess.run([*enter, *program], check=True, capture_output=True)
 
     # --- processes -----------------------------------------------------------------------------
@@ -345,8 +352,17 @@ class Machine:
 class Machines:
     """Some machines on one bridge, which know each other's names; all are on when it is entered."""
 
-    def __init__(self, names: Sequence[str], directory: Path, *, disk_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        directory: Path,
+        *,
+        disk_bytes: int = 0,
+        addresses: str = IPV4,
+    ) -> None:
+        """`addresses` is what each address begins with; a number follows."""
         self._names = names
+        self._addresses = addresses
         self._directory = directory / "machines"
         self._disk_bytes = disk_bytes
         self._machines: dict[str, Machine] = {}
@@ -386,9 +402,9 @@ class Machines:
         (self._directory / "nothing").touch()
         stack.callback(self._network.close)
         self._network.open()
-        lines = ["127.0.0.1 localhost"]
+        lines = ["127.0.0.1 localhost", "::1 localhost"]
         for number, name in enumerate(self._names):
-            address = f"{_NETWORK}{_FIRST_ADDRESS + number}"
+            address = f"{self._addresses}{_FIRST_ADDRESS + number}"
             lines.append(f"{address} {name}")
             disk = Disk(self._directory / name, self._disk_bytes)
             stack.callback(disk.close)

@@ -55,14 +55,18 @@ class Network:
         _ip("-n", self._bridge, "link", "set", "bridge", "up")
 
     def plug_in(self, name: str, address: str) -> str:
-        """Make the namespace of a machine with `eth0` at this address; return its name."""
+        """Make the namespace of a machine with `eth0` at this address; return its name.
+
+        An address of IPv6 is there at once: nobody else on this bridge could have it.
+        """
         namespace = f"{self._name}-{name}"
         self._add(namespace)
         pair = ("eth0", "type", "veth", "peer", "name", name, "netns", self._bridge)
         _ip("-n", namespace, "link", "add", *pair)
         _ip("-n", self._bridge, "link", "set", "dev", name, "master", "bridge", "up")
         _ip("-n", namespace, "link", "set", "lo", "up")
-        _ip("-n", namespace, "address", "add", f"{address}/24", "dev", "eth0")
+        own = (f"{address}/64", "nodad") if ":" in address else (f"{address}/24",)
+        _ip("-n", namespace, "address", "add", *own, "dev", "eth0")
         _ip("-n", namespace, "link", "set", "eth0", "up")
         return namespace
 

@@ -14,6 +14,7 @@ from dtr.ucp.authority import (
     Authority,
     AuthorityError,
     Purpose,
+    checked_host_address,
     checked_name,
     common_name,
     expires_at,
@@ -118,6 +119,19 @@ def test_what_is_no_name_never_gets_into_a_certificate(authority: Authority, nam
         return
     with pytest.raises(AuthorityError):
         authority.sign(make_request().request_pem, common_name="abc", names=[name], now=NOW)
+
+
+def test_an_address_is_kept_in_one_form() -> None:
+    """However it was typed: addresses are compared as text."""
+    assert checked_host_address(" 10.0.0.1") == "10.0.0.1"
+    assert checked_host_address("FD00:0:0::0001") == "fd00::1"
+
+
+@pytest.mark.parametrize("text", ["", "node1", "0.0.0.0", "::", "fe80::1%eth0", "ff02::1", "[::1]"])
+def test_an_address_that_others_cannot_reach_is_refused(text: str) -> None:
+    """Before anything listens there."""
+    with pytest.raises(AuthorityError, match="no IP address|cannot reach"):
+        checked_host_address(text)
 
 
 def test_a_certificate_has_at_least_one_name(authority: Authority) -> None:

@@ -243,6 +243,25 @@ def checked_name(name: str) -> str:
     return text
 
 
+def checked_host_address(text: str) -> str:
+    """Return the address at which other machines reach one, in the one form it is kept in.
+
+    >>> checked_host_address("FD00:0::1")
+    'fd00::1'
+
+    Raises:
+        AuthorityError: it is no IP address, or one of no single machine, or of no network.
+
+    """
+    try:
+        address = ipaddress.ip_address(text.strip())
+    except ValueError:
+        raise AuthorityError(f"The host address {text[:80]!r} is no IP address.") from None
+    if address.is_unspecified or address.is_multicast or address.is_link_local:
+        raise AuthorityError(f"Other machines cannot reach a node at {address}.")
+    return str(address)
+
+
 def _requested_key(request_pem: str) -> ec.EllipticCurvePublicKey:
     if len(request_pem) > MAX_REQUEST_BYTES:
         raise AuthorityError("The certificate request is too large.")

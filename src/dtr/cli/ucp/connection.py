@@ -275,7 +275,8 @@ def _own_controllers(options: ConnectionOptions, identity: NodeIdentity | None) 
         found = Wanted.model_validate_json(path.read_bytes()).controllers or found
     except (OSError, ValidationError):
         pass  # Only root may read it, and a new node has none; what it began with is good, too.
-    return sorted(found, key=lambda each: not each.startswith(f"{identity.host_address}:"))
+    own = identity.host_address
+    return sorted(found, key=lambda each: each.rpartition(":")[0].strip("[]") != own)
 
 
 def _password(options: ConnectionOptions) -> str:

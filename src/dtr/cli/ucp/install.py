@@ -44,7 +44,7 @@ from dtr.model.names import parse_account_name
 from dtr.server.datadir import write_atomically
 from dtr.server.passwords import read_password
 from dtr.ucp.agent.port import NodeDirectory
-from dtr.ucp.authority import checked_name
+from dtr.ucp.authority import checked_host_address, checked_name
 from dtr.ucp.bootstrap import Begun, FirstNode, begin, begin_again
 from dtr.ucp.client import UcpClient, UcpError
 from dtr.ucp.model import CONTROLLER_PORT, ETCD_CLIENT_PORT, ETCD_PEER_PORT, Administrator
@@ -182,7 +182,7 @@ def _first_node(
     )
     return FirstNode(
         name=checked_name(node_name or own_name()),
-        host_address=address,
+        host_address=checked_host_address(address),
         controller_port=port,
         more_names=tuple(checked_name(name) for name in names),
     )

@@ -33,7 +33,13 @@ from dtr.cli.ucp.system_user import create_registry_user
 from dtr.server.datadir import write_atomically
 from dtr.server.passwords import read_password
 from dtr.ucp.agent.port import NodeDirectory
-from dtr.ucp.authority import AuthorityError, checked_name, fingerprint, make_request
+from dtr.ucp.authority import (
+    AuthorityError,
+    checked_host_address,
+    checked_name,
+    fingerprint,
+    make_request,
+)
 from dtr.ucp.bootstrap import make_directories, write_identity
 from dtr.ucp.client import UcpClient, UcpError
 from dtr.ucp.model import ETCD_CLIENT_PORT, ETCD_PEER_PORT, NodeIdentity, Role
@@ -123,7 +129,7 @@ def join_node(directory: NodeDirectory, plan: JoinPlan) -> NodeIdentity:
     """
     check_writable(directory.root)
     with UcpClient(plan.address, ca_pem=pinned_authority(plan), insecure=False) as client:
-        host_address = plan.host_address or own_address(client.address)
+        host_address = checked_host_address(plan.host_address or own_address(client.address))
         check_address(host_address)
         check_clock(client.clock())
         if plan.role is not Role.WORKER:

@@ -15,6 +15,7 @@ from dtr.ucp.authority import (
     MAX_REQUEST_BYTES,
     Authority,
     AuthorityError,
+    checked_host_address,
     checked_name,
     fingerprint,
     new_node_id,
@@ -120,15 +121,10 @@ async def _check_token(store: Store, secret: str) -> None:
 def _checked(asked: JoinRequest) -> tuple[str, str]:
     """Return the name and the address in the one form that they are kept in."""
     name = checked_name(asked.name)
-    try:
-        address = ipaddress.ip_address(asked.host_address)
-    except ValueError:
-        raise AuthorityError("The host address is no IP address.") from None
-    if address.is_unspecified or address.is_multicast or address.is_link_local:
-        raise AuthorityError(f"Other machines cannot reach a node at {address}.")
+    address = checked_host_address(asked.host_address)
     if name.startswith("*") or _is_address(name):
         raise AuthorityError("A node's name is a host name.")
-    return name, str(address)
+    return name, address
 
 
 def _is_address(name: str) -> bool:
