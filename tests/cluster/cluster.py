@@ -184,8 +184,9 @@ class RunningCluster:
     def patroni(self, path: str) -> Any:
         """Ask any Patroni that answers; None where none does."""
         found = None
-        for name in self.replicas:
-            found = found or self._ask_patroni(self.machines[name], path)
+        for machine in (self.machines[name] for name in self.replicas):
+            if machine.is_on:
+                found = found or self._ask_patroni(machine, path)
         return found
 
     def primary(self) -> str:

@@ -73,6 +73,20 @@ def primary_vanishes(cluster: RunningCluster) -> list[str]:
     return [machine.name]
 
 
+def primary_and_a_standby_vanish(cluster: RunningCluster) -> list[str]:
+    """Let two machines vanish at once, and come back together."""
+    primary = cluster.machines[cluster.primary()]
+    struck = [primary, cluster.machines[cluster.standbys()[0]]]
+    for machine in struck:
+        machine.cut_off()
+    for machine in struck:
+        machine.power_off()
+    until_another_leads(cluster, primary)
+    for machine in struck:
+        machine.start()
+    return [machine.name for machine in struck]
+
+
 def standby_vanishes(cluster: RunningCluster) -> list[str]:
     """Let the machine of a standby vanish, likewise."""
     machine = cluster.machines[cluster.standbys()[0]]
