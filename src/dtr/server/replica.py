@@ -29,6 +29,8 @@ _SCRUB_PAUSE_SECONDS: Final = 3600
 _REPORT_SECONDS: Final = 10.0
 _REPORT_REST: Final = 20
 """How long counting rests, in times of what it took: a large registry is not always counted."""
+_LONGEST_REST_SECONDS: Final = 60.0
+"""Whoever removes a replica waits for a count that is newer than that."""
 _WEEK: Final = 7 * 86400
 _COPY: Final = "copy-blobs-"
 _SCRUB: Final = "scrub-"
@@ -148,4 +150,5 @@ async def report_storage(settings: Settings, drivers: Drivers, directory: Path) 
             write_atomically(directory / STATUS_FILE, orjson.dumps(found))
         except (RegistryError, OSError) as error:
             _LOG.warning("the storage's status is not written", error=str(error))
-        await asyncio.sleep(max(_REPORT_SECONDS, (loop.time() - begun) * _REPORT_REST))
+        rest = min((loop.time() - begun) * _REPORT_REST, _LONGEST_REST_SECONDS)
+        await asyncio.sleep(max(_REPORT_SECONDS, rest))
