@@ -181,8 +181,9 @@ class Machine:
         if self._holder is None:
             return
         self.disk.go_on()
-        with suppress(ProcessLookupError):
-            os.kill(self._init, signal.SIGKILL)
+        if self._init:  # 0, where it never came up, would be all processes of this test
+            with suppress(ProcessLookupError):
+                os.kill(self._init, signal.SIGKILL)
         dead = {"Z", "X", ""}
         wait_until(lambda: all(p.state in dead for p in self.processes()), f"{self.name} is off")
         if self._agent is not None:
