@@ -1,13 +1,17 @@
 """The replicated driver keeps the port's promises, alone and among three."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.replicas import Replicas
+from tests.support.replicas import PACE, Replicas
 
 from dtr.storage import BlobStore
 from dtr.storage.replicated import ReplicatedBlobStore
 from dtr.testing.blobs import BlobStoreConformance
+
+# What is deleted at others is looked for at once: here nobody goes on without their answers.
+UNHURRIED = replace(PACE, hedge_seconds=20)
 
 
 class _Opened(ReplicatedBlobStore):
@@ -36,13 +40,13 @@ class _Among(BlobStoreConformance):
     @pytest.fixture
     async def twin(self, replicas: Replicas) -> BlobStore:
         """Return what another replica sees, or another process of the only one."""
-        return replicas.machines[-1].open()
+        return replicas.machines[-1].open(UNHURRIED)
 
     @pytest.fixture
     async def store(self, replicas: Replicas) -> BlobStore:
         """Return an empty store."""
         machine = replicas.machines[0]
-        store = _Opened(machine.disk(), machine.replication)
+        store = _Opened(machine.disk(), machine.replication, pace=UNHURRIED)
         store.replicas = replicas
         return store
 

@@ -182,7 +182,7 @@ async def test_a_holder_whose_disk_hangs_is_replaced(
 
     assert hanging._server is not None
     monkeypatch.setattr(hanging._server._uploads, "add", hang)
-    store = replicas.machines[0].open(replace(PACE, answer_seconds=0.2, stall_seconds=0.4))
+    store = replicas.machines[0].open(replace(PACE, answer_seconds=0.5, stall_seconds=2))
     try:
         for content in (CONTENT, b"small") * 2:
             key = await push(store, content)

@@ -19,7 +19,9 @@ from dtr.ucp.authority import Authority, make_request, node_names
 
 HOST = "127.0.0.1"
 # Machines that run tests are busy: a handshake takes its time, and a dead peer is dead at once.
-PACE = Pace(patience_seconds=20, connect_seconds=5, answer_seconds=2, down_seconds=1)
+PACE = Pace(
+    patience_seconds=20, connect_seconds=5, answer_seconds=2, read_seconds=1, down_seconds=1
+)
 HASTY = Pace(patience_seconds=1, connect_seconds=2, answer_seconds=2, down_seconds=1)
 
 

@@ -15,7 +15,7 @@ from dtr.model.errors import (
     UploadUnknownError,
 )
 from dtr.storage.replicated.names import StagedName
-from dtr.storage.replicated.peers import Peers
+from dtr.storage.replicated.peers import Peers, PeerUnreachableError
 from dtr.storage.replicated.protocol import MOST_BYTES, Addition, Then
 from dtr.storage.replicated.sessions import Sessions
 from dtr.storage.replicated.staging import Start
@@ -77,7 +77,14 @@ class Leg:
     """
 
     def __init__(
-        self, replica: str, disk: Disk, name: StagedName, start: Start, wake: asyncio.Event
+        self,
+        replica: str,
+        disk: Disk,
+        name: StagedName,
+        start: Start,
+        wake: asyncio.Event,
+        *,
+        attempt: int = 0,
     ) -> None:
         self.replica = replica
         self.disk = disk
@@ -86,6 +93,7 @@ class Leg:
         self._moved_at = time.monotonic()
         self._name = name
         self._start = start
+        self._attempt = attempt
         self._position = start.offset
         self._wake = wake
         self._queue: deque[bytes] = deque()
@@ -139,6 +147,13 @@ class Leg:
         if self._pump is not None:
             await asyncio.wait([self._pump])
 
+    async def end(self, seconds: float) -> None:
+        """Wait so long for what is under way, and then end it."""
+        if self._pump is not None:
+            await asyncio.wait([self._pump], timeout=seconds)
+            self.give_up(PeerUnreachableError(f"replica {self.replica} is too slow"))
+            await self.settle()
+
     def _is_under_way(self) -> bool:
         return self.failure is None and bool(self._queue or self._last)
 
@@ -176,7 +191,7 @@ class Leg:
         content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         last = self._last if not self._queue else None
         then, digest = last or (Then.NOTHING, None)
-        addition = Addition(self._start, self._position, then, digest)
+        addition = Addition(self._start, self._position, then, digest, self._attempt)
         try:
             answer = await self.disk.add(self._name, addition, content)
         except DigestInvalidError:

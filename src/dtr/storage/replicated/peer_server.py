@@ -47,6 +47,7 @@ _LOG = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+_NOBODY_THERE = 499
 _IDLE_SECONDS = 120.0
 _TEND_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 5.0
@@ -126,6 +127,9 @@ class PeerServer:
             kind = next((each for each in type(error).__mro__ if each in STATUSES), InvalidError)
             response = web.Response(status=STATUSES[kind], text=str(error))
             response.headers[ERROR] = kind.__name__
+        except ConnectionResetError:
+            # Whoever asked gave up, or died; nobody reads the answer, and nothing failed here.
+            return web.Response(status=_NOBODY_THERE)
         if not response.prepared:
             response.headers[FREE] = str(self._local.free_bytes())
         return response

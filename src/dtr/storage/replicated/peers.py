@@ -42,6 +42,10 @@ class Pace:
     connect_seconds: float = 0.5
     answer_seconds: float = 2
     """How long a peer may be silent before it is asked whether it lives."""
+    patient_seconds: float = 3
+    """How long at least to wait for a peer that did not answer, where nobody else can be asked."""
+    read_seconds: float = 5
+    """How long a client that reads waits for anybody who has the bytes."""
     hedge_seconds: float = 0.3
     """How soon a second peer is asked for what a first one did not begin to send."""
     down_seconds: float = 5
@@ -196,9 +200,8 @@ class Peers:
                     return asking.result()
                 await self.check(replica)
         finally:
-            if not asking.done():
-                asking.cancel()
-                await asyncio.gather(asking, return_exceptions=True)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
     def check_credentials(self) -> None:
         """Look whether there is a certificate to show.
@@ -229,10 +232,12 @@ class Peers:
         """Send a request and give the answer, which is no error; note who does not answer."""
         member = self._member(replica)
         started = time.perf_counter()
+        # It is asked although it did not answer: nobody else can be, and it may only be slow.
+        least = self.pace.patient_seconds if self.is_down(replica) else 0
         # Bytes on their way may take their time: `alive` looks after those.
-        silence = self.pace.answer_seconds if data is None else None
+        silence = max(self.pace.answer_seconds, least) if data is None else None
         timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self.pace.connect_seconds, sock_read=silence
+            total=None, sock_connect=max(self.pace.connect_seconds, least), sock_read=silence
         )
         host = f"[{member.address}]" if ":" in member.address else member.address
         try:

@@ -58,6 +58,9 @@ class Addition:
     then: Then = Then.NOTHING
     digest: Digest | None = None
     """What to commit as."""
+    attempt: int = 0
+    """How often the writer began anew with these bytes on this replica: what an earlier attempt
+    has left on its way does not count any more."""
 
     def parameters(self) -> dict[str, str]:
         """Return it as a query; `parse` reads it."""
@@ -73,6 +76,8 @@ class Addition:
             found["known"] = str(self.start.digest)
         if self.digest is not None:
             found["digest"] = str(self.digest)
+        if self.attempt:
+            found["attempt"] = str(self.attempt)
         return found
 
     @classmethod
@@ -97,7 +102,8 @@ class Addition:
         wanted = Digest.parse(digest) if digest else None
         if (then is Then.COMMIT) != (wanted is not None):
             raise InvalidError("a commit names a digest, and nothing else does")
-        return cls(start, number(query.get("offset", "")), then, wanted)
+        attempt = number(query.get("attempt", "0"))
+        return cls(start, number(query.get("offset", "")), then, wanted, attempt)
 
 
 def number(text: str) -> int:

@@ -30,9 +30,12 @@ class _Stream:
 
 
 async def read_from_peers(
-    peers: Peers, replicas: Sequence[str], wanted: Wanted
+    peers: Peers, replicas: Sequence[str], wanted: Wanted, *, wait_seconds: float = 0
 ) -> AsyncGenerator[bytes, None]:
     """Stream from whichever peer sends first; one that breaks off is followed by another.
+
+    Where none sends and some do not answer, they are asked again for `wait_seconds`: whoever has
+    the bytes may be slow, or be back in a moment.
 
     Raises:
         ContentDamagedError: every peer was asked, and none has these bytes.
@@ -45,9 +48,11 @@ async def read_from_peers(
         left = [each for each in replicas if each not in broken]
         try:
             stream = await _first(peers, left, Wanted(wanted.key, position, wanted.stop))
-        except (ContentDamagedError, UnavailableError):
+        except (ContentDamagedError, UnavailableError) as error:
             # A client that has a part of it already is worth waiting for: somebody may come back.
-            if not broken or time.monotonic() - moved_at > peers.pace.down_seconds:
+            patience = peers.pace.read_seconds if broken else wait_seconds
+            is_lost = not broken and isinstance(error, ContentDamagedError)
+            if is_lost or time.monotonic() - moved_at > patience:
                 raise
             broken.clear()
             await asyncio.sleep(peers.pace.retry_seconds)

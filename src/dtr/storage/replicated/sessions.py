@@ -20,6 +20,7 @@ from dtr.storage.replicated.protocol import Addition, Then
 from dtr.storage.replicated.staging import Staging
 
 _MOST_SESSIONS = 1024
+_MOST_ATTEMPTS = 4096
 
 
 class Sessions:
@@ -32,6 +33,7 @@ class Sessions:
         self._local = local
         self._staging = Staging(local)
         self._sessions: dict[StagedName, _Session] = {}
+        self._attempts: dict[StagedName, int] = {}
 
     async def add(self, name: StagedName, addition: Addition, content: bytes) -> dict[str, Any]:
         """Add bytes; return what the other side is told."""
@@ -43,6 +45,7 @@ class Sessions:
         async with session.turn:
             if self._sessions.setdefault(name, session) is not session:
                 raise UploadBusyError(upload=name.upload_id)
+            self._check_attempt(name, addition.attempt)
             session.used_at = time.monotonic()
             try:
                 return await self._add(name, session, addition, content)
@@ -51,6 +54,19 @@ class Sessions:
             except BaseException:
                 await self._close(name, session)
                 raise
+
+    def _check_attempt(self, name: StagedName, attempt: int) -> None:
+        """Refuse what a writer sent before it began anew with the same bytes.
+
+        It gave up waiting, which does not call back what was on its way. Carried out late it would
+        cut off bytes that came after it, and these may have been acknowledged.
+        """
+        if attempt < self._attempts.get(name, 0):
+            raise UploadBusyError(upload=name.upload_id)
+        if attempt:
+            self._attempts[name] = attempt
+        while len(self._attempts) > _MOST_ATTEMPTS:
+            del self._attempts[next(iter(self._attempts))]
 
     async def _add(
         self, name: StagedName, session: "_Session", addition: Addition, content: bytes

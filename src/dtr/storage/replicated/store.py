@@ -122,7 +122,9 @@ class ReplicatedBlobStore:
                 return
         peers = order(key, [each.id for each in self.members.peers])
         wanted = Wanted(key, position, stop)
-        async with aclosing(read_from_peers(self._peers, peers, wanted)) as chunks:
+        patience = self.pace.read_seconds
+        reading = read_from_peers(self._peers, peers, wanted, wait_seconds=patience)
+        async with aclosing(reading) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -142,7 +144,8 @@ class ReplicatedBlobStore:
         """Delete here and wherever a peer answers; the sweep finds what is left elsewhere."""
         if key.startswith(STAGED):
             name = StagedName.parse(key.removeprefix(STAGED))
-            await self.forget(name, [each.id for each in self.members.members])
+            await self._sessions.forget(name)
+            await self._at_peers(lambda replica: self._peers.forget(replica, name))
             return
         await self.local.delete(key)
         await self._at_peers(lambda replica: self._peers.delete(replica, key))
@@ -316,7 +319,8 @@ class ReplicatedBlobStore:
 
         """
         failure: RegistryError = ContentDamagedError("no replica has the content whole")
-        for replica in order(key, [each.id for each in self.members.peers]):
+        peers = order(key, [each.id for each in self.members.peers])
+        for replica in sorted(peers, key=self.is_down):
             try:
                 await self.copy(key, size, digest, [replica], self.members.own_id)
             except ContentDamagedError:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,10 @@ class ReplicatedWriter:
         self._name: StagedName | None = None
         self._legs: list[Leg] = []
         self._lost: set[str] = set()
+        # Those that failed under this name. They may be asked again under it, so that they are told
+        # to forget what they have only when it is decided who holds it.
+        self._failed: set[str] = set()
+        self._attempts: Counter[str] = Counter()
         self._wake = asyncio.Event()
         self._own: list[tuple[StagedName, tuple[str, ...]]] = []
         self._replaced: list[tuple[StagedName, tuple[str, ...]]] = []
@@ -110,10 +115,10 @@ class ReplicatedWriter:
             return
         self._is_closed = True
         self._gathered.clear()
-        for leg in self._legs:
-            await leg.settle()
+        await asyncio.gather(*(leg.end(self._store.pace.stall_seconds) for leg in self._legs))
         if self._name is not None and not self._key:
-            await self._forget([(self._name, tuple(leg.replica for leg in self._legs))])
+            sent = self._failed.union(leg.replica for leg in self._legs)
+            await self._forget([(self._name, tuple(sent))])
 
     async def cancel(self) -> None:
         """Delete what this writer wrote and nobody recorded."""
@@ -162,6 +167,7 @@ class ReplicatedWriter:
     def _begin(self) -> None:
         """Choose a name, and the first holders: of those who have the bytes so far, or us."""
         self._name = StagedName.new(self._upload_id)
+        self._attempts.clear()
         first = self._place.holders if self._place is not None else ()
         count = needed(self._store.members)
         for replica in self._store.candidates(first)[:count]:
@@ -175,22 +181,26 @@ class ReplicatedWriter:
         if self._has_beginning(replica) and self._place is not None:
             before = StagedName(self._upload_id, self._place.nonce)
             start = Start(self._algorithm, before, self._known.offset, self._known.digest)
-        return Leg(replica, self._store.disk(replica), self._name, start, self._wake)
+        attempt = self._attempts[replica]
+        self._attempts[replica] += 1
+        disk = self._store.disk(replica)
+        return Leg(replica, disk, self._name, start, self._wake, attempt=attempt)
 
     def _has_beginning(self, replica: str) -> bool:
         place = self._place
         return place is not None and replica in place.holders and replica not in self._lost
 
     def _dismiss_stalled(self, legs: list[Leg], seconds: float = 0) -> None:
-        """End legs that do not move, where another replica could take their place.
+        """End legs that do not move: soon, where another replica could take their place.
 
         They are given `seconds` more than a chunk's time, for what reads everything once more.
         """
         used = {leg.replica for leg in self._legs}
         spare = [each for each in self._store.candidates(()) if each not in used]
-        if any(not self._store.is_down(each) for each in spare):
-            for leg in legs:
-                self._end_stalled(leg, seconds)
+        if all(self._store.is_down(each) for each in spare):
+            seconds += self._store.pace.patience_seconds
+        for leg in legs:
+            self._end_stalled(leg, seconds)
 
     def _end_stalled(self, leg: Leg, seconds: float = 0) -> None:
         if leg.has_stalled(self._store.pace.stall_seconds + seconds):
@@ -232,8 +242,7 @@ class ReplicatedWriter:
             if leg.failure is not None:
                 failed[leg.replica] = leg.failure
         self._lost |= {each for each, why in failed.items() if isinstance(why, UploadUnknownError)}
-        if failed and self._name is not None:
-            self._store.forget_later(self._name, tuple(failed))
+        self._failed |= failed.keys()
         self._legs = [leg for leg in self._legs if leg.failure is None]
         return failed
 
@@ -270,7 +279,9 @@ class ReplicatedWriter:
         await leg.settle()
         if leg.failure is None:
             self._legs.append(leg)
-        elif isinstance(leg.failure, UploadUnknownError):
+            return None
+        self._failed.add(replica)
+        if isinstance(leg.failure, UploadUnknownError):
             self._lost.add(replica)
         return leg.failure
 
@@ -290,9 +301,8 @@ class ReplicatedWriter:
                 if other.failure is None:
                     sources.append((other.replica, self._name))
             await self._from_any(leg, sources, self._handed)
-        if leg.failure is None and not leg.queued_bytes:
-            # Nothing may have been asked of it yet, and it shall not be counted on hearsay.
-            await leg.finish(Then.WRITE)
+        # Perhaps nothing was asked of it yet, and it shall not be counted on hearsay.
+        await leg.finish(Then.WRITE)
 
     async def _from_any(self, leg: Leg, sources: list[tuple[str, StagedName]], stop: int) -> None:
         """Bring bytes from one source after the other, until all are there.
@@ -352,7 +362,14 @@ class ReplicatedWriter:
         self._own.append((self._name, holders))
         self._place = Place(self._name.nonce, holders)
         self._known = Progress(self._offset, found and Digest(found), str(self._place))
+        self._forget_failed(holders)
         self._name, self._legs = None, []
+
+    def _forget_failed(self, holders: Collection[str]) -> None:
+        """Have those that failed, and hold nothing in the end, forget what they were sent."""
+        assert self._name is not None  # noqa: S101 - decided under this name
+        self._store.forget_later(self._name, sorted(self._failed.difference(holders)))
+        self._failed.clear()
 
     def _replace_known(self) -> None:
         if self._place is not None:
@@ -373,9 +390,8 @@ class ReplicatedWriter:
             raise
         self._replace_known()
         self._key, self._holders = key, tuple(holders)
-        refused = [leg.replica for leg in self._legs if leg.replica not in committed]
-        if self._name is not None and refused:
-            self._store.forget_later(self._name, tuple(refused))
+        self._failed.update(leg.replica for leg in self._legs)
+        self._forget_failed(committed)
 
     async def _copied(self, key: str, digest: Digest, holders: list[str]) -> list[str]:
         """Copy what too few replicas have committed; return all that have it then.
