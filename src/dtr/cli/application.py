@@ -1,11 +1,5 @@
 """All commands of `dtr` together."""
 
-import sys
-from typing import Annotated
-
-import typer
-
-from dtr import __version__
 from dtr.cli import (
     config,
     copy,
@@ -20,13 +14,9 @@ from dtr.cli import (
     users,
 )
 from dtr.cli.cluster import balancers, change, install, status
+from dtr.cli.command_line import new_command_line, run_command_line
 
-application = typer.Typer(
-    help="A trusted container registry.",
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+application = new_command_line("dtr", "A trusted container registry.")
 application.command("serve")(serve.serve)
 application.command("install")(install.install)
 application.command("join")(install.join)
@@ -52,22 +42,6 @@ application.add_typer(storage.commands, name="storage", help="Where blobs are.")
 application.add_typer(config.commands, name="config", help="Settings: check and explain them.")
 
 
-def _show_version(value: bool) -> None:
-    if value:
-        typer.echo(f"dtr {__version__}")
-        raise typer.Exit
-
-
-@application.callback()
-def root(
-    *,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
-    ] = False,
-) -> None:
-    """Run a registry on this machine and look after it."""
-
-
 def main() -> None:
     """Run `dtr`; exit status 0 is success, 1 a failure, 2 a wrong call."""
-    application(prog_name="dtr" if sys.argv[0].endswith("__main__.py") else None)
+    run_command_line(application, "dtr")

@@ -85,6 +85,10 @@ def check_settings(value: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str
 
 def check_storage(value: str) -> str:
     """Return `replicated`, or a storage URL in its own form."""
+    if ":" not in value and value != REPLICATED:
+        raise ValueError(
+            "must be 'replicated', or a storage URL: file:///…, s3://…, azure://… or gs://…"
+        )
     return value if value == REPLICATED else str(StorageLocation.parse(value))
 
 

@@ -54,7 +54,8 @@ def _problem_of_node(context: Context, machine: Machine) -> str:
     view, node, report = context.view, machine.node, machine.report
     if report is None or not view.is_fresh(machine, context.now):
         return (
-            f"The node {node.name} does not report. See that its agent runs: systemctl status ucp."
+            f"The node {node.name} does not report. See that the machine is on and that its agent "
+            "runs: systemctl status ucp-agent."
         )
     if node.is_paused:
         return f"The node {node.name} is paused. Choose another, or resume it in UCP."
@@ -183,12 +184,17 @@ def probe_new_node(
         return Wait(f"for {node.name} to try its ports")
     taken = {port: why for port, why in report.listening.items() if why}
     if taken:
-        port, why = min(taken.items())
-        return Fail(
-            f"Port {port} of {node.name} cannot be used: {why}. Stop what uses it, or give the "
-            "replica other ports: --replica-https-port, --replica-http-port."
-        )
+        return Fail(_taken_port(node.name, *min(taken.items())))
     return _reached(node.name, report.connected) or Done()
+
+
+def _taken_port(name: str, port: int, why: str) -> str:
+    remedy = "Stop what uses it ('ss -ltnp' there shows it)"
+    if port == DATABASE_PORT:
+        remedy += "; Debian's PostgreSQL starts by itself: systemctl disable --now postgresql"
+    elif port not in {PATRONI_PORT, PEER_PORT}:
+        remedy += ", or choose other ports: --replica-https-port, --replica-http-port"
+    return f"Port {port} of {name} cannot be used: {why}. {remedy}."
 
 
 def probe_from_others(

@@ -177,10 +177,12 @@ def _managers(view: ClusterView, now: float) -> list[dict[str, Any]]:
         {
             "node": view.name_of(each.node_id),
             "node_id": each.node_id,
+            "address": machine.node.host_address if machine else "",
             "phase": str(each.phase),
-            "is_reporting": view.is_fresh(view.machines.get(each.node_id), now),
+            "is_reporting": view.is_fresh(machine, now),
         }
         for each in view.managers
+        for machine in (view.machines.get(each.node_id),)
     ]
 
 

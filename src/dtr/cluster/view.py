@@ -204,7 +204,7 @@ def illness(view: ClusterView, replica: Replica, now: float) -> str:
         return f"its node {machine.node.name} has told nothing {since}"
     report = view.report_of(replica)
     if report is None:
-        return f"the agent of {machine.node.name} does not run it"
+        return f"the agent of {machine.node.name} has not told how it is"
     if not report.is_healthy:
         return report.health_error or "its registry does not answer"
     return ""

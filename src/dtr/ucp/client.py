@@ -1,7 +1,9 @@
 """How a command speaks to the control plane: an administrator, and any controller that answers."""
 
 import ipaddress
+import queue
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -23,6 +25,8 @@ _PATIENCE_SECONDS: Final = 120.0
 _PAUSE_SECONDS: Final = 0.5
 _MAX_ANSWER_BYTES: Final = 16 * 2**20
 _MAX_ADDRESSES: Final = 64
+NO_MAJORITY: Final = "it runs, and cannot reach a majority of etcd"
+"""What `look` says of a controller that can do nothing without the other managers."""
 _HTTP_ERRORS: Final = 400
 _UNAUTHORIZED: Final = 401
 _TOO_MANY: Final = 429
@@ -71,8 +75,9 @@ class UcpClient:
 
         """
         self._addresses = list(dict.fromkeys(checked_address(one) for one in (address, *others)))
+        self._context = _trust(ca_pem, insecure=insecure)
         self._http = httpx.Client(
-            verify=_trust(ca_pem, insecure=insecure),
+            verify=self._context,
             timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
             trust_env=False,
             headers={"Accept": "application/json"},
@@ -153,15 +158,26 @@ class UcpClient:
         return True
 
     def look(self) -> dict[str, str]:
-        """Return how each known controller is: `answers`, `has no majority` or `is silent`."""
-        return {address: self._state_of(address) for address in self._addresses}
+        """Return why no known controller can be worked with, by address; all are asked at once.
 
-    def _state_of(self, address: str) -> str:
-        try:
-            response = self._http.get(f"https://{address}/_ping", timeout=_CONNECT_SECONDS)
-        except httpx.TransportError:
-            return "is silent"
-        return "has no majority" if response.status_code == _UNAVAILABLE else "answers"
+        Empty as soon as one answers that has a majority of etcd behind it, however long others are
+        silent.
+        """
+        found: queue.Queue[tuple[str, str]] = queue.Queue()
+        for address in self._addresses:
+            # Daemons: the command may be done before a silent machine is given up.
+            threading.Thread(
+                target=lambda one: found.put((one, _look_at(one, self._context))),
+                args=(address,),
+                daemon=True,
+            ).start()
+        problems = dict.fromkeys(self._addresses, "")
+        for _ in self._addresses:
+            address, problem = found.get()
+            if not problem:
+                return {}
+            problems[address] = problem
+        return problems
 
     def clock(self) -> float | None:
         """Return what a controller's clock says, to the second; None where it does not say."""
@@ -355,6 +371,24 @@ def _trust(ca_pem: str | None, *, insecure: bool) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _look_at(address: str, context: ssl.SSLContext) -> str:
+    """Return what keeps a controller from being worked with; empty for nothing."""
+    try:
+        url = f"https://{address}/_ping"
+        answer = httpx.get(url, verify=context, timeout=_CONNECT_SECONDS, trust_env=False)
+    except httpx.TimeoutException:
+        return "it does not answer: the machine is off, cut off or overloaded"
+    except httpx.TransportError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return _why_not(address, error).rstrip(".")
+        refused = "refused" in str(error)
+        told = "nothing listens there, the machine is on" if refused else "it cannot be reached"
+        return f"{told} ({error})"
+    if answer.status_code == _UNAVAILABLE:
+        return NO_MAJORITY
+    return "" if answer.is_success else f"it answers {answer.status_code}, and not as UCP does"
 
 
 def _never_arrived(error: httpx.TransportError) -> bool:

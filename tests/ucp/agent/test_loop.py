@@ -14,6 +14,7 @@ from tests.ucp.agent.fakes import FakeController, WatchedComponent, make_node, w
 
 from dtr.ucp.agent.controllers import HttpControllers
 from dtr.ucp.agent.convergence import Limits
+from dtr.ucp.agent.last_known import LastReport, last_report_file, recall
 from dtr.ucp.agent.loop import Agent, AgentSettings
 from dtr.ucp.agent.port import NodeDirectory, ProcessSpecification
 from dtr.ucp.agent.run import read_identity
@@ -24,6 +25,7 @@ from dtr.ucp.model import Probe, Wanted
 SETTINGS = AgentSettings(
     turn_seconds=0.05,
     report_seconds=0.05,
+    remember_seconds=0.05,
     retry_seconds=0.1,
     removed_seconds=0.1,
     renewal_seconds=0.1,
@@ -100,6 +102,33 @@ async def test_what_is_wanted_is_written_down_carried_out_and_reported(
         await until(lambda: controller.reports[-1].revision == 9, "the report")
     assert order[-2:] == ["stop replica", "stop etcd"]
     assert supervisor.reports() == ()
+
+
+async def test_what_was_reported_last_is_kept_for_the_operator(
+    directory: NodeDirectory, controller: FakeController
+) -> None:
+    """With when a controller heard it, and why none does any more; also across a restart."""
+    controller.say(wanted(7, (controller.address,)))
+
+    def kept() -> LastReport:
+        recalled = recall(last_report_file(directory))
+        assert recalled is not None
+        return LastReport.model_validate(recalled.document)
+
+    async with running(directory, WatchedComponent("etcd")):
+        await until(last_report_file(directory).exists, "the first that is kept")
+        await until(lambda: not kept().silence, "one that was heard")
+        heard_at = kept().heard_at
+        assert heard_at > time.time() - 60
+        await controller.stop()
+        await until(lambda: bool(kept().silence), "one that nobody heard")
+        assert "No controller answered" in kept().silence
+        assert kept().heard_at >= heard_at
+    heard_at = kept().heard_at
+    async with running(directory, WatchedComponent("etcd")):
+        at = kept().report.at
+        await until(lambda: kept().report.at > at, "the first of another agent")
+        assert kept().heard_at == heard_at
 
 
 async def test_without_controllers_the_file_is_what_counts(

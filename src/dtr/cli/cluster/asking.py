@@ -44,6 +44,14 @@ def list_replicas(client: UcpClient) -> list[dict[str, Any]]:
     return list(found["replicas"])
 
 
+def need_replicas(client: UcpClient) -> list[dict[str, Any]]:
+    """Return the replicas; without any it fails: nobody is asked which of none shall leave."""
+    replicas = list_replicas(client)
+    if not replicas:
+        fail("DTR is not installed yet. Begin with dtr install.")
+    return replicas
+
+
 def choose_existing(
     replicas: Sequence[dict[str, Any]], given: str | None, options: ConnectionOptions
 ) -> str:
@@ -67,12 +75,17 @@ def choose_existing(
     )
 
 
-def choose_leaving(replicas: Sequence[dict[str, Any]], given: str | None) -> list[str]:
-    """Return the replicas to remove: those named, separated by commas, or asked for."""
+def choose_leaving(
+    replicas: Sequence[dict[str, Any]], given: str | None, *, variable: str
+) -> list[str]:
+    """Return the replicas to remove: those named, separated by commas, or asked for.
+
+    `variable` is the command's own environment variable for them.
+    """
     if not given:
         if sys.stdin.isatty() and replicas:
             show_choice(replicas)
-        given = ask("replica-id", "ID of the replica to remove")
+        given = ask("replica-id", "ID of the replica to remove", variable=variable)
     return [each.strip() for each in given.split(",") if each.strip()]
 
 

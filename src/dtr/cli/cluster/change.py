@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import JsonValue
 
-from dtr.cli.cluster.asking import choose_existing, choose_leaving, list_replicas
+from dtr.cli.cluster.asking import choose_existing, choose_leaving, need_replicas
 from dtr.cli.cluster.following import carry_out, show_plan
 from dtr.cli.cluster.install import bring, tell_numbers
 from dtr.cli.cluster.options import (
@@ -59,9 +59,9 @@ def remove(
     without it. One whose machine is dead is removed through any that is healthy.
     """
     with connected(options) as client:
-        replicas = list_replicas(client)
+        replicas = need_replicas(client)
         existing = choose_existing(_others(replicas, replica_ids), existing_replica_id, options)
-        leaving = choose_leaving(replicas, replica_ids)
+        leaving = choose_leaving(replicas, replica_ids, variable="DTR_REMOVE_REPLICA_IDS")
         arguments: dict[str, JsonValue] = {
             "replica_ids": [*leaving],
             "existing_replica_id": existing,
@@ -159,10 +159,10 @@ def emergency_repair(
 
     Shows what each survivor has, drops those whose machines do not answer, and makes the one that
     you choose the primary. What only the lost ones had is lost. When UCP itself has lost its
-    majority, repair that first: ucp restore.
+    majority, repair that first: ucp emergency-repair.
     """
     with connected(options) as client:
-        replicas = list_replicas(client)
+        replicas = need_replicas(client)
         if not as_json:
             _show_survivors(replicas)
         chosen = _newest(replicas, existing_replica_id, options)

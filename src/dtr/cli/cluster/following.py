@@ -5,6 +5,7 @@ showing only; the same command again shows the rest.
 """
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,19 @@ _JUST_NOW_SECONDS: Final = 300.0
 _INTERRUPTED: Final = 130
 _CHOSEN_FOR_THE_USER: Final = frozenset({"replica_id", "existing_replica_id", "certificate_id"})
 """Arguments that a second run of the same command need not have in common with the first."""
+
+_OPTIONS: Final = {
+    "existing_replica_id": "--existing-replica-id",
+    "external_url": "--dtr-external-url",
+    "http_port": "--replica-http-port",
+    "https_port": "--replica-https-port",
+    "node": "--ucp-node",
+    "replica_id": "--replica-id",
+    "replica_ids": "--replica-ids",
+    "settings": "--setting",
+    "storage": "--storage",
+}
+_ARGUMENT: Final = re.compile(rf"(^|; )({'|'.join(_OPTIONS)})(?:\.\d+)?: ")
 
 Arguments = Mapping[str, JsonValue]
 
@@ -162,7 +176,12 @@ def _check(kind: str, arguments: Arguments) -> None:
     try:
         operations.checked(kind, arguments)
     except ApiError as error:
-        fail(f"{error}.".replace("..", "."))
+        fail(f"{_as_typed(str(error))}.".replace("..", "."))
+
+
+def _as_typed(problems: str) -> str:
+    """Return what is wrong with arguments, which are called as the options that were typed."""
+    return _ARGUMENT.sub(lambda found: f"{found[1]}{_OPTIONS[found[2]]}: ", problems)
 
 
 def _same(client: UcpClient, kind: str, arguments: Arguments) -> Operation | None:

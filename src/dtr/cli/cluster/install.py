@@ -249,8 +249,7 @@ def tell_numbers(done: Operation) -> None:
 def _last(replicas: list[dict[str, Any]], given: str | None) -> str:
     if given or not replicas:
         return given or ""
-
-    return choose_leaving(replicas, None)[0]
+    return choose_leaving(replicas, None, variable="DTR_DESTROY_REPLICA_ID")[0]
 
 
 def _tell_installed(done: Operation, token: str, address: str, *, as_json: bool) -> None:

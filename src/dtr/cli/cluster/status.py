@@ -2,24 +2,26 @@
 
 import sys
 import time
-from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from dtr.cli.terminal import JsonOption, show_json, time_of
-from dtr.cli.ucp.connection import ConnectionOptions, connected, takes_connection
-from dtr.ucp.client import UcpClient, UcpError
+from dtr.cli.cluster.rendering import console, rendered
+from dtr.cli.cluster.unanswered import UnansweredError, ask_for_status, fail_unanswered, shown_alone
+from dtr.cli.terminal import JsonOption, show_json
+from dtr.cli.ucp.connection import (
+    ConnectionOptions,
+    client_of,
+    takes_connection,
+    ucp_failures_as_sentences,
+)
+from dtr.ucp.client import UcpClient
 
 _REFRESH_SECONDS: Final = 2.0
-_PIPE_COLUMNS: Final = 10_000
-_KIB: Final = 1024
-
-Replica = dict[str, Any]
+_PATH: Final = "/dtr/status"
 
 
 @takes_connection
@@ -33,26 +35,32 @@ def status(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the cluster: replicas, roles, lag, disks, certificates, and what is wrong."""
-    with connected(options) as client:
+    """Show the cluster: replicas, roles, lag, disks, certificates, and what is wrong.
+
+    On a node whose controllers do not answer it shows what the node knows by itself, and ends with
+    status 1.
+    """
+    with ucp_failures_as_sentences(), client_of(options) as client:
         if not watch:
-            document = _show_once(client, as_json=as_json)
-            if check and _is_wrong(document):
-                raise typer.Exit(1)
+            _once(client, options, check=check, as_json=as_json)
             return
         try:
-            _watch(client, as_json=as_json)
+            _watch(client, options, as_json=as_json)
         except KeyboardInterrupt:
             return
 
 
-def _show_once(client: UcpClient, *, as_json: bool) -> dict[str, Any]:
-    document: dict[str, Any] = client.call("GET", "/dtr/status")
+def _once(client: UcpClient, options: ConnectionOptions, *, check: bool, as_json: bool) -> None:
+    try:
+        document = ask_for_status(client, options, _PATH)
+    except UnansweredError as error:
+        fail_unanswered(error, as_json=as_json)
     if as_json:
         show_json(document)
     else:
-        _console().print(rendered(document))
-    return document
+        console().print(rendered(document))
+    if check and _is_wrong(document):
+        raise typer.Exit(1)
 
 
 def _is_wrong(document: dict[str, Any]) -> bool:
@@ -60,146 +68,30 @@ def _is_wrong(document: dict[str, Any]) -> bool:
     return bool(issues) or not document["is_installed"]
 
 
-def _watch(client: UcpClient, *, as_json: bool) -> None:
+def _watch(client: UcpClient, options: ConnectionOptions, *, as_json: bool) -> None:
     """Show it every two seconds; a control plane that is away is said so and waited for."""
     if as_json or not sys.stdout.isatty():
         while True:
-            _show_once(client, as_json=as_json)
+            if as_json:
+                show_json(_document(client, options))
+            else:
+                console().print(_picture(client, options))
             time.sleep(_REFRESH_SECONDS)
-    with Live(console=_console(), screen=True, auto_refresh=False) as live:
-        shown: RenderableType = Text("Looking …")
+    with Live(Text("Looking …"), console=console(), screen=True, auto_refresh=False) as live:
         while True:
-            try:
-                shown = rendered(client.call("GET", "/dtr/status"))
-                live.update(shown, refresh=True)
-            except UcpError as error:
-                live.update(Group(Text(str(error), style="red"), shown), refresh=True)
+            live.update(_picture(client, options), refresh=True)
             time.sleep(_REFRESH_SECONDS)
 
 
-def rendered(document: dict[str, Any]) -> RenderableType:
-    """Return the status for people."""
-    if not document["is_installed"]:
-        return Text("DTR is not installed yet. Begin with dtr install.")
-    parts: list[RenderableType] = [_head(document), Text(), _replicas(document["replicas"])]
-    if document["balancers"]:
-        parts += [Text(), _balancers(document["balancers"])]
-    operation = document["operation"]
-    if operation is not None:
-        phase = " ".join(filter(None, (operation["phase"], operation["message"])))
-        parts += [Text(), Text(f"Running: {operation['kind']} ({operation['id']}): {phase}")]
-    parts += [Text(), *_issues(document["rethink_system_tables"]["current_issues"])]
-    return Group(*parts)
+def _document(client: UcpClient, options: ConnectionOptions) -> dict[str, Any]:
+    try:
+        return ask_for_status(client, options, _PATH)
+    except UnansweredError as error:
+        return error.shown()
 
 
-def _head(document: dict[str, Any]) -> Text:
-    still = document["failures_tolerated"]
-    count = sum(each["is_counted"] for each in document["replicas"])
-    managers = sum(each["phase"] == "voter" for each in document["managers"])
-    text = Text()
-    if document["is_writable"]:
-        text.append("Pushes and pulls work.", style="green")
-    else:
-        text.append("Pushes do not work now; pulls may.", style="bold red")
-    text.append(
-        f" May still fail: {still['replicas']} of {count} replicas, "
-        f"{still['managers']} of {managers} managers."
-    )
-    text.append(f"\nStorage: {document['storage']}. Version: {document['version']}.")
-    if document["external_url"]:
-        text.append(f" Address: {document['external_url']}.")
-    return text
-
-
-def _replicas(replicas: list[Replica]) -> Table:
-    columns: dict[str, Callable[[Replica], Any]] = {
-        "replica": lambda each: each["id"],
-        "node": lambda each: each["node"],
-        "role": lambda each: each["role"] or "-",
-        "phase": _phase,
-        "health": lambda each: "ok" if each["health"] == "OK" else "FAILED",
-        "lag": lambda each: size(each["lag_bytes"]),
-        "disk free": _disk,
-        "blobs": _blobs,
-        "version": lambda each: each["version"] or "-",
-        "certificate": lambda each: _day(each["certificate_expires_at"]),
-        "reported": _age,
-    }
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, no_wrap=True)
-    for each in replicas:
-        style = "" if each["health"] == "OK" else "red"
-        table.add_row(*(Text(str(value(each)), style=style) for value in columns.values()))
-    return table
-
-
-def _balancers(balancers: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("load balancer", "address", "state", "pool"):
-        table.add_column(name, no_wrap=True)
-    for each in balancers:
-        pool = " ".join(f"{name}:{state}" for name, state in each["pool"].items())
-        state = "ready" if each["is_ready"] else each["message"] or "not ready"
-        address = f"{each['address']}:{each['https_port']}"
-        table.add_row(Text(each["node"]), Text(address), Text(state), Text(pool or "-"))
-    return table
-
-
-def _issues(issues: list[dict[str, Any]]) -> list[Text]:
-    if not issues:
-        return [Text("Nothing is wrong.", style="green")]
-    lines = []
-    for each in issues:
-        mark, style = ("!! ", "bold red") if each["critical"] else ("!  ", "yellow")
-        lines.append(Text(mark, style=style).append(each["description"], style="default"))
-    return lines
-
-
-def _phase(each: Replica) -> str:
-    return str(each["phase"]) if each["is_counted"] else f"{each['phase']}, not counted"
-
-
-def _disk(each: Replica) -> str:
-    if not each["disk_total_bytes"]:
-        return "-"
-    share = each["disk_free_bytes"] / each["disk_total_bytes"]
-    return f"{size(each['disk_free_bytes'])} ({share:.0%})"
-
-
-def _blobs(each: Replica) -> str:
-    storage = each["storage"]
-    if storage is None:
-        return "-"
-    lacking = f", {storage['under_copied']} lack copies" if storage["under_copied"] else ""
-    return f"{storage['blobs']} ({size(storage['bytes'])}){lacking}"
-
-
-def _day(moment: float | None) -> str:
-    return (time_of(moment) or "-").partition(" ")[0]
-
-
-def _age(each: Replica) -> str:
-    age = each["report_age_seconds"]
-    return "never" if age is None else f"{age:.0f} s ago"
-
-
-def size(count: int | None) -> str:
-    """Return a number of bytes as people read it.
-
-    >>> size(0), size(1536), size(None)
-    ('0 B', '1.5 KiB', '-')
-    """
-    if count is None:
-        return "-"
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < _KIB:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= _KIB
-    return f"{value:.1f} TiB"
-
-
-def _console() -> Console:
-    # Into a pipe or a file nothing is cut to the width of a screen.
-    return Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+def _picture(client: UcpClient, options: ConnectionOptions) -> RenderableType:
+    try:
+        return rendered(ask_for_status(client, options, _PATH))
+    except UnansweredError as error:
+        return shown_alone(error)

@@ -2,17 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
+from dtr.cli.cluster.unanswered import UnansweredError, ask_for_status, fail_unanswered
 from dtr.cli.terminal import JsonOption, ask_password, show, show_json, time_of
 from dtr.cli.ucp.archive import refuse_terminal, write_archive
 from dtr.cli.ucp.connection import (
     ConnectionOptions,
     client_of,
-    connect,
     connected,
     takes_connection,
     ucp_failures_as_sentences,
@@ -20,11 +20,8 @@ from dtr.cli.ucp.connection import (
 from dtr.cli.ucp.nodes import show_nodes
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.authority import expires_at, fingerprint
-from dtr.ucp.client import UcpError
 
 tokens = typer.Typer(no_args_is_help=True)
-
-_NOBODY_DECIDES: Final = frozenset({0, 503})
 
 
 @tokens.command("show")
@@ -102,27 +99,22 @@ def status(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how the control plane is, what it still survives, and what to do about problems."""
-    with ucp_failures_as_sentences():
+    """Show how the control plane is, what it still survives, and what to do about problems.
+
+    On a node whose controllers do not answer it shows what the node knows by itself, and ends with
+    status 1.
+    """
+    with ucp_failures_as_sentences(), client_of(options) as client:
         try:
-            with connect(options) as client:
-                found = client.call("GET", "/status")
-        except UcpError as error:
-            if error.status not in _NOBODY_DECIDES:
-                raise
-            raise UcpError(f"{error}\n{_controllers(options)}") from None
+            found = ask_for_status(client, options, "/status")
+        except UnansweredError as error:
+            fail_unanswered(error, as_json=as_json)
     if as_json:
         show_json(found)
     else:
         _show_status(found)
     if check and found["problems"]:
         raise typer.Exit(1)
-
-
-def _controllers(options: ConnectionOptions) -> str:
-    """Return a line for each controller that is known here: without a majority that is all."""
-    with client_of(options) as client:
-        return "\n".join(f"- {address} {state}" for address, state in client.look().items())
 
 
 def _show_status(found: dict[str, Any]) -> None:

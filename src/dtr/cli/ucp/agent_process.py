@@ -5,6 +5,7 @@ from functools import partial
 
 from dtr.cli.terminal import fail
 from dtr.cluster.engines.balancer import BalancerComponent
+from dtr.cluster.engines.last_status import LastStatus
 from dtr.cluster.engines.replica import ReplicaComponent
 from dtr.server.logs import LogFormat
 from dtr.ucp.agent.port import Component, Controllers, NodeDirectory, Supervisor
@@ -35,4 +36,5 @@ def _components(
         ControllerComponent(directory, supervisor),
         ReplicaComponent(identity, directory, supervisor, controllers),
         BalancerComponent(identity, directory, supervisor, controllers),
+        LastStatus(directory, controllers),
     )

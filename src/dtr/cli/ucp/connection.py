@@ -113,6 +113,7 @@ UcpDataDirOption = Annotated[
     typer.Option(
         "--ucp-data-dir",
         envvar="UCP_DATA_DIR",
+        readable=False,  # whoever is not root may enter it, and not list it
         help="Where this machine is a node of UCP, if it is.",
         rich_help_panel="UCP",
     ),
@@ -178,12 +179,23 @@ def connect(options: ConnectionOptions) -> UcpClient:
     """
     client = client_of(options)
     try:
-        username = options.username or ask("ucp-username", "The UCP administrator username")
-        client.login(username, _password(options))
+        log_in(client, options)
     except BaseException:
         client.close()
         raise
     return client
+
+
+def log_in(client: UcpClient, options: ConnectionOptions) -> None:
+    """Begin a client's session, asking at a terminal for what is missing.
+
+    Raises:
+        UcpError: no controller answers, or the name and password are refused.
+        InvalidError: the password file cannot be used.
+
+    """
+    username = options.username or ask("ucp-username", "The UCP administrator username")
+    client.login(username, _password(options))
 
 
 @contextmanager
@@ -203,24 +215,30 @@ def ucp_failures_as_sentences() -> Iterator[None]:
 
 
 def ask(
-    name: str, description: str = "", *, default: str | None = None, hidden: bool = False
+    name: str,
+    description: str = "",
+    *,
+    default: str | None = None,
+    hidden: bool = False,
+    variable: str = "",
 ) -> str:
     """Ask at the terminal for an option that was not given: `name (description): `.
 
-    Without a terminal it fails, naming the option. Questions go to standard error, so that what a
+    Without a terminal it fails, naming the option and its environment variable, which is called as
+    the option is where nothing else is said. Questions go to standard error, so that what a
     script captures is the answer only.
     """
     if not sys.stdin.isatty():
-        _not_asked(name)
+        _not_asked(name, variable or name.upper().replace("-", "_"))
     text = f"{name} ({description})" if description else name
     return str(typer.prompt(text, default=default, hide_input=hidden, err=True)).strip()
 
 
-def _not_asked(name: str) -> NoReturn:
-    variable = name.upper().replace("-", "_")
-    how = f"Set {variable}, or name a file with --{name}-file."
+def _not_asked(name: str, variable: str) -> NoReturn:
+    file = f", or name a file with --{name}-file" if name.endswith(("password", "token")) else ""
+    how = f"Set {variable}{file}."
     if not name.endswith("password"):
-        how = f"Pass --{name}, or set {variable}."
+        how = f"Pass --{name}, or set {variable}{file}."
     fail(f"--{name} is needed, and there is no terminal to ask at. {how}")
 
 

@@ -22,6 +22,7 @@ from dtr.cli.ucp.checks import (
     check_ports,
     check_writable,
     note_missing_packages,
+    note_running_database,
 )
 from dtr.cli.ucp.connection import (
     DATA_DIRECTORY,
@@ -178,7 +179,9 @@ def _first_node(
     host_address: str | None, node_name: str | None, port: int, names: Sequence[str]
 ) -> FirstNode:
     address = host_address or ask(
-        "host-address", "The address of this machine at which the others reach it"
+        "host-address",
+        "The address of this machine at which the others reach it",
+        variable="UCP_HOST_ADDRESS",
     )
     return FirstNode(
         name=checked_name(node_name or own_name()),
@@ -194,6 +197,7 @@ def _check_machine(first: FirstNode) -> None:
     check_etcd()
     check_clock()
     note_missing_packages()
+    note_running_database()
 
 
 def _first_password(

@@ -19,6 +19,7 @@ from dtr.cli.ucp.checks import (
     check_ports,
     check_writable,
     note_missing_packages,
+    note_running_database,
 )
 from dtr.cli.ucp.connection import DATA_DIRECTORY, ask, ucp_failures_as_sentences
 from dtr.cli.ucp.options import (
@@ -100,7 +101,7 @@ def join(
     with ucp_failures_as_sentences():
         check_directory(directory)
         plan = JoinPlan(
-            address=address or ask("ucp-url", "The UCP URL including domain and port"),
+            address=address or _address(),
             token=Token.parse(_token(token, token_file)),
             host_address=host_address,
             name=checked_name(node_name or own_name()),
@@ -136,6 +137,7 @@ def join_node(directory: NodeDirectory, plan: JoinPlan) -> NodeIdentity:
             check_etcd()
             check_ports(host_address, (ETCD_CLIENT_PORT, ETCD_PEER_PORT))
         note_missing_packages()
+        note_running_database()
         if plan.creates_user:
             create_registry_user({})
         make_directories(directory)
@@ -220,12 +222,27 @@ def start_joined(directory: NodeDirectory, *, quiet: bool) -> None:
     )
 
 
+def _address() -> str:
+    """Ask for a controller; here it is an argument, and no option's name helps."""
+    if not sys.stdin.isatty():
+        raise UcpError(
+            "The address of a controller is needed, and there is no terminal to ask at.",
+            "Give it as in 'ucp join 10.0.0.1', or set UCP_URL.",
+        )
+    return ask("ucp-url", "The UCP URL including domain and port")
+
+
 def _token(token: str | None, token_file: Path | None) -> str:
     if token_file is not None:
         return read_password(token_file)
     if token == "-":  # noqa: S105 - a place, not a token
         return sys.stdin.readline()
-    return token or ask("token", "What 'ucp token show' prints on a manager", hidden=True)
+    return token or ask(
+        "token",
+        "What 'ucp token show' prints on a manager",
+        hidden=True,
+        variable="UCP_JOIN_TOKEN",
+    )
 
 
 def _kept_key(directory: NodeDirectory) -> str | None:

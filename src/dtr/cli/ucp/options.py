@@ -30,7 +30,12 @@ NodeNameOption = Annotated[
 ]
 DataDirOption = Annotated[
     Path,
-    typer.Option("--data-dir", envvar="UCP_DATA_DIR", help="Where UCP keeps everything."),
+    typer.Option(
+        "--data-dir",
+        envvar="UCP_DATA_DIR",
+        readable=False,  # a command says itself what it lacks: in a sentence
+        help="Where UCP keeps everything.",
+    ),
 ]
 PortOption = Annotated[
     int,

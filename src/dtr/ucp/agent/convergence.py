@@ -145,6 +145,12 @@ class Convergence:
         try:
             async with asyncio.timeout(self._limits.report_seconds):
                 answer = await progress.component.report()
+        except TimeoutError:
+            progress.report_problem = (
+                f"did not tell within {self._limits.report_seconds:g} s how it is. If that stays, "
+                "see whether the machine has too much to do, or a disk that hangs."
+            )
+            return name, None
         except Exception as error:  # noqa: BLE001 - one of many that report
             progress.report_problem = f"cannot tell how it is: {sentence(error)}"
             return name, None

@@ -20,6 +20,7 @@ from dtr.ucp.agent.condition import look
 from dtr.ucp.agent.controllers import HttpControllers
 from dtr.ucp.agent.convergence import Convergence, Limits
 from dtr.ucp.agent.kept import KeptWanted, RefusedError
+from dtr.ucp.agent.last_known import LastKnown, LastReport, last_report_file, recall
 from dtr.ucp.agent.port import Component, NodeDirectory
 from dtr.ucp.agent.probe import Prober
 from dtr.ucp.agent.renewal import Renewal
@@ -40,6 +41,8 @@ class AgentSettings:
 
     turn_seconds: float = 1
     report_seconds: float = 2
+    remember_seconds: float = 5
+    """Between two looks whether what is kept for the operator has changed."""
     poll_seconds: float = 30
     """How long a controller may keep a question; it answers after 20 s at the latest."""
     retry_seconds: float = 2
@@ -81,6 +84,9 @@ class Agent:
         self._convergence = Convergence(components, settings.limits)
         self._prober = Prober()
         self._renewal = Renewal(directory, identity.node_id, controllers, clock)
+        self._last_known = LastKnown(last_report_file(directory))
+        self._last: LastReport | None = None
+        self._heard_at = _last_heard_at(directory)
         self._wake = asyncio.Event()
         self._is_removed = self._kept.is_removed
         self._is_at_rest = False
@@ -99,6 +105,7 @@ class Agent:
                 ("follow", self._follow),
                 ("converge", self._converge),
                 ("report", self._report),
+                ("remember", self._remember),
                 ("renew", self._renew),
             )
         ]
@@ -241,13 +248,28 @@ class Agent:
         if not self._is_removed:
             report = await self.report()
             body = report.model_dump(mode="json")
+            silence = ""
             try:
                 await self._controllers.call("POST", "/agent/report", body)
+                self._heard_at = report.at
             except ApiError as error:
+                silence = str(error)
                 await self._be_refused(error)
             except UnavailableError as error:
-                _LOG.debug("a report was not heard", error=str(error))
+                silence = str(error)
+                _LOG.debug("a report was not heard", error=silence)
+            self._last = LastReport(report=report, heard_at=self._heard_at, silence=silence)
         return self._settings.report_seconds
+
+    async def _remember(self) -> float:
+        """Keep on the disk what was told last: `ucp status` shows it where no controller answers.
+
+        A task of its own, so that a disk that hangs keeps no report waiting.
+        """
+        if self._last is not None:
+            kept = self._last.model_dump(mode="json")
+            await asyncio.to_thread(self._last_known.keep, kept)
+        return self._settings.remember_seconds
 
     async def report(self) -> NodeReport:
         """Return how the node is now."""
@@ -280,3 +302,12 @@ class Agent:
         if self._is_removed or await self._renewal.turn():
             return self._settings.renewal_seconds
         return self._settings.renewal_retry_seconds
+
+
+def _last_heard_at(directory: NodeDirectory) -> float:
+    """Return when a controller last heard the agent that ran before this one."""
+    try:
+        kept = recall(last_report_file(directory))
+        return LastReport.model_validate(kept.document).heard_at if kept else 0
+    except (OSError, ValidationError):
+        return 0
