@@ -6,6 +6,7 @@ every push and every pull held, and everything that was pushed can be read from 
 
 import argparse
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -77,7 +78,7 @@ class _Performance:
         if self._interrupts.has_come:
             print("You ended it.", flush=True)
         else:
-            print(f"It came to nothing: {error}", file=sys.stderr)
+            print(f"It came to nothing: {_reason(error)}", file=sys.stderr)
         is_clean = self._has_left_nothing(keeps_logs=not self._interrupts.has_come)
         return _INTERRUPTED if self._interrupts.has_come and is_clean else 1
 
@@ -158,6 +159,12 @@ class _Performance:
         if not left:
             print("Everything is taken away: no namespace, process or mount is left.")
         return not left
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, subprocess.TimeoutExpired):  # whose own words are a long command
+        return f"the last step was given up after {error.timeout:.0f} s"
+    return str(error) or type(error).__name__
 
 
 def _print_step(step: StepSeen) -> None:

@@ -4,6 +4,8 @@ from tests.cluster.strikes import until_another_leads
 
 from demo.stage import Stage
 
+_PATIENCE_SECONDS = 900.0
+"""With the control plane, which says itself when it gives up: a busy computer is slow."""
 _LOOK_SECONDS = 8.0
 """For whoever watches to see how a cluster is that lacks a machine."""
 
@@ -39,7 +41,7 @@ def _join(stage: Stage) -> None:
     first = cluster.node_names[0]
     for name in cluster.node_names[1:]:
         with stage.step(f"{first}$ dtr join --ucp-node {name}"):
-            cluster.dtr("join", "--ucp-node", name)
+            cluster.dtr("join", "--ucp-node", name, seconds=_PATIENCE_SECONDS)
     with stage.step("three replicas, and any one may die"):
         cluster.until_whole()
         stage.until_more(3)
@@ -68,7 +70,7 @@ def _remove(stage: Stage) -> None:
     name, on = cluster.standbys()[-1], cluster.primary()
     ids = ("--existing-replica-id", cluster.replicas[on], "--replica-id", cluster.replicas[name])
     with stage.step(f"{on}$ dtr remove {' '.join(ids)}"):
-        cluster.dtr("remove", *ids, on=on)
+        cluster.dtr("remove", *ids, on=on, seconds=_PATIENCE_SECONDS)
     stage.until_more(3)
     stage.until_later(1)  # the last picture is of a quiet cluster
     stage.stop_clients()
