@@ -17,8 +17,8 @@ from dtr.ucp.authority import Authority
 
 pytestmark = pytest.mark.server
 
-FIRST, SECOND = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
-SECONDS = 30
+FIRST, SECOND, THIRD = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
+SECONDS = 90
 
 
 class Balanced:
@@ -123,6 +123,38 @@ async def test_a_replica_that_shows_a_foreign_certificate_gets_no_connection(
                 update={"web_certificate": certificate}
             )
             await balanced.pool_is(_aaaaaaaaaaaa="UP", _bbbbbbbbbbbb="UP")
+        finally:
+            await balanced.component.stop()
+
+
+async def test_no_new_connection_fails_while_one_replica_lives(
+    nodes: list[TestNode], authority: Authority, short_directory: Path
+) -> None:
+    """From the moment on in which two of three die; and a lone one that was down is tried, too."""
+    own, first, second = nodes
+    third = TestNode.create(authority, short_directory / "n4", "127.0.0.4", "n4")
+    port = free_port()
+    pool = (member(FIRST, first, port), member(SECOND, second, port), member(THIRD, third, port))
+    balanced = Balanced(own, authority, pool)
+
+    def names() -> set[str]:
+        found = set()
+        for _ in range(30):
+            fresh = balanced.connection()
+            found.add(name_at(fresh))
+            fresh.close()
+        return found
+
+    with serving(first, port) as one, serving(second, port) as two, serving(third, port) as three:
+        try:
+            await balanced.pool_is(_aaaaaaaaaaaa="UP", _bbbbbbbbbbbb="UP", _cccccccccccc="UP")
+            assert await asyncio.to_thread(names) == {"n2", "n3", "n4"}
+            one.die()
+            two.die()
+            assert await asyncio.to_thread(names) == {"n4"}
+            three.health = 503
+            await balanced.pool_is(_aaaaaaaaaaaa="DOWN", _bbbbbbbbbbbb="DOWN", _cccccccccccc="DOWN")
+            assert await asyncio.to_thread(names) == {"n4"}
         finally:
             await balanced.component.stop()
 

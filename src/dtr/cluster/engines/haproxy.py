@@ -14,8 +14,17 @@ from dtr.cluster.model import PoolMember
 
 HTTPS_BACKEND: Final = "registry"
 HTTP_BACKEND: Final = "redirect"
+LAST_RESORT: Final = "last-resort"
 
-_CHECKED: Final = "check inter 1s fastinter 500ms fall 3 rise 2 tcp-ut 10s"
+_CHECKED: Final = (
+    "check inter 1s fastinter 500ms fall 3 rise 2"
+    # Whom a connection does not reach is down at once: the connection goes to the next one, and
+    # with `leastconn` it would else come back to the dead, who have the fewest.
+    " observe layer4 error-limit 1 on-error mark-down"
+    " tcp-ut 10s"
+)
+# The limit of unacknowledged bytes, tcp-ut, also counts while a living peer does not read. So
+# clients have none, who may pause, and replicas not less than 10 s.
 # A replica whose check fails gets no new connection, and the running ones go on: it may be one
 # that drains, or that cannot write at the moment, while a long pull runs through it. Connections to
 # a machine that vanished without a word are ended by keepalive and tcp-ut, within about 10 s.
@@ -26,11 +35,12 @@ defaults
     option dontlognull
     option redispatch 1
     retries 3
-    timeout connect 2s
+    # Long enough for a first packet that is lost and sent again after a second.
+    timeout connect 1500ms
     timeout check 2s
     timeout queue 10s
-    # Bytes may pause for as long as a blob is hashed or a collection holds an upload; keepalive
-    # and tcp-ut find the dead.
+    # Bytes may pause for as long as a blob is hashed or a collection holds an upload; keepalive,
+    # and tcp-ut for replicas, find the dead.
     timeout client 1h
     timeout server 1h
     timeout client-fin 30s
@@ -73,6 +83,7 @@ def render(pool: Sequence[PoolMember], frontend: Frontend) -> str:
             _DEFAULTS,
             _https(pool, frontend),
             *([_http(pool, frontend)] if frontend.http_port else []),
+            _last_resort(pool),
         )
     )
 
@@ -92,7 +103,7 @@ def _global(frontend: Frontend) -> str:
 
 
 def _bind(frontend: Frontend, port: int) -> str:
-    return f"    bind {join_host(frontend.address, port)} tcp-ut 30s"
+    return f"    bind {join_host(frontend.address, port)}"
 
 
 def _https(pool: Sequence[PoolMember], frontend: Frontend) -> str:
@@ -104,6 +115,7 @@ def _https(pool: Sequence[PoolMember], frontend: Frontend) -> str:
         "    http-check send meth GET uri /health ver HTTP/1.1 hdr Host registry",
         "    http-check expect status 200",
         f"    default-server {_CHECKED} check-ssl verify required ca-file {frontend.ca}",
+        f"    use_backend {LAST_RESORT} if {{ nbsrv({HTTPS_BACKEND}) eq 0 }}",
     ]
     return "\n".join((*lines, *(_server(each, each.https_port) for each in pool))) + "\n"
 
@@ -119,6 +131,17 @@ def _http(pool: Sequence[PoolMember], frontend: Frontend) -> str:
         f"    default-server {_CHECKED}",
     ]
     return "\n".join((*lines, *(_server(each, each.http_port) for each in pool))) + "\n"
+
+
+def _last_resort(pool: Sequence[PoolMember]) -> str:
+    """Return where connections go while every replica is down: to any of them, unchecked.
+
+    When it was the balancer's own network that failed for a moment, they are served, and else a
+    replica says what is amiss better than a closed connection does.
+    """
+    taking = [each for each in pool if not each.is_draining] or pool
+    lines = [f"backend {LAST_RESORT}", "    balance roundrobin", "    default-server tcp-ut 10s"]
+    return "\n".join((*lines, *(_server(each, each.https_port) for each in taking))) + "\n"
 
 
 def _server(member: PoolMember, port: int) -> str:
