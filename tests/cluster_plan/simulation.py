@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import JsonValue
 from tests.cluster_plan.parts import Database, Killed, Machine, Users
+from tests.cluster_plan.promises import check_majority
 
 from dtr import __version__
 from dtr.cluster import model
@@ -53,7 +54,6 @@ _COPY_TICKS = 3
 _START_TICKS = 2
 _IDLE = 0.3
 _CATCHES_UP = 0.5
-_STRICT = 3
 
 
 class FaultyStore:
@@ -243,7 +243,7 @@ class Simulation:
     def check(self) -> None:
         """Hold the invariants against the store and the machines."""
         counted = [each for each in self.records() if each.is_counted]
-        config = self._object("config")
+        config = self.object_of_patroni("config")
         if counted and config and not self.gives_up_durability:
             assert config["synchronous_node_count"] >= len(counted) // 2
             assert config["synchronous_mode_strict"] or len(counted) < 3
@@ -306,7 +306,7 @@ class Simulation:
         """Hold that a majority of what counts has every acknowledged commit without a replica."""
         counted = {each.id for each in self.records() if each.is_counted}
         assert replica_id not in counted, "the data of a replica that counts is deleted"
-        running = [each for each in self._running() if each.id in counted]
+        running = [each for each in self.running() if each.id in counted]
         holders = [each for each in running if each.wal >= self.acknowledged]
         needed = min(len(counted) // 2 + 1, len(running))
         assert len(holders) >= needed, "commits are acknowledged by what is deleted"
@@ -399,12 +399,18 @@ class Simulation:
         entry = self.entries().get(f"{keys.PATRONI}leader")
         return entry.value.decode() if entry else ""
 
+    @property
+    def primary(self) -> Database | None:
+        """The database that runs as primary; None where none does."""
+        return next((each for each in self.running() if each.id == self.leader), None)
+
     def _databases(self) -> Iterator[Database]:
         for machine in self.machines.values():
             if machine.database is not None:
                 yield machine.database
 
-    def _running(self) -> list[Database]:
+    def running(self) -> list[Database]:
+        """Return the databases that run and have data."""
         return [each for each in self._databases() if each.is_running and each.has_data]
 
     async def _patroni(self) -> None:
@@ -436,17 +442,17 @@ class Simulation:
                 await self._set_leader(database.id)
 
     async def _lead(self) -> None:
-        holder = next((each for each in self._running() if each.id == self.leader), None)
+        holder = next((each for each in self.running() if each.id == self.leader), None)
         if holder is not None:
             self.leader_key_at = self.now
         elif self.leader and self.now - self.leader_key_at > LEASE_SECONDS:
             await self._drop(f"{keys.PATRONI}leader")
-        asked = self._object("failover") or {}
-        candidate = next((each for each in self._running() if each.id == asked.get("member")), None)
-        sync = self._object("sync") or {}
+        asked = self.object_of_patroni("failover") or {}
+        candidate = next((each for each in self.running() if each.id == asked.get("member")), None)
+        sync = self.object_of_patroni("sync") or {}
         voters = set(str(sync.get("sync_standby") or "").split(",")) - {""}
         if holder is not None and asked.get("leader") == holder.id:
-            able = [each for each in self._running() if each.id in voters and each.is_candidate]
+            able = [each for each in self.running() if each.id in voters and each.is_candidate]
             if not asked.get("member") and able:
                 candidate = self.random.choice(able)
             if candidate is not None and candidate in able:
@@ -465,7 +471,7 @@ class Simulation:
             await self._set_leader(candidate.id)
             return
         allowed = voters | {str(sync.get("leader", ""))}
-        seen = [each for each in self._running() if each.id in allowed or not sync]
+        seen = [each for each in self.running() if each.id in allowed or not sync]
         votes = len([each for each in seen if each.id in voters])
         is_old = any(each.id == sync.get("leader") for each in seen)
         able = [each for each in seen if each.is_candidate]
@@ -478,7 +484,7 @@ class Simulation:
 
     async def _stream(self) -> None:
         """Copy new databases, and let a random part of the standbys catch up."""
-        primary = next((each for each in self._running() if each.id == self.leader), None)
+        primary = self.primary
         if primary is None:
             return
         for machine in self.machines.values():
@@ -493,12 +499,12 @@ class Simulation:
                 database.wal = primary.wal
 
     async def _keep_voters(self) -> None:
-        primary = next((each for each in self._running() if each.id == self.leader), None)
-        config = self._object("config")
+        primary = self.primary
+        config = self.object_of_patroni("config")
         if primary is None or config is None:
             return
         wanted = int(config["synchronous_node_count"])
-        active = self._active(primary, wanted)
+        active = self.active(primary, wanted)
         number = min(wanted, len(active))
         await self._put(
             "sync",
@@ -509,49 +515,21 @@ class Simulation:
             },
         )
 
-    def _active(self, primary: Database, wanted: int) -> list[str]:
+    def active(self, primary: Database, wanted: int) -> list[str]:
         """Return who acknowledges; of those that may not take over no more than are lacking."""
-        able = [each for each in self._running() if each is not primary and each.is_voter_allowed]
+        able = [each for each in self.running() if each is not primary and each.is_voter_allowed]
         found = [each.id for each in able if each.is_candidate]
         others = [each.id for each in able if not each.is_candidate]
         return sorted([*found, *others[: max(0, wanted - len(found))]])
 
-    def check_one_more_may_die(self) -> None:
-        """Hold that, of more than a majority that live, any standby may die and writes go on.
-
-        Which is to say that a majority of what counts still acknowledges them, as soon as Patroni
-        has seen it.
-        """
-        counted = {each.id for each in self.records() if each.is_counted}
-        live = [each for each in self._running() if each.id in counted]
-        primary = next((each for each in self._running() if each.id == self.leader), None)
-        config, majority = self._object("config"), len(counted) // 2 + 1
-        if primary is None or config is None or len(live) <= majority:
-            return
-        wanted = int(config["synchronous_node_count"])
-        for dead in live:
-            if dead is not primary:
-                left = [each for each in self._active(primary, wanted) if each in counted]
-                takers = [each for each in left if each != dead.id]
-                both = min(wanted, len(takers)) + (primary.id in counted)
-                assert both >= majority, f"without {dead.id}, {takers} are too few of {counted}"
-
-    def _check_majority(self) -> None:
-        """Hold that a majority of what counts has acknowledged, as long as a majority lives."""
-        counted = {each.id for each in self.records() if each.is_counted}
-        majority = len(counted) // 2 + 1
-        live = [each for each in self._running() if each.id in counted]
-        if len(counted) >= _STRICT and len(live) >= majority and not self.gives_up_durability:
-            assert len(self.acknowledgers & counted) >= majority, "too few have acknowledged"
-
     def _commit(self) -> None:
         """Write something; it is acknowledged once as many standbys as are asked for have it."""
-        primary = next((each for each in self._running() if each.id == self.leader), None)
-        sync, config = self._object("sync") or {}, self._object("config")
+        primary = self.primary
+        sync, config = self.object_of_patroni("sync") or {}, self.object_of_patroni("config")
         if primary is None or config is None or sync.get("leader") != primary.id:
             return
         voters = [
-            each for each in self._running() if each.id in str(sync["sync_standby"]).split(",")
+            each for each in self.running() if each.id in str(sync["sync_standby"]).split(",")
         ]
         number = len(voters) - int(sync["quorum"])
         if number < (1 if config["synchronous_mode_strict"] else 0):
@@ -565,7 +543,7 @@ class Simulation:
             each.wal = primary.wal
         self.acknowledged = primary.wal
         self.acknowledgers = frozenset({primary.id, *(each.id for each in takers)})
-        self._check_majority()
+        check_majority(self)
 
     async def _set_leader(self, name: str) -> None:
         self.leader_key_at = self.now
@@ -575,14 +553,15 @@ class Simulation:
         else:
             self.acknowledged = database.wal
         await self.store.commit([Put(f"{keys.PATRONI}leader", name.encode())])
-        for each in self._running():
+        for each in self.running():
             each.wal = min(each.wal, database.wal)
 
     def _service(self, machine: Machine, name: str) -> dict[str, Any] | None:
         entry = self.entries().get(keys.service(machine.node.id, name))
         return json.loads(entry.value)["specification"] if entry else None
 
-    def _object(self, name: str) -> dict[str, Any] | None:
+    def object_of_patroni(self, name: str) -> dict[str, Any] | None:
+        """Return one of the documents that Patroni keeps; None where it is not there."""
         entry = self.entries().get(f"{keys.PATRONI}{name}")
         return json.loads(entry.value) if entry else None
 

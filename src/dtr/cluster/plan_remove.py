@@ -2,7 +2,9 @@
 
 Invariants: no data is deleted on a node before the cluster has acknowledged without it: it no
 longer acknowledges commits, those that stay have every commit and enough copies of every blob, and
-one of them is primary. Until then a failure or a wish to stop puts the replica back.
+one of them is primary. Until then a failure or a wish to stop puts the replica back. At every
+moment a majority of the replicas that count acknowledges each commit; and while more than a
+majority of them lives, any one may die and writes go on.
 """
 
 from typing import Final
@@ -30,6 +32,7 @@ from dtr.cluster.plan_majority import advice, summary
 from dtr.cluster.plan_primary import successors
 from dtr.cluster.plan_replica import (
     PRIMARY_SECONDS,
+    acknowledges,
     caught_up,
     count_in,
     count_out,
@@ -37,7 +40,7 @@ from dtr.cluster.plan_replica import (
     forget,
     of,
 )
-from dtr.cluster.view import ClusterView, illness
+from dtr.cluster.view import ClusterView, illness, is_streaming
 from dtr.ucp.model import Operation
 
 DRAIN_SECONDS: Final = 10.0
@@ -56,7 +59,7 @@ def remove_script(operation: Operation) -> Script:
             Step(f"draining {replica_id}", of(replica_id, _drain)),
             Step(f"copying the blobs of {replica_id}", of(replica_id, _copy_blobs)),
             Step(f"moving the primary away from {replica_id}", of(replica_id, _move_primary)),
-            Step(f"acknowledging without {replica_id}", of(replica_id, count_out)),
+            Step(f"acknowledging without {replica_id}", of(replica_id, _count_out)),
             Step(f"catching up without {replica_id}", of(replica_id, caught_up)),
             Step(f"deleting {replica_id}", of(replica_id, delete_data)),
             Step(f"forgetting {replica_id}", of(replica_id, forget)),
@@ -185,11 +188,45 @@ def _move_primary(context: Context, replica: Replica) -> Outcome:
         )
     if not leader:
         return Wait("for a failover")
-    candidates = successors(view, replica.id, context.now)
-    if view.patroni.is_switching or not candidates:
-        return Wait("for the primary to move" if candidates else "for a standby that has all")
-    chosen = candidates[0].id
-    return Act((AskSwitchover(leader, chosen),), f"the primary moves to {chosen}")
+    able = successors(view, replica.id, context.now)
+    if view.patroni.is_switching or not able:
+        return Wait("for the primary to move" if able else "for a standby that has all")
+    # Nobody is named. Should the primary die before it has handed over, Patroni would promote whom
+    # is named without a look at who has more; unnamed, whoever has every commit takes over.
+    return Act((AskSwitchover(leader, ""),), "the primary moves")
+
+
+def _count_out(context: Context, replica: Replica) -> Outcome:
+    """Count a replica no longer, once those that stay can acknowledge commits without it.
+
+    Until then it acknowledges with them, and may become the primary again by a failover.
+    """
+    steps: tuple[StepFunction, ...] = (of(replica.id, count_out),)
+    if replica.is_counted:
+        steps = (of(replica.id, _move_primary), of(replica.id, _enough_stay), *steps)
+    return sequence(*steps)(context)
+
+
+def _enough_stay(context: Context, replica: Replica) -> Outcome:
+    """Wait until a majority of those that stay acknowledges; one that gives nothing may go."""
+    view = context.view
+    if context.is_set("force") or not acknowledges(view, replica):
+        return Done()
+    staying = [each for each in view.counted if each.id != replica.id]
+    able = [
+        each
+        for each in staying
+        if acknowledges(view, each) and is_streaming(view, each, context.now)
+    ]
+    needed = len(staying) // 2 + 1
+    if len(able) >= needed:
+        return Done()
+    if context.waited > PRIMARY_SECONDS:
+        return Fail(
+            f"Of the {len(staying)} replicas that stay, {len(able)} acknowledge commits, and "
+            f"{needed} must. Make them healthy, or remove first those that are not."
+        )
+    return Wait(f"for {needed} of the {len(staying)} that stay to acknowledge commits")
 
 
 def _put_back(context: Context, replica: Replica) -> Outcome:
