@@ -118,6 +118,17 @@ def test_a_port_that_is_taken_is_named_before_anything_is_written(data: Path, po
     assert not data.exists()
 
 
+def test_an_etcd_that_runs_at_loopback_is_in_the_way(data: Path) -> None:
+    """As Debian's does from its installation on: UCP's own listens there besides its address."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 2379))
+        taken.listen()
+        message = Ucp().fails(*install(data))
+    assert "127.0.0.1 at port 2379" in message
+    assert "systemctl disable --now etcd" in message
+    assert not data.exists()
+
+
 @pytest.mark.parametrize("address", ["203.0.113.77", "fd00::203:113:77", "::ffff"])
 def test_an_address_of_another_machine_is_refused(data: Path, address: str) -> None:
     """It is what all others would try to reach."""

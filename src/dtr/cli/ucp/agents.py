@@ -90,6 +90,12 @@ def start_agent_until(
     is_alive = start_agent(directory)
     if wait_for(lambda: is_ready() or not is_alive(), seconds) and is_ready():
         return
+    if _SYSTEMD.is_dir():  # which starts it again by itself
+        raise UcpError(
+            failure,
+            f"Look at 'journalctl -u ucp-agent' and the logs in {directory.logs}, and mend it. The "
+            "agent goes on trying; 'ucp uninstall' undoes all.",
+        )
     tail = _log_tail(directory)
     raise UcpError(
         failure,

@@ -13,8 +13,10 @@ from typing import Final
 import typer
 
 from dtr.cluster.engines.programs import ProgramsMissingError, find_programs
+from dtr.cluster.model import DATABASE_PORT
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.client import UcpError
+from dtr.ucp.model import ETCD_CLIENT_PORT
 
 _PROGRAM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VERSION: Final = re.compile(r"etcd Version: (\d+)\.(\d+)\.(\d+)")
@@ -23,6 +25,7 @@ _LOSING_DATA: Final = ((3, 5, 0), (3, 5, 2))
 _RELEASED: Final = datetime(2025, 1, 1, tzinfo=UTC)
 _MOST_SKEW_SECONDS: Final = 60.0
 _PROGRAM_SECONDS: Final = 20
+_LOOPBACK: Final = "127.0.0.1"
 _NO_DATABASE: Final = Path("/nonexistent")
 _INSTALL: Final = "apt-get install"
 _ETCD_PACKAGE: Final = "etcd-server"
@@ -88,26 +91,47 @@ def check_address(address: str) -> None:
 
 
 def check_ports(address: str, ports: Sequence[int]) -> None:
-    """Refuse when somebody listens already where UCP will.
+    """Refuse when somebody listens already where UCP will: at its address, and etcd at loopback.
 
     Raises:
         UcpError: naming the ports.
 
     """
-    taken = []
-    for port in ports:
-        with _socket(address) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except OSError as error:
-                taken.append(f"{port} ({error.strerror})")
+    places = [(address, port) for port in ports]
+    if ETCD_CLIENT_PORT in ports and address != _LOOPBACK:
+        places.append((_LOOPBACK, ETCD_CLIENT_PORT))
+    taken = [
+        f"{where} at port {port} ({why})"
+        for where, port in places
+        if (why := _why_not(where, port))
+    ]
     if taken:
         raise UcpError(
-            f"UCP cannot listen on {address} at port {', '.join(taken)}.",
+            f"UCP cannot listen on {', '.join(taken)}.",
             "Stop what listens there ('ss -ltnp' shows it; Debian's etcd starts by itself: "
             "'systemctl disable --now etcd'), or choose another --controller-port.",
         )
+
+
+def note_running_database() -> None:
+    """Say that a database runs at the port of a replica's; a node may do without a replica."""
+    if _why_not(_LOOPBACK, DATABASE_PORT):
+        typer.echo(
+            f"Before this machine can host a replica, port {DATABASE_PORT} must be free. Debian's "
+            "PostgreSQL starts by itself: systemctl disable --now postgresql",
+            err=True,
+        )
+
+
+def _why_not(address: str, port: int) -> str:
+    """Return why nobody can listen there; empty where one can."""
+    with _socket(address) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
 
 
 def find_program(name: str) -> str | None:
