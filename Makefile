@@ -17,9 +17,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python3 -m pip --quiet --disable-pip-version-check --no-input
 ARGS ?=
 
-# What a real client, the official suite, an induced crash or a server of its own makes slow; with
-# several of those at once on one machine, deadlines would measure each other.
+# What starts servers or real clients is slow: `make check` leaves it out.
 FAST := not clients and not conformance and not crash and not server and not postgresql and not s3 and not outage and not etcd and not cluster
+# What kills and freezes under load, or measures, must have the machine to itself; the rest of what
+# is slow waits more than it computes, and runs side by side.
+ALONE := crash or outage or cluster or measuring
 
 ##@ Run
 .PHONY: serve
@@ -48,7 +50,8 @@ test: $(VENV)/dev ## install what the tests need, then run all that this machine
 	@status=0; $(MAKE) --no-print-directory lint || status=1; \
 		$(if $(ARGS),$(BIN)/python3 -m pytest $(ARGS) || status=1;, \
 		$(BIN)/python3 -m pytest -q -n auto -m '$(FAST)' || status=1; \
-		$(BIN)/python3 -m pytest -m 'not ($(FAST))' || status=1;) exit $$status
+		$(BIN)/python3 -m pytest -q -n auto --dist loadfile -m 'not ($(FAST)) and not ($(ALONE))' || status=1; \
+		$(BIN)/python3 -m pytest -m '$(ALONE)' || status=1;) exit $$status
 
 SECONDS_OF_RACES ?= 600
 soak: $(VENV)/dev ## what takes long, by night: kills and outages under load, random races

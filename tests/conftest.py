@@ -7,14 +7,38 @@ import pytest
 import structlog
 from tests.support.postgresql import RunningPostgresql, temporary_database
 from tests.support.seaweed import RunningS3
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from dtr.database import open_postgresql
 from dtr.testing.registry import make_registry
+
+DEPLOYMENTS = {"on_postgresql", "forgetful", "on_s3"} | {
+    *("node", "balanced", "balanced_s3", "on_replicated"),
+}
+"""What the HTTP suite runs against besides this process; see tests/http/conftest.py."""
 
 # A shell that starts the tests in the background has them ignore both, and so would the programs
 # that they start and mean to end by these.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+class ByServer(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives a worker all of a module, or of the HTTP suite all that runs against one deployment.
+
+    So each deployment of the suite is started by one worker only.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        module, _, test = nodeid.partition("::")
+        parameters = test.partition("[")[2].rstrip("]").split("-")
+        return next((each for each in parameters if each in DEPLOYMENTS), module)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByServer | None:
+    """Let `--dist loadfile` mean that."""
+    return ByServer(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)

@@ -105,7 +105,7 @@ async def forgetful(database_of_files: str, shared_directory: Path) -> AsyncIter
         shared_directory,
         stores,
         SETTINGS,
-        open_database=lambda: ForgetfulDatabase(database_of_files, wait_seconds=5),
+        open_database=lambda: ForgetfulDatabase(database_of_files, wait_seconds=30),
     )
     yield target
     await target.close()

@@ -14,7 +14,7 @@ from benchmarks.scale.measure import WORKS, Cost, Work, measure
 from benchmarks.scale.sizes import Scale
 from tests.support.postgresql import RunningPostgresql, temporary_database
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.server]
+pytestmark = [pytest.mark.postgresql, pytest.mark.server, pytest.mark.measuring]
 
 LEAST = replace(Scale().divided(1000), repositories=200)
 MORE = Scale().divided(50)

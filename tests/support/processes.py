@@ -112,7 +112,7 @@ class ProcessGroup:
                 start_new_session=True,
             )
 
-    def wait_until_ready(self, is_ready: Callable[[], bool], *, seconds: float = 30) -> None:
+    def wait_until_ready(self, is_ready: Callable[[], bool], *, seconds: float = 60) -> None:
         """Return once `is_ready` holds; fail with the end of the log when it never will."""
 
         def settled() -> bool:

@@ -15,7 +15,7 @@ from tests.support.processes import ROOT, ProcessGroup, free_port
 DTR = (sys.executable, "-m", "dtr")
 ADMIN = "admin"
 ADMIN_PASSWORD = "correct horse battery staple"
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 
 
 class RunningServer:
