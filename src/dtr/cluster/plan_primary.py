@@ -36,7 +36,9 @@ def off_full_disk(view: ClusterView, now: float) -> Decision | None:
     """Return how the primary leaves a machine whose disk is full; None where it may stay.
 
     PostgreSQL without room refuses writes and stays primary: to Patroni it is healthy. It moves
-    only to where there is plenty, so that it does not move back and forth between two full disks.
+    only if some machine has plenty of room, so that it does not move back and forth between full
+    ones. Which one takes over is Patroni's choice, by who has every commit; from one without room
+    it moves on.
     """
     primary = view.replica(view.patroni.leader)
     machine = view.machine_of(primary) if primary else None
@@ -44,14 +46,11 @@ def off_full_disk(view: ClusterView, now: float) -> Decision | None:
         return None
     if not view.is_fresh(machine, now) or _free_bytes(machine) >= CROWDED_BYTES:
         return None
-    for successor in successors(view, primary.id, now):
-        place = view.machine_of(successor)
-        if place is not None and _free_bytes(place) >= LEAST_FREE_BYTES:
-            return Decision(
-                (AskSwitchover(primary.id, successor.id),),
-                f"the primary moves to {place.node.name}: the disk of {machine.node.name} is full",
-            )
-    return None
+    places = (view.machine_of(each) for each in successors(view, primary.id, now))
+    if not any(place and _free_bytes(place) >= LEAST_FREE_BYTES for place in places):
+        return None
+    reason = f"the primary moves: the disk of {machine.node.name} is full"
+    return Decision((AskSwitchover(primary.id, ""),), reason)
 
 
 def _free_bytes(machine: Machine) -> int:
