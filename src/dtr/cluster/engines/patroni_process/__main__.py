@@ -16,8 +16,8 @@ from http.server import HTTPServer
 from threading import Thread
 from typing import Any, Final
 
-from patroni.__main__ import main  # type: ignore[import-untyped]
-from patroni.api import RestApiServer  # type: ignore[import-untyped]
+from patroni.__main__ import main
+from patroni.api import RestApiServer
 
 _SILENCE_SECONDS: Final = 3.0
 
