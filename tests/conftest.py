@@ -36,6 +36,7 @@ class ByServer(LoadScopeScheduling):  # type: ignore[misc]
         return next((each for each in parameters if each in DEPLOYMENTS), module)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByServer | None:
     """Let `--dist loadfile` mean that."""
     return ByServer(config, log) if config.getoption("dist") == "loadfile" else None
