@@ -44,12 +44,12 @@ def test_a_cluster_of_ipv6_serves_and_outlives_its_primary(tmp_path: Path) -> No
         wait_until(lambda: _managers(cluster) == 3, "every node is a manager", seconds=120)
 
         images = [random_image(random.Random(number)) for number in range(2)]
-        _docker(cluster, "push", images[0])
+        _docker(cluster, "push", "before", images[0])
         primary = cluster.machines[cluster.primary()]
         primary.power_cut()
-        _docker(cluster, "push", images[1])
-        for image in images:
-            _docker(cluster, "pull", image)
+        _docker(cluster, "push", "after", images[1])
+        for tag, image in zip(("before", "after"), images, strict=True):
+            _docker(cluster, "pull", tag, image)
         primary.start()
         cluster.until_whole()
 
@@ -59,11 +59,11 @@ def _managers(cluster: RunningCluster) -> int:
     return sum(each["is_manager"] for each in json.loads(listed))
 
 
-def _docker(cluster: RunningCluster, what: str, image: Image) -> None:
+def _docker(cluster: RunningCluster, what: str, tag: str, image: Image) -> None:
     async def run() -> None:
         docker = Docker(cluster.url, ACCOUNT, Record(), cluster.http)
         try:
-            await (docker.push if what == "push" else docker.pull)("admin/image", "1", image)
+            await (docker.push if what == "push" else docker.pull)("admin/image", tag, image)
         finally:
             await docker.close()
 
