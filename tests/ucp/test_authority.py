@@ -130,7 +130,7 @@ def test_an_address_is_kept_in_one_form() -> None:
 @pytest.mark.parametrize("text", ["", "node1", "0.0.0.0", "::", "fe80::1%eth0", "ff02::1", "[::1]"])
 def test_an_address_that_others_cannot_reach_is_refused(text: str) -> None:
     """Before anything listens there."""
-    with pytest.raises(AuthorityError, match="no IP address|cannot reach"):
+    with pytest.raises(AuthorityError, match=r"no IP address|cannot reach"):
         checked_host_address(text)
 
 

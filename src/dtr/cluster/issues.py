@@ -94,6 +94,7 @@ def _majority(view: ClusterView, now: float) -> Iterator[Issue]:
 
 def _replicas(view: ClusterView, now: float) -> Iterator[Issue]:
     operation = current_operation(view)
+    healthy = sum(not illness(view, each, now) for each in view.counted)
     for each in view.replicas:
         info = {"replica": each.id, "node": view.name_of(each.node_id)}
         why = illness(view, each, now)
@@ -109,7 +110,7 @@ def _replicas(view: ClusterView, now: float) -> Iterator[Issue]:
                 "replica",
                 f"Replica {each.id} on {info['node']} is not healthy: {why}. Mend the machine, or "
                 f"replace it: dtr remove --replica-ids {each.id}, then dtr join.",
-                is_critical=len(view.counted) <= 2,  # noqa: PLR2004 - no failure is tolerated
+                is_critical=healthy <= len(view.counted) // 2 + 1,  # the next failure stops pushes
                 info=info,
             )
         if not each.is_counted and operation is None:

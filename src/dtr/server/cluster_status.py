@@ -18,7 +18,7 @@ from dtr.server.health import Health, Verdict
 from dtr.server.settings import ListenAddress
 
 _MOST_BYTES: Final = 16 * 2**20
-_RETRY: Final = "Look at the agent's log (journalctl -u ucp), and ask again in a minute."
+_RETRY: Final = "Look at the agent's log (journalctl -u ucp-agent), and ask again in a minute."
 
 
 class ClusterStatus:

@@ -123,7 +123,7 @@ def problems(view: View, now: float) -> list[str]:
     voters = [voter for voter in view.voters if voter.machine.is_voter]
     found = [
         f"etcd on {voter.machine.node.name} does not answer. Start that machine, or look at its "
-        f"log; if it is gone for good, remove it: ucp node rm {voter.machine.node.name}."
+        f"log; if it is gone for good, {_removal(voter.machine)}."
         for voter in voters
         if voter.status is None
     ]
@@ -162,6 +162,14 @@ def _problems_of_room(statuses: Sequence[EtcdStatus]) -> list[str]:
     return found
 
 
+def _removal(machine: Machine) -> str:
+    first = ""
+    if machine.services:
+        what = " and ".join(sorted(machine.services))
+        first = f"first its {what} ('dtr remove', 'dtr load-balancer remove'), then "
+    return f"remove {first or 'it: '}ucp node rm {machine.node.name}"
+
+
 def _problems_of(machine: Machine, now: float) -> list[str]:
     name, report = machine.node.name, machine.report
     if report is None:
@@ -169,7 +177,7 @@ def _problems_of(machine: Machine, now: float) -> list[str]:
     if machine.state(now) == "down":
         seconds = now - report.received_at
         what = f"{name} has not reported for {_duration(seconds)}. Start that machine or its agent;"
-        return [f"{what} if it is gone for good, remove it: ucp node rm {name}."]
+        return [f"{what} if it is gone for good, {_removal(machine)}."]
     found = [f"{name}: {problem}" for problem in report.problems]
     if 0 < report.certificate_expires_at < now + _EXPIRES_SOON:
         left = max(0.0, report.certificate_expires_at - now)
