@@ -3,6 +3,7 @@
 import json
 import re
 import ssl
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -255,7 +256,7 @@ class RunningCluster:
         """Give what `dtr status` shows, or why it shows nothing."""
         try:
             return self.dtr("status", "--ucp-insecure-tls", seconds=60)
-        except (CommandError, TimeoutError) as error:
+        except (CommandError, subprocess.TimeoutExpired) as error:
             return str(error)
 
     def _health_problem(self, name: str) -> str:

@@ -78,7 +78,7 @@ class Watch:
         """Return once there were so many more pushes and pulls."""
         self.cluster.client.call(self.load.until_more(count, seconds=seconds), seconds=seconds + 10)
 
-    def until_over(self, *, seconds: float = 150) -> float:
+    def until_over(self, *, seconds: float = 240) -> float:
         """Return once the cluster is whole again and clients work, and how long the first took."""
         took = self.cluster.until_whole(seconds=seconds)
         self.until_more(3)
