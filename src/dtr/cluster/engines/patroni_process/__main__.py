@@ -1,9 +1,12 @@
-"""Patroni, with a REST interface that nobody can keep from answering: `python -m … CONFIGURATION`.
+"""Patroni, with two things mended that a failover depends on: `python -m … CONFIGURATION`.
 
-Patroni 4.1 gives each connection a thread of a small pool, and waits for the TLS handshake without
-a limit. A handful of connections that say nothing, such as a port scanner's or those of a machine
-that vanished, keep all of them: then nobody is told that Patroni lives, neither other members at an
-election nor the agent, whose fence would end a healthy primary.
+It takes new hosts of etcd when it is told to read its configuration again: see `etcd_hosts`.
+
+And nobody can keep its REST interface from answering. Patroni 4.1 gives each connection a thread of
+a small pool, and waits for the TLS handshake without a limit. A handful of connections that say
+nothing, such as a port scanner's or those of a machine that vanished, keep all of them: then nobody
+is told that Patroni lives, neither other members at an election nor the agent, whose fence would
+end a healthy primary.
 
 So a connection that says nothing is let go after some seconds, and those of the machine itself,
 where the agent is, have threads of their own: whatever others do, the agent hears that Patroni
@@ -18,6 +21,8 @@ from typing import Any, Final
 
 from patroni.__main__ import main
 from patroni.api import RestApiServer
+
+from dtr.cluster.engines.patroni_process.etcd_hosts import follow_configured_hosts
 
 _SILENCE_SECONDS: Final = 3.0
 
@@ -44,4 +49,5 @@ if __name__ == "__main__":
     # Not a class of our own in its place: Patroni's methods look for their class by its name.
     RestApiServer.get_request = _get_request
     RestApiServer.process_request = _process_request
+    follow_configured_hosts()
     sys.exit(main())
