@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from tests.support.processes import wait_until
 from tests.support.replicas import (
     HASTY,
     HOST,
@@ -91,7 +92,11 @@ async def test_a_holder_that_dies_in_the_middle_of_an_upload_is_replaced(
     writer = await stores[0].begin(new_upload(), SHA256)
     await writer.append(CONTENT[: 5 << 20])
     await writer.append(CONTENT[5 << 20 : 6 << 20])
-    dead = next(each for each in replicas.machines[1:] if each.staged())
+    others_of_it = replicas.machines[1:]
+    await asyncio.to_thread(
+        wait_until, lambda: any(each.staged() for each in others_of_it), "another has a part"
+    )
+    dead = next(each for each in others_of_it if each.staged())
     await dead.stop()
     for start in range(6 << 20, len(CONTENT), 1 << 20):
         await writer.append(CONTENT[start : start + (1 << 20)])
