@@ -1,5 +1,6 @@
 """What tests of several rooms share: servers that are started once a session."""
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -43,9 +44,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByServe
 
 
 @pytest.fixture(autouse=True)
-def own_log() -> Iterator[None]:
-    """Undo what a command that ran in this process has made of the log."""
+def own_process() -> Iterator[None]:
+    """Undo what a command that ran in this process has made of the log and of the umask."""
+    umask = os.umask(0o022)
+    os.umask(umask)
     yield
+    os.umask(umask)
     structlog.reset_defaults()
 
 
