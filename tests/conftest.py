@@ -19,6 +19,9 @@ DEPLOYMENTS = {"on_postgresql", "forgetful", "on_s3"} | {
 }
 """What the HTTP suite runs against besides this process; see tests/http/conftest.py."""
 
+UMASK = os.umask(0o022)
+os.umask(UMASK)
+
 # A shell that starts the tests in the background has them ignore both, and so would the programs
 # that they start and mean to end by these.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,13 +46,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByServe
     return ByServer(config, log) if config.getoption("dist") == "loadfile" else None
 
 
+def pytest_collection_finish() -> None:
+    """Undo what the import of Patroni has made of the umask."""
+    os.umask(UMASK)
+
+
 @pytest.fixture(autouse=True)
 def own_process() -> Iterator[None]:
     """Undo what a command that ran in this process has made of the log and of the umask."""
-    umask = os.umask(0o022)
-    os.umask(umask)
     yield
-    os.umask(umask)
+    os.umask(UMASK)
     structlog.reset_defaults()
 
 

@@ -130,7 +130,9 @@ def _make_environment(environment: Path, packages: Path) -> None:
     _run(_BASE_PYTHON, "-m", "venv", "--clear", "--without-pip", environment)
     (site,) = environment.glob("lib/python3*/site-packages")
     (theirs,) = packages.glob("lib/python3*/site-packages")
-    (site / "packages.pth").write_text(f"{theirs}\n")
+    seen = site / "packages.pth"
+    seen.write_text(f"{theirs}\n")
+    seen.chmod(0o644)
     copy = site / "dtr"
     shutil.copytree(_SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     for path in (copy, *copy.rglob("*")):
