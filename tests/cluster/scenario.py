@@ -14,6 +14,9 @@ NOTHING = 2.5
 """Seconds without an answer that are none: all of a cluster on 2 cores is now and then as slow."""
 MACHINE_LOST = 30.0
 """Seconds without a primary, at most, when its machine is gone: its lock's 20, and an election."""
+STALE_READ = 7.0
+"""Seconds until a replica answers by what a standby knows: a request that was under way at the
+primary when that vanished is given up after 4 s, and asked again elsewhere."""
 PATIENCE = 10.0
 """Seconds that a reader waits where it is asked whether it is served, and not how soon."""
 
@@ -30,7 +33,7 @@ class Scenario:
     """Whether pushes must succeed all the while, and pulls of what was pushed a moment ago: with a
     majority gone, the copies that acknowledged it may be gone for as long.
     """
-    read_gap: float = NOTHING if IS_LONG else PATIENCE
+    read_gap: float = STALE_READ if IS_LONG else PATIENCE
     """How many seconds a replica that was not struck may be silent."""
     is_short: bool = False
 
