@@ -4,13 +4,14 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from tests.support.processes import ProcessGroup, group_exists, wait_until
 from tests.ucp.agent.conftest import QUICK, until
 
-from dtr.ucp.agent.leftovers import PidFile
+from dtr.ucp.agent.leftovers import PidFile, end_leftover
 from dtr.ucp.agent.port import NodeDirectory, ProcessSpecification
 from dtr.ucp.agent.supervisor import ProcessSupervisor
 
@@ -127,3 +128,20 @@ async def test_whoever_has_the_id_now_is_left_alone(open_path: Path) -> None:
         assert not other.is_running
     finally:
         other.kill()
+
+
+async def test_an_id_that_a_thread_has_now_keeps_nothing_from_starting(open_path: Path) -> None:
+    """Ids of threads and of processes are the same numbers, and all of them are used again."""
+    pid_file = open_path / "registry.pid"
+    may_end = threading.Event()
+    thread = threading.Thread(target=may_end.wait)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        PidFile.of(thread.native_id, signal.SIGTERM, 1).write(pid_file)
+        await end_leftover(pid_file)
+        assert not pid_file.exists()
+        assert thread.is_alive()
+    finally:
+        may_end.set()
+        thread.join()

@@ -6,6 +6,7 @@ agent started it, so that there is no pid file of it.
 """
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ import structlog
 
 _LOG = structlog.get_logger()
 _MAX_BYTES: Final = 4096
+_NO_PROCESS: Final = frozenset({errno.ESRCH, errno.EINVAL, errno.ENOENT})
+"""Nobody has the id; or a thread has, by which older kernels mean EINVAL and newer ones ENOENT."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -67,7 +70,9 @@ async def end_leftover(path: Path) -> None:
         return
     try:
         descriptor = os.pidfd_open(left.pid)
-    except ProcessLookupError:
+    except OSError as error:
+        if error.errno not in _NO_PROCESS:
+            raise
         _forget(path)
         return
     try:
