@@ -44,7 +44,14 @@ def test_no_running_connection_is_cut_for_a_failed_check() -> None:
     """A replica that cannot write at the moment still ends the pulls that run through it."""
     text = render(POOL.pool, Frontend(443, 80, ca="ca.crt"))
     assert "on-marked-down" not in text
-    assert "tcp-ut" in text
+
+
+def test_bytes_that_a_vanished_replica_does_not_acknowledge_end_its_connections() -> None:
+    """Of each server, since HAProxy 2.6 forgets `tcp-ut` where it stands in `default-server`."""
+    text = render(POOL.pool, Frontend(443, 80, ca="ca.crt"))
+    servers = [line.strip() for line in text.splitlines() if line.strip().startswith("server ")]
+    assert len(servers) == 3 * len(POOL.pool) - sum(each.is_draining for each in POOL.pool)
+    assert all("tcp-ut 10s" in line for line in servers)
 
 
 async def test_a_balancer_that_is_not_wanted_leaves_nothing(

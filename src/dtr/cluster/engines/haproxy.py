@@ -21,8 +21,9 @@ _CHECKED: Final = (
     # Whom a connection does not reach is down at once: the connection goes to the next one, and
     # with `leastconn` it would else come back to the dead, who have the fewest.
     " observe layer4 error-limit 1 on-error mark-down"
-    " tcp-ut 10s"
 )
+# Said of each server: HAProxy 2.6 takes it in `default-server`, and does nothing with it there.
+_UNACKNOWLEDGED: Final = "tcp-ut 10s"
 # The limit of unacknowledged bytes, tcp-ut, also counts while a living peer does not read. So
 # clients have none, who may pause, and replicas not less than 10 s.
 # A replica whose check fails gets no new connection, and the running ones go on: it may be one
@@ -140,10 +141,11 @@ def _last_resort(pool: Sequence[PoolMember]) -> str:
     replica says what is amiss better than a closed connection does.
     """
     taking = [each for each in pool if not each.is_draining] or pool
-    lines = [f"backend {LAST_RESORT}", "    balance roundrobin", "    default-server tcp-ut 10s"]
+    lines = [f"backend {LAST_RESORT}", "    balance roundrobin"]
     return "\n".join((*lines, *(_server(each, each.https_port) for each in taking))) + "\n"
 
 
 def _server(member: PoolMember, port: int) -> str:
     drained = " weight 0" if member.is_draining else ""
-    return f"    server {member.id} {join_host(member.address, port)}{drained}"
+    address = join_host(member.address, port)
+    return f"    server {member.id} {address}{drained} {_UNACKNOWLEDGED}"
