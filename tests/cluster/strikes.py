@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from tests.cluster.cluster import RunningCluster, holds
-from tests.support.machines import Direction, Machine
+from tests.support.machines import CommandError, Direction, Machine
 from tests.support.processes import wait_until
 
 Strike = Callable[[RunningCluster], list[str]]
@@ -193,14 +193,30 @@ def primary_is_removed_and_joins(cluster: RunningCluster) -> list[str]:
 
 
 def two_join_at_once(cluster: RunningCluster) -> list[str]:
-    """Remove two replicas; then two operators join one each at the same time."""
+    """Remove two replicas; then two operators join one each at the same time.
+
+    The second one is told that one change goes on at a time, and tries again.
+    """
     names = cluster.standbys()[:2]
     for name in names:
         cluster.remove(name)
     with ThreadPoolExecutor() as operators:
-        for joined in [operators.submit(cluster.join, name) for name in names]:
+        for joined in [operators.submit(_join_in_turn, cluster, name) for name in names]:
             joined.result()
     return names
+
+
+def _join_in_turn(cluster: RunningCluster, name: str) -> None:
+    def is_joined() -> bool:
+        try:
+            cluster.join(name)
+        except CommandError as error:
+            if "only one change of that kind may run at a time" not in str(error):
+                raise
+            return False
+        return True
+
+    wait_until(is_joined, f"{name} is joined", seconds=300)
 
 
 def _cut_off(cluster: RunningCluster, direction: Direction) -> list[str]:
