@@ -13,8 +13,8 @@ IS_LONG = os.environ.get("DTR_OUTAGES") == "all"
 NOTHING = 2.5
 """Seconds without an answer that are none: all of a cluster on 2 cores is now and then as slow."""
 MACHINE_LOST = 35.0
-"""Seconds without a primary, at most, when its machine is gone: its lock's 20, which begin anew when
-etcd's leader was there, too, with etcd's election before and Patroni's after them."""
+"""Seconds without a primary, at most, when its machine is gone: its lock's 20, which begin anew
+when etcd's leader was there, too, with etcd's election before and Patroni's after them."""
 STALE_READ = 7.0
 """Seconds until a replica answers by what a standby knows: a request that was under way at the
 primary when that vanished is given up after 4 s, and asked again elsewhere."""
