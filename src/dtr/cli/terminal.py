@@ -2,8 +2,10 @@
 
 import getpass
 import json
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -48,6 +50,19 @@ def ask_password(name: str, password_file: Path | None) -> str:
     if getpass.getpass("Again: ") != password:
         fail("The two passwords differ.")
     return password
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Keep Ctrl-C back until what is drawn on the terminal is whole.
+
+    A display of rich that is interrupted while it starts or stops cannot be stopped any more.
+    """
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from dtr.cli.terminal import fail, show_json
+from dtr.cli.terminal import drawing, fail, show_json
 from dtr.cluster import operations
 from dtr.ucp.api import ApiError
 from dtr.ucp.client import UcpClient, UcpError
@@ -109,6 +109,7 @@ class PhaseView:
         self._shown = 0
         self._begun = 0
 
+    @drawing()
     def show(self, operation: Operation) -> None:
         """Show what is new in an operation."""
         ended = [phase for phase in operation.phases if phase.ended_at is not None]
@@ -124,6 +125,7 @@ class PhaseView:
             self._begun = len(operation.phases)
             self._print(f"{last.name} …")
 
+    @drawing()
     def end(self) -> None:
         """Leave the terminal as it was."""
         if self._status is not None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from dtr.cli.cluster.rendering import console, rendered
 from dtr.cli.cluster.unanswered import UnansweredError, ask_for_status, fail_unanswered, shown_alone
-from dtr.cli.terminal import JsonOption, show_json
+from dtr.cli.terminal import JsonOption, drawing, show_json
 from dtr.cli.ucp.connection import (
     ConnectionOptions,
     client_of,
@@ -79,7 +79,9 @@ def _watch(client: UcpClient, options: ConnectionOptions, *, as_json: bool) -> N
             time.sleep(_REFRESH_SECONDS)
     with Live(Text("Looking …"), console=console(), screen=True, auto_refresh=False) as live:
         while True:
-            live.update(_picture(client, options), refresh=True)
+            picture = _picture(client, options)
+            with drawing():
+                live.update(picture, refresh=True)
             time.sleep(_REFRESH_SECONDS)
 
 
