@@ -58,11 +58,14 @@ def drawing() -> Iterator[None]:
 
     A display of rich that is interrupted while it starts or stops cannot be stopped any more.
     """
-    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    strikes: list[int] = []
+    earlier = signal.signal(signal.SIGINT, lambda number, _frame: strikes.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+        signal.signal(signal.SIGINT, earlier)
+        if strikes:
+            signal.raise_signal(signal.SIGINT)
 
 
 def confirm(question: str, *, yes: bool) -> None:
