@@ -308,11 +308,15 @@ def test_the_metrics_are_those_of_every_process(tmp_path: Path) -> None:
     with RunningServer(tmp_path, options=("--workers", "2")) as server:
         for _ in range(20):
             httpx.get(f"{server.url}/v2/", auth=server.admin, trust_env=False)
-        answer = httpx.get(f"{server.url}/metrics", auth=server.admin, trust_env=False)
-        counted = re.findall(
-            r'^dtr_http_requests_total\{.*route="/v2/".*\} (\S+)$', answer.text, re.MULTILINE
-        )
-        assert sum(map(float, counted)) == 20
+
+        def counted() -> float:
+            answer = httpx.get(f"{server.url}/metrics", auth=server.admin, trust_env=False)
+            line = r'^dtr_http_requests_total\{.*route="/v2/".*\} (\S+)$'
+            return sum(map(float, re.findall(line, answer.text, re.MULTILINE)))
+
+        # A request is counted when its answer has been sent: the last one may not be yet.
+        wait_until(lambda: counted() >= 20, "all are counted")
+        assert counted() == 20
 
 
 def test_the_containers_health_check_knows_a_well_server(tmp_path: Path) -> None:
