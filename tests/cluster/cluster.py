@@ -39,12 +39,15 @@ class RunningCluster:
         disk_bytes: int = 0,
         is_installed: bool = True,
         addresses: str = IPV4,
+        own_clocks: bool = False,
     ) -> None:
         self._directory = directory
         self.node_names = [f"node{number}" for number in range(1, replicas + spares + 1)]
         self._replica_names = self.node_names[:replicas]
         names = [*self.node_names, BALANCER, CLIENT]
-        self.machines = Machines(names, directory, disk_bytes=disk_bytes, addresses=addresses)
+        self.machines = Machines(
+            names, directory, disk_bytes=disk_bytes, addresses=addresses, own_clocks=own_clocks
+        )
         self._is_installed = is_installed
         self._stack = ExitStack()
 

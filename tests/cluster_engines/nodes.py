@@ -78,6 +78,7 @@ class FakeControllers:
     is_silent: bool = False
     calls: list[tuple[str, str, JsonValue]] = field(default_factory=list)
     status: JsonValue = None
+    now: float | None = None
 
     async def call(self, method: str, path: str, body: JsonValue = None) -> JsonValue:
         """Answer."""
@@ -86,6 +87,8 @@ class FakeControllers:
             raise UnavailableError("no controller answered")
         if path == "/dtr/status":
             return self.status
+        if path == "/agent/time":
+            return {"now": self.now}
         assert isinstance(body, dict)
         names = body["names"]
         assert isinstance(names, list)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import stat
+import time
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from dtr.cluster.engines.registry import Registry, SettingsRefusedError
 from dtr.cluster.engines.registry_settings import RegistryPlace, render, toml
 from dtr.cluster.model import ReplicaPhase
 from dtr.model.members import Member, Members, MembersFile
+from dtr.server.clock import read_correction
 from dtr.server.settings import Settings, load_settings
 from dtr.testing.supervisor import RecordingSupervisor
 from dtr.ucp.authority import Authority
@@ -168,6 +170,25 @@ async def test_the_status_is_kept_while_no_controller_answers(part: Part) -> Non
             await asyncio.sleep(0.01)
     await part.registry.end()
     assert json.loads(part.place.status.read_text()) == {"replicas": ["one"]}
+
+
+async def test_the_registry_is_told_by_how_much_its_machines_clock_is_wrong(part: Part) -> None:
+    """As far as most machines agree; else what was told before has its own time in it."""
+    await part.registry.converge(specification())
+    async with asyncio.timeout(10):
+        while not part.place.status.exists():  # noqa: ASYNC110 - a file
+            await asyncio.sleep(0.01)
+    await part.registry.end()
+    assert not part.place.clock.exists()
+    part.controllers.now = time.time() + 3600
+    await part.registry.converge(specification())
+    async with asyncio.timeout(10):
+        while not part.place.clock.exists():  # noqa: ASYNC110 - a file
+            await asyncio.sleep(0.01)
+    await part.registry.end()
+    correction = read_correction(part.place.clock)
+    assert correction is not None
+    assert 3590 < correction <= 3600
 
 
 async def test_a_registry_that_does_not_answer_is_not_healthy(part: Part) -> None:

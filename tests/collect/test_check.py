@@ -116,12 +116,12 @@ async def test_damage_is_told_with_every_repository(yard: Yard) -> None:
 
 
 async def test_orphan_files_go_when_they_are_old(yard: Yard) -> None:
-    """An hour is more than any push needs between its bytes and its row."""
+    """A day is more than any push needs between its bytes and its row, and than clocks err."""
     image, file = await pushed(yard)
     orphan = file.with_name(file.name + "x")
     orphan.write_bytes(b"left by a crash")
     assert await yard.check() == []
-    yard.clock.advance(3601)
+    yard.clock.advance(86_401)
     [finding] = await yard.check()
     assert (finding.severity, finding.repaired) == (Severity.GARBAGE, False)
     assert finding.subject.endswith(orphan.name)
@@ -137,7 +137,7 @@ async def test_orphan_uploads_go_when_they_are_old(yard: Yard) -> None:
     await yard.client.patch(location, content=b"some")
     orphan = yard.directory / "uploads" / "left-by-a-crash"
     orphan.write_bytes(b"staged")
-    yard.clock.advance(3601)
+    yard.clock.advance(86_401)
     [finding] = await yard.check(repair=True)
     assert (finding.what, finding.subject) == ("staged bytes without a session", orphan.name)
     assert [path.name in location for path in (yard.directory / "uploads").iterdir()] == [True]

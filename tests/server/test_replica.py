@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ async def test_the_status_file_is_a_report(tmp_path: Path, drivers: Drivers) -> 
 async def test_jobs_carry_the_replicas_id(drivers: Drivers, replicas: Replicas) -> None:
     """So that no other replica's runner takes them."""
     own = replicas.machines[0].id
-    jobs = replica_jobs(SETTINGS, drivers)
+    jobs = replica_jobs(SETTINGS, drivers, time.time)
     assert jobs is not None
     names = {kind.name for kind in jobs.bodies()}
     assert names == {f"copy-blobs-{own}", f"scrub-{own}"}
@@ -66,7 +67,7 @@ async def test_jobs_carry_the_replicas_id(drivers: Drivers, replicas: Replicas) 
 async def test_schedules_of_former_replicas_are_forgotten(drivers: Drivers) -> None:
     """They would be due for ever, and nobody would run them."""
     assert isinstance(drivers.store, ReplicatedBlobStore)
-    jobs = ReplicaJobs(SETTINGS, drivers.database, drivers.store)
+    jobs = ReplicaJobs(SETTINGS, drivers.database, drivers.store, time.time)
     former = [
         schedule.__class__(
             schedule.name.replace("000000000001", "00000000dead"),

@@ -55,7 +55,7 @@ async def sweep(state: RegistryState) -> list[str]:
 async def test_only_what_nobody_needs_is_swept(
     state: RegistryState, store: ObjectBlobStore
 ) -> None:
-    """An hour after the crash; sessions keep what they flushed, blobs keep their objects."""
+    """A day after the crash; sessions keep what they flushed, blobs keep their objects."""
     known = await push(store, b"known")
     blob = Blob(Digest.of(b"known"), 5, known)
     await state.database.write(records.store_blob, blob, 1e9)
@@ -71,7 +71,7 @@ async def test_only_what_nobody_needs_is_swept(
     dead_key = next(key for key in before if dead in key)
 
     assert await sweep(state) == []
-    state.clock.advance(3601)
+    state.clock.advance(86_401)
     assert await sweep(state) == sorted([lost, dead_key])
     assert set(await committed(store)) == set(before) - {lost, dead_key}
     assert await sweep(state) == []
@@ -88,7 +88,7 @@ async def test_parts_without_a_session_are_aborted(
         await writer.append(bytes(SMALL_BYTES))
 
     assert await sweep(state) == []
-    state.clock.advance(3601)
+    state.clock.advance(86_401)
     assert await sweep(state) == [dead]
     assert set(await staged(store)) == {session}
     for writer in writers:

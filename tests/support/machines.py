@@ -5,7 +5,8 @@ there believes that it is alone: it has `eth0`, `/var/lib/ucp`, `/run`, and proc
 at one. The kernel is the host's: a machine that dies takes its processes and their sockets along,
 but what was written to its disk without a flush survives; and all machines have the host's clock,
 which cannot be set for one of them (a kernel's time namespaces shift only the clocks that count
-from the start, not the time of day).
+from the start, not the time of day). Where a test asks for it, the C library of a machine's
+programs is misled instead (`wall_clock.c`).
 """
 
 import os
@@ -46,6 +47,13 @@ _BOOT = """\
 set -e
 hostname {name}
 mount -t tmpfs -o mode=755 tmpfs /run
+if [ -n "{clock}" ]; then
+	mkdir /run/clock
+	mount --bind {clock} /run/clock
+	cp -a /etc /run/etc
+	mount --bind /run/etc /etc
+	echo /run/clock/wall_clock.so >/etc/ld.so.preload
+fi
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /var/lib
 mkdir {data} /run/home
@@ -119,6 +127,7 @@ class Machine:
         directory: Path,
         network: Network,
         disk: Disk,
+        clock: Path | None = None,
     ) -> None:
         self.name = name
         self.address = address
@@ -128,6 +137,7 @@ class Machine:
         self.namespace = network.plug_in(name, address)
         self._network = network
         self._programs = programs
+        self._clock = clock
         self._holder: subprocess.Popen[bytes] | None = None
         self._agent: subprocess.Popen[bytes] | None = None
         self._init = 0
@@ -155,7 +165,11 @@ class Machine:
             raise RuntimeError(f"{self.name} is on")
         self.heal()
         script = _BOOT.format(
-            name=self.name, data=DATA, disk=self.disk.path, directory=self.directory.parent
+            name=self.name,
+            data=DATA,
+            disk=self.disk.path,
+            directory=self.directory.parent,
+            clock=self._clock or "",
         )
         into = ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/run/netns/{self.namespace}"]
         own = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL"]
@@ -206,6 +220,13 @@ class Machine:
         script = self.directory / "keep-agent"
         script.write_text(_KEEP_AGENT)
         self._agent = self.begin(["sh", script], log=self.directory / "agent.log")
+
+    def set_clock(self, ahead_seconds: int) -> None:
+        """Set the time of day, which jumps, to so far ahead of the host's."""
+        if self._clock is None:
+            raise RuntimeError(f"{self.name} has the host's clock")
+        with (self._clock / "ahead").open("r+b") as file:
+            file.write(ahead_seconds.to_bytes(8, "little", signed=True))
 
     # --- the network ---------------------------------------------------------------------------
 
@@ -360,12 +381,17 @@ class Machines:
         *,
         disk_bytes: int = 0,
         addresses: str = IPV4,
+        own_clocks: bool = False,
     ) -> None:
-        """`addresses` is what each address begins with; a number follows."""
+        """`addresses` is what each address begins with; a number follows.
+
+        With `own_clocks` the time of day of each machine can be set.
+        """
         self._names = names
         self._addresses = addresses
         self._directory = directory / "machines"
         self._disk_bytes = disk_bytes
+        self._own_clocks = own_clocks
         self._machines: dict[str, Machine] = {}
         self._network = Network()
         self._programs = Path()
@@ -417,6 +443,7 @@ class Machines:
                 directory=self._directory,
                 network=self._network,
                 disk=disk,
+                clock=_own_clock(self._directory / f"{name}-clock") if self._own_clocks else None,
             )
             stack.callback(self._remove, machine)
             self._machines[name] = machine
@@ -433,3 +460,14 @@ class Machines:
             shutil.copytree(logs, machine.directory / "log", dirs_exist_ok=True)
         for path in machine.disk.path.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _own_clock(directory: Path) -> Path:
+    """Make a directory with a clock that can be set, and what makes programs go by it."""
+    directory.mkdir()
+    (directory / "ahead").write_bytes(bytes(8))
+    source = Path(__file__).with_name("wall_clock.c")
+    options = ["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror"]
+    built = directory / "wall_clock.so"
+    subprocess.run([requires("cc"), *options, "-o", built, source], check=True)
+    return directory

@@ -46,6 +46,15 @@ def test_an_agent_gets_what_its_own_node_is_to_run(plane: ControlPlane, node: Jo
     assert "PRIVATE KEY" not in answer.text
 
 
+def test_an_agent_is_told_what_time_it_is(plane: ControlPlane, node: Joined) -> None:
+    """By most machines: so its own can be corrected; nobody else asks a controller for that."""
+    plane.now = 1_800_000_000.0
+    with plane.http(node) as http:
+        assert http.get(f"{PREFIX}/agent/time").json() == {"now": 1_800_000_000.0}
+    with plane.http() as http:
+        assert http.get(f"{PREFIX}/agent/time").status_code == 401
+
+
 def test_an_agent_that_waits_hears_of_a_change_at_once(plane: ControlPlane, node: Joined) -> None:
     """It does not ask again and again."""
     with plane.http(node) as http:

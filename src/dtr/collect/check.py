@@ -19,7 +19,7 @@ from dtr.registry import records as registry
 from dtr.storage import BlobStore, StoredBlob
 
 _PAGE = 500
-_YOUNG_SECONDS = 3600
+_YOUNG_SECONDS = 86400  # no upload takes so long between storage and metadata, no clock errs so
 # What was accepted under other limits is still to be checked.
 _ANY_SIZE = Limits(references=2**31, json_nesting=512)
 
@@ -72,7 +72,7 @@ class Checker:
             yield finding
 
     async def garbage(self) -> AsyncIterator[Finding]:
-        """Yield bytes that no metadata knows, older than an hour: no upload is still on its way."""
+        """Yield bytes that no metadata knows, older than a day: no upload is still on its way."""
         page: list[StoredBlob] = []
         async for stored in self._store.walk():
             if self._clock() - stored.modified_at >= self._young_seconds:

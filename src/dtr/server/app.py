@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from dtr.registry.counters import PullCounter
 from dtr.registry.records import STORAGE_IN_USE
 from dtr.registry.routes import registry_routes
 from dtr.server.application import Application
+from dtr.server.clock import open_clock
 from dtr.server.cluster_status import ClusterStatus
 from dtr.server.drivers import Drivers
 from dtr.server.health import Check, Health
@@ -47,10 +47,12 @@ def build_application(
     metrics: Metrics,
     *,
     ca_certificate: Path | None = None,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
     on_served: Callable[[], None] | None = None,
 ) -> Application:
     """Return the application on `drivers`; `on_served` is called when requests can come."""
+    own_clock = open_clock(settings.cluster.clock_file)
+    clock = clock or own_clock
     database, store = drivers.database, drivers.store
     auth = auth_settings(settings)
     proxies = Proxies(settings.server.trusted_proxies)
@@ -70,7 +72,7 @@ def build_application(
     )
     tokens = TokenEndpoint(database, identity, keys, gate, auth, proxies, clock=clock)
     health = Health(_checks(drivers, keys), drain_file=settings.cluster.drain_file)
-    status = ClusterStatus(settings.cluster.status_file, health, settings.server.listen)
+    status = ClusterStatus(settings.cluster.status_file, health, settings.server.listen, clock)
     system = System(database, health, status, metrics, ca_certificate=ca_certificate)
     used_tokens = UsedTokens(database, identity)
 
@@ -103,7 +105,7 @@ def build_application(
         idle_seconds=settings.server.body_idle_seconds,
         url_bytes=settings.limits.url_bytes,
         header_bytes=settings.limits.header_bytes,
-        background=[used_tokens.run, pulls.run, keys.follow, health.follow, tell],
+        background=[own_clock.follow, used_tokens.run, pulls.run, keys.follow, health.follow, tell],
         closers=[close],
     )
 

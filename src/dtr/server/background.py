@@ -5,7 +5,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,7 @@ from dtr.jobs import (
 )
 from dtr.jobs.records import CHANNEL
 from dtr.server.app import collect_settings
+from dtr.server.clock import open_clock
 from dtr.server.drivers import Drivers, open_drivers
 from dtr.server.logs import configure_logging
 from dtr.server.metrics import Metrics
@@ -70,18 +71,21 @@ async def _run(settings: Settings, directory: Path) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
     drivers = open_drivers(settings, directory, metrics)
+    clock = open_clock(settings.cluster.clock_file)
     name = runner_name()
-    replica = replica_jobs(settings, drivers)
+    replica = replica_jobs(settings, drivers, clock)
     runner = Runner(
         drivers.database,
-        {**bodies(settings, drivers, metrics), **(replica.bodies() if replica else {})},
+        {**bodies(settings, drivers, metrics, clock), **(replica.bodies() if replica else {})},
         [*schedules(settings), *(replica.schedules() if replica else ())],
         runner_settings(settings),
         name=name,
         predecessor=succeed(directory / "run" / "runner", name),
         observe=metrics.job,
+        clock=clock,
     )
     beside = [
+        asyncio.create_task(clock.follow(), name="clock"),
         asyncio.create_task(_listen(drivers.database, runner), name="job listener"),
         asyncio.create_task(report_storage(settings, drivers, directory), name="storage status"),
     ]
@@ -145,9 +149,11 @@ def runner_settings(settings: Settings) -> RunnerSettings:
     )
 
 
-def bodies(settings: Settings, drivers: Drivers, metrics: Metrics) -> Mapping[JobKind, Body]:
+def bodies(
+    settings: Settings, drivers: Drivers, metrics: Metrics, clock: Callable[[], float]
+) -> Mapping[JobKind, Body]:
     """Return what each kind of job does."""
-    background = Background(settings, drivers, metrics)
+    background = Background(settings, drivers, metrics, clock)
     return {
         COLLECT: background.collect,
         FSCK: background.fsck,
@@ -160,16 +166,22 @@ def bodies(settings: Settings, drivers: Drivers, metrics: Metrics) -> Mapping[Jo
 class Background:
     """The jobs' bodies."""
 
-    def __init__(self, settings: Settings, drivers: Drivers, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, drivers: Drivers, metrics: Metrics, clock: Callable[[], float]
+    ) -> None:
         self._settings = settings
         self._drivers = drivers
         self._metrics = metrics
+        self._clock = clock
 
     async def collect(self, context: JobContext) -> None:
         """Collect what is due."""
         started = time.perf_counter()
         collector = Collector(
-            self._drivers.database, self._drivers.store, collect_settings(self._settings)
+            self._drivers.database,
+            self._drivers.store,
+            collect_settings(self._settings),
+            clock=self._clock,
         )
 
         def progress(done: Collected) -> None:
@@ -195,13 +207,16 @@ class Background:
             self._drivers.store,
             repair=bool(context.parameters.get("repair")),
             verify=bool(context.parameters.get("verify")),
+            clock=self._clock,
         )
         async for _ in checked(checker, context):
             pass
 
     async def sweep(self, context: JobContext) -> None:
         """Delete what crashes left behind in storage."""
-        checker = Checker(self._drivers.database, self._drivers.store, repair=True)
+        checker = Checker(
+            self._drivers.database, self._drivers.store, repair=True, clock=self._clock
+        )
         count = 0
         async for finding in checker.garbage():
             count += 1
@@ -214,7 +229,7 @@ class Background:
         auth = self._settings.auth
         is_new = await self._drivers.database.write(
             rotate_key,
-            time.time(),
+            self._clock(),
             rotation_seconds=auth.key_rotation_seconds,
             token_seconds=auth.token_seconds,
         )
@@ -223,7 +238,7 @@ class Background:
 
     async def clean_accounts(self, context: JobContext) -> None:
         """Forget expired tokens, keys and failed logins."""
-        now = time.time()
+        now = self._clock()
         before = now - self._settings.auth.failed_login_delay_max_seconds - _CLEAN_SECONDS
         count = await self._drivers.database.write(
             remove_expired, now, forget_failures_before=before

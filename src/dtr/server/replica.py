@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -76,8 +76,15 @@ async def _serve_peers(settings: Settings, directory: Path) -> None:
 class ReplicaJobs:
     """Jobs of this replica's own disk: their kinds carry its id, so nobody else runs them."""
 
-    def __init__(self, settings: Settings, database: Database, store: ReplicatedBlobStore) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        store: ReplicatedBlobStore,
+        clock: Callable[[], float],
+    ) -> None:
         self._settings = settings
+        self._clock = clock
         self._database = database
         self._store = store
         own = store.members.own_id
@@ -111,14 +118,17 @@ class ReplicaJobs:
 
         await self.forget_former()
         copies = self._settings.storage.copies
-        await Copier(self._database, self._store, copies=copies).run(_COPY_SECONDS, progress)
+        copier = Copier(self._database, self._store, copies=copies, clock=self._clock)
+        await copier.run(_COPY_SECONDS, progress)
 
     async def _scrub_blobs(self, context: JobContext) -> None:
         def progress(done: Scrubbed) -> None:
             context.progress(str(done))
 
         interval = self._settings.storage.scrub_interval_seconds
-        scrubber = Scrubber(self._database, self._store, interval_seconds=interval)
+        scrubber = Scrubber(
+            self._database, self._store, interval_seconds=interval, clock=self._clock
+        )
         await scrubber.run(progress, lambda sentence: context.log(sentence, "error"))
 
 
@@ -130,10 +140,12 @@ def _forget_former(writer: Writer, members: Collection[str]) -> None:
         schedules.remove(writer, former)
 
 
-def replica_jobs(settings: Settings, drivers: Drivers) -> ReplicaJobs | None:
+def replica_jobs(
+    settings: Settings, drivers: Drivers, clock: Callable[[], float]
+) -> ReplicaJobs | None:
     """Return the jobs of this replica's disk; None where blobs are not on it."""
     if isinstance(drivers.store, ReplicatedBlobStore):
-        return ReplicaJobs(settings, drivers.database, drivers.store)
+        return ReplicaJobs(settings, drivers.database, drivers.store, clock)
     return None
 
 

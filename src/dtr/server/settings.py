@@ -410,6 +410,8 @@ class ClusterSettings(_Section):
     """Where other replicas ask for blobs, over mutual TLS (with storage.url = replicated:)."""
     status_file: _OptionalPath = None
     """What /api/v0/meta/cluster_status answers with; the node's agent keeps it current."""
+    clock_file: _OptionalPath = None
+    """By how much this machine's clock is wrong; the node's agent keeps it current."""
     drain_file: _OptionalPath = None
     """While this file is there, /health answers 503: balancers leave this replica alone."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import time
 from functools import partial
 from hashlib import sha256
 from typing import Final
@@ -16,6 +17,7 @@ from dtr.cluster.engines.web_certificate import Pair, WebCertificate, read_pair
 from dtr.cluster.model import ReplicaPhase, ReplicaSpecification, StorageReport
 from dtr.model.errors import RegistryError, UnavailableError
 from dtr.model.members import Members
+from dtr.server.clock import written_correction
 from dtr.server.settings import SettingsError, load_settings
 from dtr.ucp.agent.files import copy_identity, make_directory, write_for
 from dtr.ucp.agent.port import Controllers, NodeDirectory, ProcessSpecification, Supervisor
@@ -219,9 +221,18 @@ class Registry:
                 content = json.dumps(status).encode()
                 if len(content) <= _MAX_STATUS_BYTES:
                     write_for(self._place.status, content, user=user)
+                async with asyncio.timeout(_CALL_SECONDS):
+                    await self._compare_clocks(user)
             except (RegistryError, ApiError, TimeoutError, OSError) as error:
                 _LOG.debug("the cluster's status stays as it is", error=str(error))
             await asyncio.sleep(_STATUS_SECONDS)
+
+    async def _compare_clocks(self, user: str) -> None:
+        answer = await self._controllers.call("GET", "/agent/time")
+        own = time.time()
+        now = answer.get("now") if isinstance(answer, dict) else None
+        if isinstance(now, int | float):
+            write_for(self._place.clock, written_correction(own, now), user=user)
 
 
 def _error_of(body: bytes) -> str:

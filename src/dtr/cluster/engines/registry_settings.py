@@ -57,6 +57,11 @@ class RegistryPlace:
         return self.root / "status.json"
 
     @property
+    def clock(self) -> Path:
+        """By how much this machine's clock is wrong."""
+        return self.root / "clock.json"
+
+    @property
     def drain(self) -> Path:
         """While it is there, `/health` says 503."""
         return self.root / "drain"
@@ -136,6 +141,7 @@ def render(
         "ca": str(place.pki / "ca.crt"),
         "peer_listen": join_host(own.address, own.peer_port),
         "status_file": str(place.status),
+        "clock_file": str(place.clock),
         "drain_file": str(place.drain),
     }
     return toml(sections)

@@ -1,5 +1,6 @@
 """What agents ask for and tell; each only about its own node."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -41,16 +42,22 @@ class CertificateRequest(BaseModel):
 class Agents:
     """The routes that only nodes may call."""
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, is_time_agreed: Callable[[], bool]) -> None:
         self._authority = authority
+        self._is_time_agreed = is_time_agreed
 
     def routes(self) -> list[ApiRoute]:
         """Return the routes."""
         return [
             ApiRoute("GET", "/agent/wanted", Access.NODE, wanted),
             ApiRoute("POST", "/agent/report", Access.NODE, report),
+            ApiRoute("GET", "/agent/time", Access.NODE, self.time),
             ApiRoute("POST", "/agent/certificate", Access.NODE, self.certificate),
         ]
+
+    async def time(self, request: ApiRequest) -> JsonValue:
+        """Return what time it is by most machines; null where too few agree."""
+        return {"now": request.now if self._is_time_agreed() else None}
 
     async def certificate(self, request: ApiRequest) -> JsonValue:
         """Certify a key of the node.

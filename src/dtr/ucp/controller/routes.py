@@ -1,6 +1,6 @@
 """All routes of UCP itself; other rooms add theirs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dtr.ucp.api import ApiRoute, OperationKind
 from dtr.ucp.authority import Authority
@@ -21,13 +21,14 @@ def ucp_routes(
     members: Members,
     kinds: Sequence[OperationKind],
     port: int,
+    is_time_agreed: Callable[[], bool] = lambda: True,
 ) -> list[ApiRoute]:
     """Return the table."""
     return [
         *Administration(administrators).routes(),
         *Joining(authority, port).routes(),
         *node_routes(),
-        *Agents(authority).routes(),
+        *Agents(authority, is_time_agreed).routes(),
         *Operations(kinds).routes(),
         *StatusRoutes(members).routes(),
         *backup_routes(),

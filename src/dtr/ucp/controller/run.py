@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from dtr.model.errors import UnavailableError
 from dtr.ucp.agent.port import NodeDirectory
+from dtr.ucp.agreed_time import AgreedTime, ControllerClock
 from dtr.ucp.api import ApiRoute, OperationKind
 from dtr.ucp.authority import Authority, AuthorityError
 from dtr.ucp.bootstrap import BootstrapError, fill_store, forget_bootstrap, read_bootstrap
@@ -67,22 +68,26 @@ async def run_controller(
         stack.callback(administrators.close)
         if not await _begin(directory, store, connection, stopping):
             return
+        agreed = AgreedTime()
+        clock = ControllerClock(agreed)
         own_routes = ucp_routes(
             authority=authority,
             administrators=administrators,
             members=members,
             kinds=kinds,
             port=controller.port,
+            is_time_agreed=lambda: clock.is_agreed,
         )
-        server = ApiServer(store, Gate(store, administrators), [*own_routes, *routes])
+        server = ApiServer(store, Gate(store, administrators), [*own_routes, *routes], clock)
         certificate = TlsCertificate(directory.certificate, directory.key, directory.ca)
         runner = await _serve(server, certificate, wanted.node.host_address, controller.port)
         stack.push_async_callback(runner.cleanup)
         _LOG.info("controller serves", address=wanted.node.host_address, port=controller.port)
-        leader = Leader(store, wanted.node.id, loops(connection))
+        leader = Leader(store, wanted.node.id, loops(connection), clock=clock)
         keeper = SpaceKeeper(members, client_url(wanted.node))
         following = _follow_files(directory, certificate, connection)
-        await _run_until(stopping, leader.run(), keeper.run(), following)
+        timing = (agreed.follow(store), clock.follow())
+        await _run_until(stopping, leader.run(), keeper.run(), following, *timing)
     _LOG.info("controller ended")
 
 
