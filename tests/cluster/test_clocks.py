@@ -42,6 +42,19 @@ def _set_each_clock_back(cluster: RunningCluster) -> list[str]:
     return _set_each_clock(cluster, -_AN_HOUR)
 
 
+def _boot_with_a_wrong_clock(cluster: RunningCluster) -> list[str]:
+    """Switch a standby's machine off, and on with a clock that is an hour ahead."""
+    machine = cluster.machines[cluster.standbys()[0]]
+    machine.power_off()
+    machine.set_clock(_AN_HOUR)
+    machine.start()
+    cluster.until_whole()
+    time.sleep(_WRONG_SECONDS)
+    machine.set_clock(0)
+    time.sleep(_WRONG_SECONDS)
+    return [machine.name]
+
+
 def _set_each_clock(cluster: RunningCluster, seconds: int) -> list[str]:
     for machine in cluster.nodes:
         for ahead in (seconds, 0):
@@ -55,6 +68,7 @@ def _set_each_clock(cluster: RunningCluster, seconds: int) -> list[str]:
     [
         Scenario("each clock in turn, an hour ahead and back", _set_each_clock_ahead, NOTHING),
         Scenario("each clock in turn, an hour back and right again", _set_each_clock_back, NOTHING),
+        Scenario("a standby's machine, begun with a wrong clock", _boot_with_a_wrong_clock, 10),
     ],
     ids=lambda each: each.strike.__name__.strip("_"),
 )
