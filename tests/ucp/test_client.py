@@ -89,7 +89,7 @@ def test_nobody_there_is_one_sentence_and_what_to_do() -> None:
     with UcpClient(f"127.0.0.1:{free_port()}") as client, pytest.raises(UnreachableError) as error:
         client.nodes()
     assert "No controller can be reached at 127.0.0.1" in error.value.what
-    assert "--ucp-url" in error.value.remedy
+    assert "address" in error.value.remedy
 
 
 def test_a_wrong_password_is_said_plainly(plane: ControlPlane) -> None:

@@ -283,7 +283,7 @@ class UcpClient:
     def _not_ucp(self) -> UcpError:
         return UcpError(
             f"{self.address} answered something that is not UCP's.",
-            "Name a controller's address and port with --ucp-url.",
+            "Name a controller's address and port.",
         )
 
     def _send(
@@ -428,15 +428,12 @@ def _remedy(problem: str) -> str:
             "What runs goes on. Start the managers that are down, then try again; where a majority "
             "is lost for ever, see 'ucp emergency-repair' on one that is left."
         )
-    return (
-        "Check that the address is right (--ucp-url), that the node's agent runs, and that the "
-        "port is open."
-    )
+    return "Check that the address is right, that the node's agent runs, and that the port is open."
 
 
 def _refuse_error(response: httpx.Response, address: str) -> None:
     if len(response.content) > _MAX_ANSWER_BYTES:
-        raise UcpError(f"{address} answered more than UCP ever does.", "Check --ucp-url.")
+        raise UcpError(f"{address} answered more than UCP ever does.", "Check the address.")
     if response.status_code < _HTTP_ERRORS:
         return
     try:
@@ -445,7 +442,7 @@ def _refuse_error(response: httpx.Response, address: str) -> None:
     except (ValueError, LookupError, TypeError):
         raise UcpError(
             f"{address} answered with status {response.status_code}, and not as UCP does.",
-            "Name a controller's address and port with --ucp-url.",
+            "Name a controller's address and port.",
             status=response.status_code,
         ) from None
     raise UcpError(message, status=response.status_code, code=code)
