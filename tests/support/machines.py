@@ -217,6 +217,8 @@ class Machine:
 
     def keep_agent(self) -> None:
         """Keep the agent running as systemd does: again, one second after each of its ends."""
+        if self._agent is not None and self._agent.poll() is None:
+            return  # of a node that was removed and has joined anew
         script = self.directory / "keep-agent"
         script.write_text(_KEEP_AGENT)
         self._agent = self.begin(["sh", script], log=self.directory / "agent.log")

@@ -18,7 +18,11 @@ import structlog
 TOLERATED_SECONDS: Final = 5.0
 """Clocks that differ by less agree: tokens are accepted by so much earlier and later."""
 _LOOK_SECONDS: Final = 1.0
-_OLD_SECONDS: Final = 60.0
+_OLD_SECONDS: Final = 12.0
+"""After which what was said about a clock is void: it is said every five seconds."""
+_DOUBT_SECONDS: Final = 15.0
+"""So long others must say that a clock is wrong which they have called right before. It is longer
+than one mistaken word is valid."""
 _MOST_BYTES: Final = 4096
 _LOG = structlog.get_logger()
 
@@ -54,7 +58,7 @@ class SteadyClock:
     """The machine's clock without its jumps.
 
     It begins with the machine's time, and follows it where it moves slowly (NTP). Where that jumps,
-    this clock runs on as before until most machines say who is right.
+    this clock runs on as before until most machines have said for a while who is right.
     """
 
     def __init__(
@@ -69,6 +73,9 @@ class SteadyClock:
         self._steady = steady
         self._correct_by = 0.0
         self._offset = machine() - steady()
+        self._is_confirmed = False
+        """Whether most machines have ever said that it is right."""
+        self._doubted_since: float | None = None
         self._is_held = False
         self.look()
 
@@ -86,11 +93,25 @@ class SteadyClock:
         news = self._correction()
         if news is not None:
             self._correct_by = news if abs(news) > TOLERATED_SECONDS else 0.0
-        offset = self._machine() - self._steady() + self._correct_by
+        now = self._steady()
+        offset = self._machine() - now + self._correct_by
         is_near = abs(offset - self._offset) <= TOLERATED_SECONDS
-        # What others say is known to a second or two, and so no reason for small steps.
-        if (is_near and not self._correct_by) or (news is not None and not is_near):
-            self._offset = offset
+        if is_near:
+            self._doubted_since = None
+            self._is_confirmed = self._is_confirmed or news is not None
+            # What others say is known to a second or two, and so no reason for small steps.
+            if not self._correct_by:
+                self._offset = offset
+        elif news is None:
+            self._doubted_since = None
+        elif self._is_sure(now):
+            self._offset, self._is_confirmed, self._doubted_since = offset, True, None
+
+    def _is_sure(self, now: float) -> bool:
+        """Tell whether what speaks against this clock has done so for long enough."""
+        if self._doubted_since is None:
+            self._doubted_since = now
+        return not self._is_confirmed or now - self._doubted_since >= _DOUBT_SECONDS
 
     async def follow(self) -> None:
         """Look once a second until cancelled, and tell the log when the clocks part or meet."""

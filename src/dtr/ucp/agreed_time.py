@@ -3,6 +3,7 @@
 import asyncio
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,51 +18,54 @@ from dtr.ucp.store import Store
 
 _LOOK_SECONDS: Final = 2.0
 _SILENT_SECONDS: Final = 10.0
+_REMEMBERED: Final = 8
+_FEWEST: Final = 3
 _LOG = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class _Sighting:
-    """A node's report that was seen to be new."""
+@dataclass(slots=True)
+class _Sightings:
+    """A node's reports as they were seen to be new."""
 
     revision: int
-    seen_at: float | None
-    """By this controller's steady clock; None where the report was there before."""
-    offset: float
-    """The node's clock less this controller's steady one; too low by how long it was unseen."""
+    seen_at: float = 0.0
+    """By this controller's steady clock."""
+    offsets: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    """The node's clock less the steady one; each too low by how long the report was on its way."""
 
 
 @dataclass(slots=True)
 class AgreedTime:
     """Compares the clocks of all nodes, without trusting the one of the controller's machine.
 
-    A clock counts while its node reports. Those agree that are within `TOLERATED_SECONDS` of each
-    other, and they must be more than half of all: of two machines that differ, none is right.
+    A clock counts while its node reports. A report may have been on its way for minutes, where etcd
+    or a controller was stopped; so a node's clock is what the least delayed of some reports says.
+    Those agree that are within `TOLERATED_SECONDS` of each other, and they must be more than half
+    of all: of two machines that differ, none is right.
     """
 
     machine: Callable[[], float] = time.time
     steady: Callable[[], float] = time.monotonic
-    _sightings: dict[str, _Sighting] = field(default_factory=dict)
+    _nodes: dict[str, _Sightings] = field(default_factory=dict)
 
     def see(self, reports: Mapping[str, tuple[int, float]]) -> None:
         """Take what reports say, by node: the revision of the report, and the node's clock."""
         now = self.steady()
         for node_id, (revision, at) in reports.items():
-            known = self._sightings.get(node_id)
-            if known is None:
-                self._sightings[node_id] = _Sighting(revision, None, 0.0)
-            elif known.revision != revision:
-                self._sightings[node_id] = _Sighting(revision, now, at - now)
-        for node_id in self._sightings.keys() - reports.keys():
-            del self._sightings[node_id]
+            known = self._nodes.setdefault(node_id, _Sightings(revision))
+            if known.revision != revision:
+                known.revision, known.seen_at = revision, now
+                known.offsets.append(at - now)
+        for node_id in self._nodes.keys() - reports.keys():
+            del self._nodes[node_id]
 
     def correction(self) -> float | None:
         """Return how far most machines are ahead of this machine's clock; None: unknown."""
         now = self.steady()
         offsets = sorted(
-            each.offset
-            for each in tuple(self._sightings.values())  # from another thread
-            if each.seen_at is not None and now - each.seen_at <= _SILENT_SECONDS
+            max(each.offsets)
+            for each in tuple(self._nodes.values())  # from another thread
+            if len(each.offsets) >= _FEWEST and now - each.seen_at <= _SILENT_SECONDS
         )
         agreeing = max((_near(offsets, first) for first in offsets), key=len, default=[])
         if 2 * len(agreeing) <= len(offsets):

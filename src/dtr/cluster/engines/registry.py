@@ -32,6 +32,8 @@ _LOWEST_FREE_PORT: Final = 1024
 _STATUS_SECONDS: Final = 5.0
 _CALL_SECONDS: Final = 4.0
 _ANSWER_SECONDS: Final = 2.0
+_PROMPT_SECONDS: Final = 1.0
+"""An answer about the time that took longer says too little."""
 _HEALTH_SECONDS: Final = 1.5
 _MAX_STATUS_BYTES: Final = 4 << 20
 _START_SECONDS: Final = 300.0
@@ -228,10 +230,11 @@ class Registry:
             await asyncio.sleep(_STATUS_SECONDS)
 
     async def _compare_clocks(self, user: str) -> None:
+        begun = time.monotonic()
         answer = await self._controllers.call("GET", "/agent/time")
-        own = time.time()
+        own, seconds = time.time(), time.monotonic() - begun
         now = answer.get("now") if isinstance(answer, dict) else None
-        if isinstance(now, int | float):
+        if isinstance(now, int | float) and seconds <= _PROMPT_SECONDS:
             write_for(self._place.clock, written_correction(own, now), user=user)
 
 
