@@ -30,10 +30,13 @@ PasswordFileOption = Annotated[
 _CONSOLE = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 
 
-def fail(message: str) -> NoReturn:
-    """Say what happened and what to do, and end with exit status 1."""
+def fail(message: str, *, is_sentence: bool = False) -> NoReturn:
+    """Say what happened and what to do, and end with exit status 1.
+
+    What is no sentence yet gets a capital; a sentence may begin with the name of a node.
+    """
     typer.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(message[:1].upper() + message[1:], err=True)
+    typer.echo(message if is_sentence else message[:1].upper() + message[1:], err=True)
     raise typer.Exit(1)
 
 

@@ -70,7 +70,7 @@ def carry_out(
     if operation.state is OperationState.FAILED:
         if as_json:
             show_json(operation.model_dump(mode="json"))
-        fail(operation.error)
+        fail(operation.error, is_sentence=True)
     if not as_json:
         for warning in warnings_of(operation):
             typer.secho("Warning: ", fg="yellow", bold=True, err=True, nl=False)

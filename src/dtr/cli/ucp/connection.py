@@ -211,7 +211,7 @@ def ucp_failures_as_sentences() -> Iterator[None]:
     try:
         yield
     except (UcpError, InvalidError, AuthorityError, BootstrapError, TokenError) as error:
-        fail(str(error))
+        fail(str(error), is_sentence=isinstance(error, UcpError))
 
 
 def ask(
