@@ -35,7 +35,7 @@ DataDirOption = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
-        help="Where the registry keeps everything. \\[default: ./data]",
+        help="Where the registry keeps everything. [default: ./data]",
         show_default=False,
     ),
 ]

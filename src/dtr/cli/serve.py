@@ -23,7 +23,7 @@ def serve(
         typer.Option(
             metavar="ADDRESS:PORT",
             help="Where to listen. Loopback is served over plain HTTP, any other address over TLS. "
-            "\\[default: 127.0.0.1:5000]",
+            "[default: 127.0.0.1:5000]",
             show_default=False,
         ),
     ] = None,
@@ -33,7 +33,7 @@ def serve(
             metavar="postgresql://...",
             help="PostgreSQL for the metadata, with all its hosts and without a password: that "
             "comes from DTR_DATABASE__PASSWORD_FILE or ~/.pgpass. "
-            "\\[default: SQLite in the data directory]",
+            "[default: SQLite in the data directory]",
             show_default=False,
         ),
     ] = None,
@@ -43,7 +43,7 @@ def serve(
             metavar="URL",
             help="Where blobs are: file:///DIRECTORY, s3://BUCKET/PREFIX?endpoint=...&region=..., "
             "azure://CONTAINER/PREFIX?account=... or gs://BUCKET/PREFIX. Credentials come from "
-            "the environment, files or the machine's role. \\[default: the data directory]",
+            "the environment, files or the machine's role. [default: the data directory]",
             show_default=False,
         ),
     ] = None,
@@ -56,7 +56,7 @@ def serve(
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(help="Web processes. \\[default: the cores]", show_default=False, min=0),
+        typer.Option(help="Web processes. [default: the cores]", show_default=False, min=0),
     ] = None,
     tls_cert: Annotated[
         Path | None, typer.Option(help="Certificate chain to serve TLS with (PEM).")
@@ -72,13 +72,13 @@ def serve(
     drain_seconds: Annotated[
         float | None,
         typer.Option(
-            help="How long requests in flight may take after SIGTERM. \\[default: 30]",
+            help="How long requests in flight may take after SIGTERM. [default: 30]",
             show_default=False,
         ),
     ] = None,
     log_format: Annotated[
         str | None,
-        typer.Option(metavar="text|json", help="\\[default: text]", show_default=False),
+        typer.Option(metavar="text|json", help="[default: text]", show_default=False),
     ] = None,
     config: ConfigOption = None,
 ) -> None:

@@ -45,7 +45,7 @@ def copy(
         typer.Option(
             "--from",
             metavar="URL",
-            help="The storage to copy from. \\[default: the server's]",
+            help="The storage to copy from. [default: the server's]",
             show_default=False,
         ),
     ] = None,

@@ -76,7 +76,7 @@ def ca(options: ConnectionOptions, as_json: JsonOption = False) -> None:
 def passwd(
     options: ConnectionOptions,
     name: Annotated[
-        str | None, typer.Argument(help="The administrator. \\[default: who logs in]")
+        str | None, typer.Argument(help="The administrator. [default: who logs in]")
     ] = None,
     password_file: Annotated[
         Path | None, typer.Option(help="Read the new password from the first line of this file.")
@@ -160,7 +160,7 @@ def backup(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="A new file, which only you can read. \\[default: standard output]",
+            help="A new file, which only you can read. [default: standard output]",
             show_default=False,
         ),
     ] = None,

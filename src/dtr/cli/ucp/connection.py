@@ -56,7 +56,6 @@ UcpUrlOption = Annotated[
         envvar="UCP_URL",
         metavar="HOST[:PORT]",
         help="The UCP URL including domain and port. On a node of UCP: its own control plane.",
-        rich_help_panel="UCP",
     ),
 ]
 UcpUsernameOption = Annotated[
@@ -65,7 +64,6 @@ UcpUsernameOption = Annotated[
         "--ucp-username",
         envvar="UCP_USERNAME",
         help="The UCP administrator username.",
-        rich_help_panel="UCP",
     ),
 ]
 UcpPasswordOption = Annotated[
@@ -77,7 +75,6 @@ UcpPasswordOption = Annotated[
         callback=refuse_argument,
         help="The UCP administrator password: '-' reads it from standard input. Asked for at a "
         "terminal; never an argument, which other users can read.",
-        rich_help_panel="UCP",
     ),
 ]
 UcpPasswordFileOption = Annotated[
@@ -86,7 +83,6 @@ UcpPasswordFileOption = Annotated[
         "--ucp-password-file",
         envvar="UCP_PASSWORD_FILE",
         help="Read the UCP administrator password from the first line of this file.",
-        rich_help_panel="UCP",
     ),
 ]
 UcpCaOption = Annotated[
@@ -96,7 +92,6 @@ UcpCaOption = Annotated[
         envvar="UCP_CA",
         metavar="PEM|FILE",
         help="The authority to know UCP by. On a node of UCP: its own.",
-        rich_help_panel="UCP",
     ),
 ]
 UcpInsecureTlsOption = Annotated[
@@ -105,7 +100,6 @@ UcpInsecureTlsOption = Annotated[
         "--ucp-insecure-tls",
         envvar="UCP_INSECURE_TLS",
         help="Trust any certificate that UCP shows.",
-        rich_help_panel="UCP",
     ),
 ]
 UcpDataDirOption = Annotated[
@@ -115,7 +109,6 @@ UcpDataDirOption = Annotated[
         envvar="UCP_DATA_DIR",
         readable=False,  # whoever is not root may enter it, and not list it
         help="Where this machine is a node of UCP, if it is.",
-        rich_help_panel="UCP",
     ),
 ]
 

@@ -117,7 +117,7 @@ def restore(
     node_name: NodeNameOption = None,
     backup: Annotated[
         Path | None,
-        typer.Option("--input", help="The backup. \\[default: standard input]", show_default=False),
+        typer.Option("--input", help="The backup. [default: standard input]", show_default=False),
     ] = None,
     controller_port: PortOption = CONTROLLER_PORT,
     san: SanOption = None,

@@ -24,7 +24,7 @@ NodeNameOption = Annotated[
     typer.Option(
         "--node-name",
         envvar="UCP_NODE_NAME",
-        help="What this machine is called. \\[default: its host name]",
+        help="What this machine is called. [default: its host name]",
         show_default=False,
     ),
 ]

@@ -1,0 +1,52 @@
+"""What the commands say about themselves is whole, also where a terminal has 80 columns."""
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+from tests.support.server import DTR
+
+UCP = (sys.executable, "-m", "dtr.cli.ucp")
+NARROW = {**os.environ, "COLUMNS": "80"}
+
+
+def help_of(*words: str) -> str:
+    """Give what a command prints about itself, as one line."""
+    command = [*words, "--help"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=NARROW)
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    return " ".join(done.stdout.split())
+
+
+def test_names_of_options_and_variables_are_whole() -> None:
+    """The longest of them, too."""
+    said = help_of(*DTR, "join")
+    assert "--existing-replica-id ID " in said
+    assert "[env var: DTR_INSTALL_REPLICA_ID]" in said
+
+
+def test_paragraphs_flow() -> None:
+    """They break where the terminal ends, not where the source does."""
+    command = [*DTR, "remove", "--help"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=NARROW)
+    lines = done.stdout.split("\n\n")[2].splitlines()
+    for line, after in pairwise(lines):
+        assert len(line) + 1 + len(after.split()[0]) > 78, line
+
+
+@pytest.mark.parametrize(
+    ("words", "summary"),
+    [
+        ([*DTR], "Delete the last replica, and with it everything that the registry has."),
+        ([*DTR, "load-balancer"], "its pool follows joins and removals by itself."),
+        ([*UCP], "Make this manager the only one, after a majority of them was lost for ever."),
+    ],
+    ids=["dtr", "a group", "ucp"],
+)
+def test_a_list_of_commands_has_their_whole_summaries(words: list[str], summary: str) -> None:
+    """Nothing ends in three dots."""
+    said = help_of(*words)
+    assert summary in said
+    assert "..." not in said.partition("Commands:")[2]
