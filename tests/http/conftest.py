@@ -187,7 +187,12 @@ def deployed(
     database = open_postgresql(url, wait_seconds=5)
     try:
         with servers:
-            yield Deployed(servers.url, Administration(database), processes=len(servers.servers))
+            yield Deployed(
+                servers.url,
+                Administration(database),
+                processes=len(servers.servers),
+                server_url=servers.servers[0].url,
+            )
     finally:
         database.close()
 
