@@ -1,5 +1,6 @@
 """What Prometheus is told. Every process counts for itself; a scrape adds them up."""
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from dtr import __version__
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _RESERVED_BYTES = 512 << 10  # every label of every route takes less
+_process_id = functools.cache(os.getpid)  # asked for each number of each request
+os.register_at_fork(after_in_child=_process_id.cache_clear)
 _SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 600)
 
 
@@ -143,7 +146,7 @@ def use_directory(directory: Path) -> None:
     which was before: told again, for else every process would count for nobody.
     """
     os.environ[DIRECTORY_VARIABLE] = str(directory)
-    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
+    values.ValueClass = values.MultiProcessValue(_process_id)  # type: ignore[no-untyped-call]
 
 
 def _reserve_room() -> None:
