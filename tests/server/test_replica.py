@@ -15,7 +15,7 @@ from dtr.database import Writer
 from dtr.jobs import schedules
 from dtr.model.errors import InvalidError
 from dtr.server.drivers import Drivers, storage_options
-from dtr.server.replica import STATUS_FILE, ReplicaJobs, replica_jobs, report_storage
+from dtr.server.replica import STATUS_FILE, ReplicaJobs, replica_jobs
 from dtr.server.settings import Settings
 from dtr.storage import open_blob_store
 from dtr.storage.replicated import ReplicatedBlobStore
@@ -45,7 +45,9 @@ async def drivers(tmp_path: Path, replicas: Replicas) -> AsyncIterator[Drivers]:
 async def test_the_status_file_is_a_report(tmp_path: Path, drivers: Drivers) -> None:
     """The node's agent reads it as what the control plane keeps."""
     await push(drivers.store, b"a blob that no metadata knows")
-    task = asyncio.create_task(report_storage(SETTINGS, drivers, tmp_path))
+    jobs = replica_jobs(SETTINGS, drivers, time.time)
+    assert jobs is not None
+    task = asyncio.create_task(jobs.report(tmp_path))
     file = tmp_path / STATUS_FILE
     await asyncio.to_thread(wait_until, file.exists, seconds=20, what="the status file")
     task.cancel()

@@ -7,14 +7,8 @@ from pathlib import Path
 from tests.support.processes import free_port
 
 from dtr.model.members import Member, Members, MembersFile, MemberState
-from dtr.storage import FilesystemBlobStore
-from dtr.storage.replicated import (
-    Credentials,
-    Pace,
-    PeerServer,
-    ReplicatedBlobStore,
-    Replication,
-)
+from dtr.storage import Credentials, FilesystemBlobStore, Replication
+from dtr.storage.replicated import Pace, PeerServer, ReplicatedBlobStore
 from dtr.ucp.authority import Authority, make_request, node_names
 
 HOST = "127.0.0.1"

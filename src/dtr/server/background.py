@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -30,12 +30,14 @@ from dtr.jobs import (
 from dtr.jobs.records import CHANNEL
 from dtr.server.app import collect_settings
 from dtr.server.clock import open_clock
-from dtr.server.drivers import Drivers, open_drivers
+from dtr.server.drivers import Drivers, has_own_disk, open_drivers
 from dtr.server.logs import configure_logging
 from dtr.server.metrics import Metrics
 from dtr.server.parent import leave_with_parent
-from dtr.server.replica import replica_jobs, report_storage
 from dtr.server.settings import Settings
+
+if TYPE_CHECKING:
+    from dtr.server.replica import ReplicaJobs
 
 _LOG = structlog.get_logger()
 # Requests go first; jobs still get a tenth of a processor that is busy.
@@ -73,7 +75,7 @@ async def _run(settings: Settings, directory: Path) -> None:
     drivers = open_drivers(settings, directory, metrics)
     clock = open_clock(settings.cluster.clock_file)
     name = runner_name()
-    replica = replica_jobs(settings, drivers, clock)
+    replica = _replica_jobs(settings, drivers, clock)
     runner = Runner(
         drivers.database,
         {**bodies(settings, drivers, metrics, clock), **(replica.bodies() if replica else {})},
@@ -87,8 +89,9 @@ async def _run(settings: Settings, directory: Path) -> None:
     beside = [
         asyncio.create_task(clock.follow(), name="clock"),
         asyncio.create_task(_listen(drivers.database, runner), name="job listener"),
-        asyncio.create_task(report_storage(settings, drivers, directory), name="storage status"),
     ]
+    if replica is not None:
+        beside.append(asyncio.create_task(replica.report(directory), name="storage status"))
     try:
         await runner.run(stop)
     finally:
@@ -96,6 +99,17 @@ async def _run(settings: Settings, directory: Path) -> None:
             task.cancel()
         await drivers.store.close()
         drivers.database.close()
+
+
+def _replica_jobs(
+    settings: Settings, drivers: Drivers, clock: Callable[[], float]
+) -> "ReplicaJobs | None":
+    """Return the jobs of this replica's own disk; None where blobs are elsewhere."""
+    if not has_own_disk(settings):
+        return None
+    from dtr.server.replica import replica_jobs  # noqa: PLC0415 - see there
+
+    return replica_jobs(settings, drivers, clock)
 
 
 async def _listen(database: Database, runner: Runner) -> None:

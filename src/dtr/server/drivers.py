@@ -19,8 +19,14 @@ from dtr.server.metrics import Metrics
 from dtr.server.passwords import read_password
 from dtr.server.recognition import recognise
 from dtr.server.settings import Settings
-from dtr.storage import BlobCache, BlobStore, StorageOptions, open_blob_store
-from dtr.storage.replicated import Credentials, Replication
+from dtr.storage import (
+    BlobCache,
+    BlobStore,
+    Credentials,
+    Replication,
+    StorageOptions,
+    open_blob_store,
+)
 
 # Uploads never take the room that deletes and the next start need.
 _RESERVE_BYTES: Final = MINIMUM_FREE_BYTES + (16 << 20)
@@ -81,6 +87,11 @@ def storage_options(settings: Settings) -> StorageOptions:
         connections=settings.storage.connections,
         replication=_replication(settings),
     )
+
+
+def has_own_disk(settings: Settings) -> bool:
+    """Tell whether this server is a replica that keeps blobs on its own disk."""
+    return settings.storage.url == "replicated:"
 
 
 def _replication(settings: Settings) -> Replication | None:

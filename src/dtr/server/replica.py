@@ -1,4 +1,7 @@
-"""What a replica with blobs on its own disk runs besides: the peer endpoint, jobs, a report."""
+"""What a replica with blobs on its own disk runs besides: the peer endpoint, jobs, a report.
+
+Imported only where there is such a disk, with aiohttp and all of `dtr.storage.replicated`.
+"""
 
 import asyncio
 import signal
@@ -39,11 +42,6 @@ STATUS_FILE: Final = "storage-status.json"
 """In the data directory: the fields of `cluster.model.StorageReport`, for the node's agent."""
 
 
-def has_own_disk(settings: Settings) -> bool:
-    """Tell whether this server is a replica that keeps blobs on its own disk."""
-    return settings.storage.url == "replicated:"
-
-
 def run_peer_endpoint(settings: Settings, directory: Path) -> None:
     """Give blobs to other replicas until SIGTERM; the body of the peer endpoint's process."""
     configure_logging(settings.log.format, settings.log.level)
@@ -74,7 +72,10 @@ async def _serve_peers(settings: Settings, directory: Path) -> None:
 
 
 class ReplicaJobs:
-    """Jobs of this replica's own disk: their kinds carry its id, so nobody else runs them."""
+    """The jobs of this replica's own disk, and the report on it.
+
+    Their kinds carry the replica's id, so that nobody else runs them.
+    """
 
     def __init__(
         self,
@@ -112,6 +113,19 @@ class ReplicaJobs:
         members = [each.id for each in self._store.members.members]
         await self._database.write(_forget_former, members)
 
+    async def report(self, directory: Path) -> None:
+        """Write the status file again and again, until cancelled."""
+        loop, copies = asyncio.get_running_loop(), self._settings.storage.copies
+        while True:
+            begun = loop.time()
+            try:
+                found = await count_placements(self._database, self._store, copies)
+                write_atomically(directory / STATUS_FILE, orjson.dumps(found))
+            except (RegistryError, OSError) as error:
+                _LOG.warning("the storage's status is not written", error=str(error))
+            rest = min((loop.time() - begun) * _REPORT_REST, _LONGEST_REST_SECONDS)
+            await asyncio.sleep(max(_REPORT_SECONDS, rest))
+
     async def _copy_blobs(self, context: JobContext) -> None:
         def progress(done: Copied) -> None:
             context.progress(str(done))
@@ -147,20 +161,3 @@ def replica_jobs(
     if isinstance(drivers.store, ReplicatedBlobStore):
         return ReplicaJobs(settings, drivers.database, drivers.store, clock)
     return None
-
-
-async def report_storage(settings: Settings, drivers: Drivers, directory: Path) -> None:
-    """Write the status file again and again, until cancelled."""
-    store = drivers.store
-    if not isinstance(store, ReplicatedBlobStore):
-        return
-    loop = asyncio.get_running_loop()
-    while True:
-        begun = loop.time()
-        try:
-            found = await count_placements(drivers.database, store, settings.storage.copies)
-            write_atomically(directory / STATUS_FILE, orjson.dumps(found))
-        except (RegistryError, OSError) as error:
-            _LOG.warning("the storage's status is not written", error=str(error))
-        rest = min((loop.time() - begun) * _REPORT_REST, _LONGEST_REST_SECONDS)
-        await asyncio.sleep(max(_REPORT_SECONDS, rest))

@@ -23,12 +23,11 @@ from dtr.server.background import run_jobs
 from dtr.server.bootstrap import FirstAdministrator, bootstrap, is_good_copy
 from dtr.server.certificates import CertificateError, check_certificate, ensure_certificates
 from dtr.server.datadir import DataDirectory
-from dtr.server.drivers import check_storage, open_drivers, recognise_storage
+from dtr.server.drivers import check_storage, has_own_disk, open_drivers, recognise_storage
 from dtr.server.logs import GRANIAN_LOGGING, configure_logging
 from dtr.server.metrics import Metrics, use_directory
 from dtr.server.parent import end_at_signals, heed_signals, held_signals, leave_with_parent
 from dtr.server.plain import PlainListener
-from dtr.server.replica import has_own_disk, run_peer_endpoint
 from dtr.server.settings import ListenAddress, Settings
 from dtr.server.workers import WebServer
 
@@ -115,6 +114,8 @@ def _companions(
         listener = PlainListener(settings, is_tls=certificate is not None)
         found.append(Supervised("plain listener", listener.run))
     if has_own_disk(settings):
+        from dtr.server.replica import run_peer_endpoint  # noqa: PLC0415 - see there
+
         endpoint = partial(run_peer_endpoint, settings, directory.path)
         found.append(Supervised("peer endpoint", endpoint))
     return found

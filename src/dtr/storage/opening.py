@@ -1,4 +1,8 @@
-"""Which driver a storage URL means."""
+"""Which driver a storage URL means.
+
+Drivers that need a library of their own are imported when they are opened: aiohttp and obstore are
+15 MB of each process.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,9 +11,8 @@ from pathlib import Path
 from dtr.model.errors import InvalidError
 from dtr.model.location import StorageLocation
 from dtr.storage.filesystem import FilesystemBlobStore
-from dtr.storage.objects import ObjectBlobStore
 from dtr.storage.port import BlobStore
-from dtr.storage.replicated import Pace, ReplicatedBlobStore, Replication
+from dtr.storage.replication import Replication
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ def open_blob_store(
     if location.scheme == "replicated":
         return _replicated(directory, options, observe)
     if location.scheme != "file":
+        from dtr.storage.objects import ObjectBlobStore  # noqa: PLC0415
+
         return ObjectBlobStore(
             location,
             patience_seconds=options.patience_seconds,
@@ -82,13 +87,15 @@ def open_blob_store(
 
 def _replicated(
     directory: Path, options: StorageOptions, observe: Callable[[str, float], None] | None
-) -> ReplicatedBlobStore:
+) -> BlobStore:
     """Return the store on this replica's disk and those of the others."""
     if options.replication is None:
         raise InvalidError(
             "the storage URL replicated: needs the other replicas: set cluster.members_file, "
             "cluster.certificate, cluster.key and cluster.ca, as dtr join does"
         )
+    from dtr.storage.replicated import Pace, ReplicatedBlobStore  # noqa: PLC0415
+
     return ReplicatedBlobStore(
         open_own_disk(directory, options, observe=observe),
         options.replication,

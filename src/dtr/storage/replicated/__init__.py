@@ -2,7 +2,6 @@
 
 from dtr.storage.replicated.peer_server import PeerServer
 from dtr.storage.replicated.peers import Pace
-from dtr.storage.replicated.store import ReplicatedBlobStore, Replication
-from dtr.storage.replicated.trust import Credentials
+from dtr.storage.replicated.store import ReplicatedBlobStore
 
-__all__ = ["Credentials", "Pace", "PeerServer", "ReplicatedBlobStore", "Replication"]
+__all__ = ["Pace", "PeerServer", "ReplicatedBlobStore"]

@@ -40,8 +40,9 @@ from dtr.storage.replicated.protocol import (
     number,
 )
 from dtr.storage.replicated.sessions import Sessions
-from dtr.storage.replicated.trust import Credentials, common_name, server_contexts
+from dtr.storage.replicated.trust import common_name, server_contexts
 from dtr.storage.replicated.verified import verified
+from dtr.storage.replication import Credentials
 
 _LOG = structlog.get_logger()
 

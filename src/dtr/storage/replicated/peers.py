@@ -20,7 +20,8 @@ from dtr.model.members import Member, Members, MembersFile
 from dtr.storage.port import CHUNK_BYTES, StoredBlob
 from dtr.storage.replicated.names import StagedName
 from dtr.storage.replicated.protocol import ERROR, ERRORS, FREE, ROOT, Addition
-from dtr.storage.replicated.trust import Credentials, client_contexts
+from dtr.storage.replicated.trust import client_contexts
+from dtr.storage.replication import Credentials
 
 T = TypeVar("T")
 

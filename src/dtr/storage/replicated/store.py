@@ -15,7 +15,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,19 +39,11 @@ from dtr.storage.replicated.peers import Pace, Peers
 from dtr.storage.replicated.placement import candidates, needed, order
 from dtr.storage.replicated.reading import Wanted, read_from_peers, size_at_peers
 from dtr.storage.replicated.sessions import Sessions
-from dtr.storage.replicated.trust import Credentials
 from dtr.storage.replicated.verified import verified
 from dtr.storage.replicated.writer import ReplicatedWriter
+from dtr.storage.replication import Replication
 
 _LOG = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Replication:
-    """How a replica knows the others, and is known to them."""
-
-    members_file: Path
-    credentials: Credentials
 
 
 class ReplicatedBlobStore:

@@ -3,20 +3,11 @@
 import os
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dtr.model.errors import InvalidError
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """Files in PEM that the node's agent keeps current."""
-
-    certificate: Path
-    key: Path
-    ca: Path
+from dtr.storage.replication import Credentials
 
 
 class PinnedSSLObject(ssl.SSLObject):
