@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
@@ -35,9 +35,6 @@ from dtr.server.logs import configure_logging
 from dtr.server.metrics import Metrics
 from dtr.server.parent import leave_with_parent
 from dtr.server.settings import Settings
-
-if TYPE_CHECKING:
-    from dtr.server.replica import ReplicaJobs
 
 _LOG = structlog.get_logger()
 # Requests go first; jobs still get a tenth of a processor that is busy.
@@ -75,7 +72,11 @@ async def _run(settings: Settings, directory: Path) -> None:
     drivers = open_drivers(settings, directory, metrics)
     clock = open_clock(settings.cluster.clock_file)
     name = runner_name()
-    replica = _replica_jobs(settings, drivers, clock)
+    replica = None
+    if has_own_disk(settings):
+        from dtr.server.replica import replica_jobs  # noqa: PLC0415 - see there
+
+        replica = replica_jobs(settings, drivers, clock)
     runner = Runner(
         drivers.database,
         {**bodies(settings, drivers, metrics, clock), **(replica.bodies() if replica else {})},
@@ -99,17 +100,6 @@ async def _run(settings: Settings, directory: Path) -> None:
             task.cancel()
         await drivers.store.close()
         drivers.database.close()
-
-
-def _replica_jobs(
-    settings: Settings, drivers: Drivers, clock: Callable[[], float]
-) -> "ReplicaJobs | None":
-    """Return the jobs of this replica's own disk; None where blobs are elsewhere."""
-    if not has_own_disk(settings):
-        return None
-    from dtr.server.replica import replica_jobs  # noqa: PLC0415 - see there
-
-    return replica_jobs(settings, drivers, clock)
 
 
 async def _listen(database: Database, runner: Runner) -> None:

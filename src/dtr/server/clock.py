@@ -104,14 +104,15 @@ class SteadyClock:
                 self._offset = offset
         elif news is None:
             self._doubted_since = None
-        elif self._is_sure(now):
-            self._offset, self._is_confirmed, self._doubted_since = offset, True, None
+        else:
+            self._doubt(offset, now)
 
-    def _is_sure(self, now: float) -> bool:
-        """Tell whether what speaks against this clock has done so for long enough."""
+    def _doubt(self, offset: float, now: float) -> None:
+        """Follow what speaks against this clock, once it has done so for long enough."""
         if self._doubted_since is None:
             self._doubted_since = now
-        return not self._is_confirmed or now - self._doubted_since >= _DOUBT_SECONDS
+        if not self._is_confirmed or now - self._doubted_since >= _DOUBT_SECONDS:
+            self._offset, self._is_confirmed, self._doubted_since = offset, True, None
 
     async def follow(self) -> None:
         """Look once a second until cancelled, and tell the log when the clocks part or meet."""
