@@ -2,36 +2,37 @@
 
 import os
 import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
-from tests.support.server import DTR
+from tests.support.server import DTR, UCP
 
-UCP = (sys.executable, "-m", "dtr.cli.ucp")
 NARROW = {**os.environ, "COLUMNS": "80"}
 
 
 def help_of(*words: str) -> str:
-    """Give what a command prints about itself, as one line."""
+    """Give what a command prints about itself."""
     command = [*words, "--help"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=NARROW)
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
-    return " ".join(done.stdout.split())
+    return done.stdout
+
+
+def joined(text: str) -> str:
+    """Give a text as one line."""
+    return " ".join(text.split())
 
 
 def test_names_of_options_and_variables_are_whole() -> None:
     """The longest of them, too."""
-    said = help_of(*DTR, "join")
+    said = joined(help_of(*DTR, "join"))
     assert "--existing-replica-id ID " in said
     assert "[env var: DTR_INSTALL_REPLICA_ID]" in said
 
 
 def test_paragraphs_flow() -> None:
     """They break where the terminal ends, not where the source does."""
-    command = [*DTR, "remove", "--help"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=NARROW)
-    lines = done.stdout.split("\n\n")[2].splitlines()
+    lines = help_of(*DTR, "remove").split("\n\n")[2].splitlines()
     for line, after in pairwise(lines):
         assert len(line) + 1 + len(after.split()[0]) > 78, line
 
@@ -47,6 +48,6 @@ def test_paragraphs_flow() -> None:
 )
 def test_a_list_of_commands_has_their_whole_summaries(words: list[str], summary: str) -> None:
     """Nothing ends in three dots."""
-    said = help_of(*words)
+    said = joined(help_of(*words))
     assert summary in said
     assert "..." not in said.partition("Commands:")[2]

@@ -1,16 +1,14 @@
 """How `ucp` and `dtr` get at the control plane: told, asked, or found on the node itself."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
 from tests.cli.ucp_command import Ucp, administrator_of
+from tests.support.server import UCP
 from tests.ucp.plane import ADMINISTRATOR, PASSWORD, ControlPlane
-
-UCP = [sys.executable, "-m", "dtr.cli.ucp"]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pexpect
 import pytest
 from tests.cli.ucp_command import Ucp, administrator_of
 from tests.support.processes import requires
+from tests.support.server import UCP
 from tests.ucp.plane import ControlPlane
 
 from dtr.cli.ucp.checks import check_clock, check_etcd_version
@@ -181,7 +182,7 @@ def test_a_clock_far_from_the_controllers_is_refused() -> None:
 def test_at_a_terminal_the_password_is_asked_twice(data: Path) -> None:
     """And not shown."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("UCP_")}
-    words = ["-m", "dtr.cli.ucp", *map(str, install(data))]
+    words = [*UCP[1:], *map(str, install(data))]
     terminal = pexpect.spawn(sys.executable, words, env=environment, encoding="utf-8", timeout=60)
     terminal.expect_exact("admin-password: ")
     terminal.sendline("correct horse")

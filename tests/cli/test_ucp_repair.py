@@ -13,6 +13,7 @@ import pexpect
 import pytest
 from tests.cli.ucp_command import Ucp
 from tests.support.processes import wait_until
+from tests.support.server import UCP
 
 from dtr.cli.ucp import repair as module
 from dtr.ucp.agent.port import NodeDirectory
@@ -186,7 +187,7 @@ def test_without_a_terminal_nothing_is_asked_and_nothing_done(survivor: Survivor
 
 def test_at_a_terminal_it_asks(survivor: Survivor) -> None:
     """A no leaves everything as it is; a yes waits for the agent, and says what is next."""
-    command = [str(word) for word in ("-m", "dtr.cli.ucp", *survivor.words())]
+    command = [str(word) for word in (*UCP[1:], *survivor.words())]
     with pexpect.spawn(sys.executable, command, encoding="utf-8", timeout=30) as child:
         child.expect("switched off or wiped for good")
         child.sendline("n")

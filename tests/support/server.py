@@ -13,6 +13,7 @@ from urllib.request import ProxyHandler, build_opener
 from tests.support.processes import ROOT, ProcessGroup, free_port
 
 DTR = (sys.executable, "-m", "dtr")
+UCP = (sys.executable, "-m", "dtr.cli.ucp")
 ADMIN = "admin"
 ADMIN_PASSWORD = "correct horse battery staple"
 READY_SECONDS = 60.0
