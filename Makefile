@@ -18,7 +18,7 @@ PIP := $(BIN)/python3 -m pip --quiet --disable-pip-version-check --no-input
 ARGS ?=
 
 # What starts servers or real clients is slow: `make check` leaves it out.
-FAST := not clients and not conformance and not crash and not server and not postgresql and not s3 and not outage and not etcd and not cluster
+FAST := not clients and not conformance and not crash and not server and not postgresql and not s3 and not outage and not etcd and not cluster and not packages
 # What kills and freezes under load, or measures, must have the machine to itself; the rest of what
 # is slow waits more than it computes, and runs side by side.
 ALONE := crash or outage or cluster or measuring
@@ -75,8 +75,9 @@ bench: $(VENV)/dev ## measure against other registries; tables go to benchmarks/
 
 ##@ Release
 .PHONY: lock image
-COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	--custom-compile-command 'make lock'
+# With extras: Debian's pip takes an extra that is not pinned for a requirement that is not pinned.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras \
+	--python-version 3.11 --custom-compile-command 'make lock'
 # What pyproject.toml builds with, and what that asks for when it installs in place.
 BUILD_REQUIRES := hatchling editables
 lock: $(VENV)/home ## pin all dependencies anew, with hashes (ARGS=--upgrade to move them)

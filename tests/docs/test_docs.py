@@ -184,8 +184,8 @@ def test_every_dependency_is_locked() -> None:
         ("requirements-dev.lock", project["dependency-groups"]["dev"]),
     ):
         text = (ROOT / lock).read_text()
-        locked = set(re.findall(r"^([\w.-]+)==", text, re.MULTILINE))
-        assert {re.split(r"[<>=\[; ]", name)[0] for name in names} <= locked
+        locked = set(re.findall(r"^([\w.-]+(?:\[[\w,-]+\])?)==", text, re.MULTILINE))
+        assert {re.split(r"[<>=; ]", name)[0] for name in names} <= locked
         assert text.count("--hash=sha256:") >= len(locked)
 
 
