@@ -1,45 +1,34 @@
-"""All commands of `dtr` together."""
+"""All commands of `dtr` together; each is imported when it is called."""
 
-from dtr.cli import (
-    config,
-    copy,
-    importing,
-    jobs,
-    maintenance,
-    migrate,
-    repositories,
-    serve,
-    storage,
-    tokens,
-    users,
-)
-from dtr.cli.cluster import balancers, change, install, status
 from dtr.cli.command_line import new_command_line, run_command_line
 
-application = new_command_line("dtr", "A trusted container registry.")
-application.command("serve")(serve.serve)
-application.command("install")(install.install)
-application.command("join")(install.join)
-application.command("remove")(change.remove)
-application.command("destroy")(install.destroy)
-application.command("reconfigure")(change.reconfigure)
-application.command("emergency-repair")(change.emergency_repair)
-application.command("status")(status.status)
-application.command("cancel")(change.cancel)
-application.add_typer(
-    balancers.commands, name="load-balancer", help="What stands before the replicas."
+application = new_command_line(
+    "dtr",
+    "A trusted container registry.",
+    {
+        "serve": "dtr.cli.serve:serve",
+        "install": "dtr.cli.cluster.install:install",
+        "join": "dtr.cli.cluster.install:join",
+        "remove": "dtr.cli.cluster.change:remove",
+        "destroy": "dtr.cli.cluster.install:destroy",
+        "reconfigure": "dtr.cli.cluster.change:reconfigure",
+        "emergency-repair": "dtr.cli.cluster.change:emergency_repair",
+        "status": "dtr.cli.cluster.status:status",
+        "cancel": "dtr.cli.cluster.change:cancel",
+        "load-balancer": "dtr.cli.cluster.balancers:commands",
+        "user": "dtr.cli.users:commands",
+        "repo": "dtr.cli.repositories:commands",
+        "token": "dtr.cli.tokens:commands",
+        "migrate": "dtr.cli.migrate:migrate_metadata",
+        "copy-metadata": "dtr.cli.copy:copy_metadata",
+        "import": "dtr.cli.importing:import_registry",
+        "gc": "dtr.cli.maintenance:gc",
+        "fsck": "dtr.cli.maintenance:fsck",
+        "jobs": "dtr.cli.jobs:commands",
+        "storage": "dtr.cli.storage:commands",
+        "config": "dtr.cli.config:commands",
+    },
 )
-application.add_typer(users.commands, name="user", help="Who may log in.")
-application.add_typer(repositories.commands, name="repo", help="Repositories and who may use them.")
-application.add_typer(tokens.commands, name="token", help="Access tokens: passwords for programs.")
-application.command("migrate")(migrate.migrate_metadata)
-application.command("copy-metadata")(copy.copy_metadata)
-application.command("import")(importing.import_registry)
-application.command("gc")(maintenance.gc)
-application.command("fsck")(maintenance.fsck)
-application.add_typer(jobs.commands, name="jobs", help="Background jobs: what runs, ran and will.")
-application.add_typer(storage.commands, name="storage", help="Where blobs are.")
-application.add_typer(config.commands, name="config", help="Settings: check and explain them.")
 
 
 def main() -> None:

@@ -1,17 +1,66 @@
 """What the command lines of `dtr` and `ucp` have in common."""
 
+import importlib
 import inspect
+import json
 import sys
-from typing import Annotated
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command_from_info, get_group_from_info
+from typer.models import CommandInfo, TyperInfo
 
 from dtr import __version__
 
 
-def new_command_line(name: str, about: str) -> typer.Typer:
-    """Return a command line that has no commands yet, but `--version`, `-h` and completion."""
+class Commands(MutableMapping[str, Any]):
+    """Commands by name, each imported when it is first looked up.
+
+    `dtr --version` and the completion of a name then load no command at all, and a command none
+    of the others. A place is `package.module:function`, or a Typer application with commands of
+    its own instead of the function.
+    """
+
+    def __init__(self, places: Mapping[str, str], here: Mapping[str, Any]) -> None:
+        self._places = dict(places)
+        self._loaded: dict[str, Any] = dict(here)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a command, ready to be called."""
+        if name not in self._loaded:
+            self._loaded[name] = _load(name, self._places[name])
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        """Add a command that is loaded."""
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        """Take a command away."""
+        self._places.pop(name, None)
+        self._loaded.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names; nothing is loaded for them."""
+        return iter(dict.fromkeys((*self._places, *self._loaded)))
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(dict.fromkeys((*self._places, *self._loaded)))
+
+
+def new_command_line(name: str, about: str, places: Mapping[str, str]) -> typer.Typer:
+    """Return a command line with `version`, `--version`, `-h`, completion, and these commands."""
+
+    class _Lazy(TyperGroup):
+        def __init__(self, *args: Any, **given: Any) -> None:
+            super().__init__(*args, **given)
+            self.commands = Commands(places, self.commands)
+
     application = typer.Typer(
+        cls=_Lazy,
         help=about,
         no_args_is_help=True,
         pretty_exceptions_show_locals=False,
@@ -29,26 +78,50 @@ def new_command_line(name: str, about: str) -> typer.Typer:
     def root(
         *,
         version: Annotated[
-            bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show it.")
+            bool,
+            typer.Option(
+                "--version", callback=show_version, is_eager=True, help="Show the version."
+            ),
         ] = False,
     ) -> None:
         pass
+
+    @application.command("version")
+    def version_command(
+        *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    ) -> None:
+        """Show the version."""
+        shown = {"name": name, "version": __version__}
+        typer.echo(json.dumps(shown, indent=2) if as_json else " ".join(shown.values()))
 
     return application
 
 
 def run_command_line(application: typer.Typer, name: str) -> None:
     """Run a command; exit status 0 is success, 1 a failure, 2 a wrong call."""
-    _list_whole_summaries(application)
     application(prog_name=name if sys.argv[0].endswith("__main__.py") else None)
 
 
-def _list_whole_summaries(application: typer.Typer) -> None:
-    """Let lists of commands have the summaries whole, which Typer would cut off."""
-    for command in application.registered_commands:
-        if command.callback is not None:
-            summary = (inspect.getdoc(command.callback) or "").partition("\n\n")[0]
-            command.short_help = summary.replace("\n", " ")
-    for group in application.registered_groups:
-        if group.typer_instance is not None:
-            _list_whole_summaries(group.typer_instance)
+def _load(name: str, place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    target = getattr(importlib.import_module(module), attribute)
+    if not isinstance(target, typer.Typer):
+        return get_command_from_info(
+            CommandInfo(name, callback=target, short_help=_summary(target)),
+            pretty_exceptions_short=True,
+            rich_markup_mode=None,
+        )
+    for command in target.registered_commands:
+        # Whole: Typer would cut it off.
+        command.short_help = _summary(command.callback)
+    return get_group_from_info(
+        TyperInfo(target, name=name),
+        pretty_exceptions_short=True,
+        suggest_commands=True,
+        rich_markup_mode=None,
+    )
+
+
+def _summary(command: object) -> str:
+    """Return the first paragraph of what a command says about itself."""
+    return (inspect.getdoc(command) or "").partition("\n\n")[0].replace("\n", " ")

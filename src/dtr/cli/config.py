@@ -5,7 +5,7 @@ import typer
 from dtr.cli.context import ConfigOption, DataDirOption, failures_as_sentences, settings_of
 from dtr.server.settings_pages import sample_config
 
-commands = typer.Typer(no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True, help="Settings: check, show and explain them.")
 
 
 @commands.command("check")

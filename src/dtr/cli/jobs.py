@@ -17,7 +17,7 @@ from dtr.jobs.model import Line
 from dtr.jobs.schedules import list_schedules
 from dtr.server.background import KINDS
 
-commands = typer.Typer(no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True, help="Background jobs: running, ended and scheduled.")
 
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 5

@@ -12,7 +12,7 @@ from dtr.model.names import RepositoryName
 from dtr.registry import manage
 from dtr.storage import BlobStore
 
-commands = typer.Typer(no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True, help="Repositories, and who may use them.")
 Name = Annotated[str, typer.Argument(help="The repository's name, as NAMESPACE/NAME.")]
 Public = Annotated[
     bool, typer.Option("--public/--private", help="Whether anybody may pull without logging in.")

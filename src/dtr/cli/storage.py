@@ -21,7 +21,7 @@ from dtr.server.drivers import storage_options
 from dtr.storage import BlobStore, open_blob_store
 from dtr.transfer.blobs import BlobCopy, BlobsCopied
 
-commands = typer.Typer(no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True, help="The storage of blobs.")
 _CONSOLE = Console(stderr=True)
 _COLUMNS = (
     TextColumn("{task.description}"),
@@ -34,7 +34,7 @@ _COLUMNS = (
 
 @commands.callback()
 def root() -> None:
-    """Where blobs are."""
+    """Make `copy` a command below `storage`, though it is the only one."""
 
 
 @commands.command("copy")

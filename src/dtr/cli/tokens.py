@@ -11,7 +11,7 @@ from dtr.cli.context import ConfigOption, DataDirOption, open_registry
 from dtr.cli.terminal import JsonOption, fail, show, show_json, time_of
 from dtr.model.access import Level
 
-commands = typer.Typer(no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True, help="Access tokens: passwords for programs.")
 User = Annotated[str, typer.Argument(help="Whose token it is.")]
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
 _LONGEST_SECONDS = 100 * _UNITS["y"]

@@ -9,7 +9,7 @@ from dtr.accounts.passwords import hash_password
 from dtr.cli.context import ConfigOption, DataDirOption, open_registry
 from dtr.cli.terminal import JsonOption, PasswordFileOption, ask_password, confirm, show
 
-commands = typer.Typer(no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True, help="Users and organizations: who may log in.")
 Name = Annotated[str, typer.Argument(help="The user's name, which is also their namespace.")]
 
 

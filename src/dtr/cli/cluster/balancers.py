@@ -20,7 +20,7 @@ from dtr.cluster.pool_formats import (
     render,
 )
 
-commands = typer.Typer(no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True, help="The load balancer in front of the replicas.")
 
 _MAX_PORT = 65_535
 HttpsPort = Annotated[

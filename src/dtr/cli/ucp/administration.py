@@ -21,7 +21,7 @@ from dtr.cli.ucp.nodes import show_nodes
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.authority import expires_at, fingerprint
 
-tokens = typer.Typer(no_args_is_help=True)
+tokens = typer.Typer(no_args_is_help=True, help="The join token: what lets machines join.")
 
 
 @tokens.command("show")

@@ -8,7 +8,7 @@ import typer
 from dtr.cli.terminal import JsonOption, confirm, show, show_json, time_of
 from dtr.cli.ucp.connection import ConnectionOptions, connected, takes_connection
 
-commands = typer.Typer(no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True, help="The machines that UCP manages.")
 
 NodeArgument = Annotated[
     str, typer.Argument(metavar="NODE", help="The node's name or id, as 'ucp node ls' shows it.")
