@@ -18,7 +18,7 @@ PIP := $(BIN)/python3 -m pip --quiet --disable-pip-version-check --no-input
 ARGS ?=
 
 # What starts servers or real clients is slow: `make check` leaves it out.
-FAST := not clients and not conformance and not crash and not server and not postgresql and not s3 and not outage and not etcd and not cluster and not packages
+FAST := not clients and not conformance and not crash and not server and not postgresql and not s3 and not outage and not etcd and not cluster and not measuring and not packages
 # What kills and freezes under load, or measures, must have the machine to itself; the rest of what
 # is slow waits more than it computes, and runs side by side.
 ALONE := crash or outage or cluster or measuring
@@ -46,10 +46,12 @@ fix: $(VENV)/dev ## format, and mend what the linter can mend by itself
 .PHONY: test soak outages demo-cluster bench
 test: $(VENV)/dev ## install what the tests need, then run all that this machine can run
 	tools/install-debian-packages test
-	tools/install-go-tools
-	@status=0; $(MAKE) --no-print-directory lint || status=1; \
+	@status=0; mkdir -p .tools; \
+		tools/install-go-tools >.tools/log 2>&1 & building=$$!; \
+		$(MAKE) --no-print-directory lint || status=1; \
+		$(if $(ARGS),,$(BIN)/python3 -m pytest -q -n auto -m '$(FAST)' || status=1;) \
+		wait $$building || status=1; cat .tools/log; \
 		$(if $(ARGS),$(BIN)/python3 -m pytest $(ARGS) || status=1;, \
-		$(BIN)/python3 -m pytest -q -n auto -m '$(FAST)' || status=1; \
 		$(BIN)/python3 -m pytest -q -n auto --dist loadfile -m 'not ($(FAST)) and not ($(ALONE))' || status=1; \
 		$(BIN)/python3 -m pytest -m '$(ALONE)' || status=1;) exit $$status
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from tests.support.once_more import pytest_collection_modifyitems, pytest_terminal_summary
 from tests.support.postgresql import RunningPostgresql, temporary_database
 from tests.support.seaweed import RunningS3
 from xdist.remote import Producer
@@ -13,6 +14,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 from dtr.database import open_postgresql
 from dtr.testing.registry import make_registry
+
+__all__ = ["pytest_collection_modifyitems", "pytest_terminal_summary"]
 
 DEPLOYMENTS = {"on_postgresql", "forgetful", "on_s3"} | {
     *("node", "balanced", "balanced_s3", "on_replicated"),

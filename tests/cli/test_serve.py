@@ -151,6 +151,7 @@ def push_slowly(
         return connection.recv(4096)
 
 
+@pytest.mark.measuring
 def test_an_idle_server_ends_at_once_with_status_0(tmp_path: Path) -> None:
     """Nothing in flight, nothing to wait for, and every process is gone."""
     with RunningServer(tmp_path) as server:

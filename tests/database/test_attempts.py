@@ -141,6 +141,7 @@ def test_only_an_attempt_that_took_long_makes_the_next_more_patient(clock: Manua
     assert attempts.begin() == 60
 
 
+@pytest.mark.measuring
 @pytest.mark.postgresql
 def test_a_connection_is_broken_when_its_time_is_over(postgresql: RunningPostgresql) -> None:
     """And not when the answer came before."""

@@ -104,6 +104,7 @@ def test_a_first_start_that_was_cut_short_goes_on(engine: Engine) -> None:
     check_schema(engine)
 
 
+@pytest.mark.measuring
 def test_a_step_lets_traffic_pass_while_it_waits(engine: Engine) -> None:
     """What it needs a lock of is in use: others do not queue behind it for long."""
     apply(engine, partial(_upgrade, revision="0001"))

@@ -42,6 +42,7 @@ async def test_a_unit_waits_for_another_process(database: SqliteDatabase, statem
     assert database.read_now(keys) == ["one", "soon", "two"]
 
 
+@pytest.mark.measuring
 async def test_readers_do_not_wait_for_a_writer(database: SqliteDatabase) -> None:
     """Another process that writes stops neither units nor point queries."""
     lookup = Lookup(settings.select())

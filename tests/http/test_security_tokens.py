@@ -168,6 +168,7 @@ async def test_a_token_that_says_what_ours_never_say_is_refused(
     await refused(alice, await signed(own, body))
 
 
+@pytest.mark.measuring
 @pytest.mark.parametrize(
     "token",
     [

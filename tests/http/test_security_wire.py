@@ -122,6 +122,7 @@ def test_expect_continue_is_answered_before_the_body(node: Node) -> None:
     assert heard.statuses == [401]
 
 
+@pytest.mark.measuring
 @pytest.mark.server
 def test_a_client_that_sends_its_head_slowly_is_cut_off(node: Node) -> None:
     """Header slowloris: after header_read_seconds (here one), not after every byte anew."""
@@ -132,6 +133,7 @@ def test_a_client_that_sends_its_head_slowly_is_cut_off(node: Node) -> None:
     assert heard.seconds < 6
 
 
+@pytest.mark.measuring
 @pytest.mark.server
 @pytest.mark.parametrize("method", ["PATCH", "PUT", "POST"])
 def test_a_client_that_pauses_in_a_body_is_told_so(node: Node, method: str) -> None:
@@ -170,6 +172,7 @@ async def test_a_paused_body_is_408_in_the_envelope(open_registry: OpenRegistry)
         assert answer.json()["errors"][0]["code"] == "BLOB_UPLOAD_INVALID"
 
 
+@pytest.mark.measuring
 @pytest.mark.server
 def test_many_slow_clients_do_not_stop_the_others(node: Node) -> None:
     """Slowloris: open connections cost little; a request beside them is answered at once."""

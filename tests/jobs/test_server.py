@@ -107,6 +107,7 @@ def test_a_stopped_server_hands_its_jobs_back(server: RunningServer, database: D
     wait_for_attempt(database, job_id, 2)
 
 
+@pytest.mark.measuring
 def test_a_running_job_is_cancelled_within_a_moment(
     server: RunningServer, database: Database
 ) -> None:

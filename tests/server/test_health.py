@@ -103,6 +103,7 @@ async def test_a_remark_leaves_it_healthy(open_health: OpenHealth) -> None:
     assert verdict == Verdict(is_healthy=True, problem="metadata: pulls only")
 
 
+@pytest.mark.measuring
 async def test_what_hangs_is_waited_for_two_seconds_and_asked_once(
     open_health: OpenHealth, clock: ManualClock
 ) -> None:

@@ -181,6 +181,7 @@ def test_plain_http_answers_health_and_redirects_to_tls(server: TlsServer) -> No
     assert answer.headers["Location"] == f"{server.url}/v2/app/tags/list?n=1"
 
 
+@pytest.mark.measuring
 @pytest.mark.parametrize("after_seconds", [0.03, 0.05, 0.1, 0.2, 0.4])
 def test_a_server_that_is_told_to_end_while_it_starts_ends(
     tmp_path: Path, after_seconds: float

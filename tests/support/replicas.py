@@ -1,6 +1,8 @@
 """Replicas that hold blobs on disks of their own: certificates, members files, peer endpoints."""
 
 import os
+import stat
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -78,8 +80,14 @@ class Machine:
     def files(self) -> dict[str, int]:
         """Return the sizes of the blobs on its disk, by key."""
         root = self.data / "blobs"
-        found = [path for path in root.rglob("*") if path.is_file()]
-        return {str(path.relative_to(root)): path.stat().st_size for path in found}
+        found: dict[str, int] = {}
+        for path in root.rglob("*"):
+            # What a running replica has not committed may be gone since it was listed.
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    found[str(path.relative_to(root))] = status.st_size
+        return found
 
     def staged(self) -> list[Path]:
         """Return what is staged on its disk."""

@@ -36,6 +36,7 @@ def test_a_program_ends_with_everything_it_started(tmp_path: Path, ending: str) 
     assert not group_exists(pid)
 
 
+@pytest.mark.measuring
 def test_a_program_that_does_not_obey_is_killed(tmp_path: Path) -> None:
     """The deadline of a stop is kept, and the exit status tells."""
     command = ["/bin/sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"]

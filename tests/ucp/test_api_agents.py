@@ -55,6 +55,7 @@ def test_an_agent_is_told_what_time_it_is(plane: ControlPlane, node: Joined) -> 
         assert http.get(f"{PREFIX}/agent/time").status_code == 401
 
 
+@pytest.mark.measuring
 def test_an_agent_that_waits_hears_of_a_change_at_once(plane: ControlPlane, node: Joined) -> None:
     """It does not ask again and again."""
     with plane.http(node) as http:

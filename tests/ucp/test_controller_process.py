@@ -73,6 +73,7 @@ def machine(tmp_path: Path) -> Iterator[FirstMachine]:
         first.etcd.kill()
 
 
+@pytest.mark.measuring
 def test_a_controller_begins_dies_comes_back_and_ends(machine: FirstMachine) -> None:
     """It waits for etcd, and what it wrote is there after it was killed."""
     machine.controller.start()
