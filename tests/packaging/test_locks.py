@@ -105,7 +105,14 @@ def pip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def install(python: Path, index: Index, lock: Path) -> subprocess.CompletedProcess[str]:
     """Let pip say whether it would install a lock."""
-    arguments = ["install", "--dry-run", "--require-hashes", "--no-index", "--no-cache-dir"]
+    arguments = [
+        "--isolated",
+        "install",
+        "--dry-run",
+        "--require-hashes",
+        "--no-index",
+        "--no-cache-dir",
+    ]
     return subprocess.run(
         [python, "-I", "-m", "pip", *arguments, "--find-links", index.wheels, "-r", lock],
         check=False,
