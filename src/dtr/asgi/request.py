@@ -1,6 +1,6 @@
 """One request, read no further than a handler asks."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
@@ -72,9 +72,12 @@ class Request:
 
     @property
     def headers(self) -> dict[bytes, bytes]:
-        """The headers by lower-case name; of one that stands twice, the last."""
+        """The headers by lower-case name; one of several lines is one list (RFC 9110 5.3)."""
         if self._headers is None:
-            self._headers = dict(self.scope["headers"])
+            lines = self.scope["headers"]
+            self._headers = dict(lines)
+            if len(self._headers) != len(lines):
+                self._headers = _combined(lines)
         return self._headers
 
     def header(self, name: bytes) -> str:
@@ -174,6 +177,13 @@ class Request:
         with suppress(RegistryError, ClientDisconnectError):
             async for _ in self.stream(limit=self.body_bytes + _DISCARDED_BYTES):
                 pass
+
+
+def _combined(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    for name, value in lines:
+        found[name] = b"%b, %b" % (found[name], value) if name in found else value
+    return found
 
 
 def _parse_query(query: bytes) -> dict[str, list[str]]:

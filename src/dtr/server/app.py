@@ -55,7 +55,7 @@ def build_application(
     clock = clock or own_clock
     database, store = drivers.database, drivers.store
     auth = auth_settings(settings)
-    proxies = Proxies(settings.server.trusted_proxies)
+    proxies = Proxies(settings.server.trusted_proxies, settings.server.forwarded_header)
     keys = KeyRing(database, service=auth.service, clock=clock)
     identity = Identity(database, keys, auth, clock=clock)
     gate = Gate(

@@ -190,7 +190,9 @@ class ServerSettings(_Section):
     public_url: _PublicUrl = ""
     """How clients reach the registry, for the token realm; empty: as the Host header says."""
     trusted_proxies: _Networks = ()
-    """Networks (CIDR) whose X-Forwarded-* headers are believed."""
+    """Networks (CIDR) of the proxies whose X-Forwarded-* or Forwarded headers are believed."""
+    forwarded_header: Literal["auto", "x-forwarded", "forwarded"] = "auto"
+    """Which of the two the proxies write; `auto`: X-Forwarded-* where it is there."""
     header_read_seconds: float = Field(10, ge=0.1, le=600)
     """How long a client may take to send its headers."""
     body_idle_seconds: float = Field(60, ge=0.1, le=3600)
