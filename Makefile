@@ -80,8 +80,9 @@ bench: $(VENV)/dev ## measure against other registries; tables go to benchmarks/
 # With extras: Debian's pip takes an extra that is not pinned for a requirement that is not pinned.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras \
 	--python-version 3.11 --custom-compile-command 'make lock'
-# What pyproject.toml builds with, and what that asks for when it installs in place.
-BUILD_REQUIRES := hatchling editables
+# What pyproject.toml builds with, and what that asks for when it installs in place; and what builds
+# those packages of requirements.lock that have no wheels.
+BUILD_REQUIRES := hatchling editables setuptools wheel
 lock: $(VENV)/home ## pin all dependencies anew, with hashes (ARGS=--upgrade to move them)
 	$(PIP) install 'uv>=0.9'
 	$(COMPILE) $(ARGS) pyproject.toml --output-file requirements.lock
@@ -119,8 +120,8 @@ $(VENV)/home: $(if $(IS_SOUND),,ALWAYS)
 
 $(VENV)/run: $(VENV)/home requirements.lock requirements-build.lock pyproject.toml
 	@echo 'Installing DTR and the packages of requirements.lock ...'
-	@$(PIP) install --require-hashes -r requirements.lock
 	@$(PIP) install --require-hashes -r requirements-build.lock
+	@$(PIP) install --require-hashes --no-build-isolation -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.packages
 
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock")
 NEWER = "99999"
-_PINNED = re.compile(r"^(?P<name>[\w.-]+)(?P<extras>\[[\w,-]+\])?==(?P<version>[^ ;\\]+)")
+_PINNED = re.compile(
+    r"^(?P<name>[\w.-]+)(?P<extras>\[[\w,-]+\])?==(?P<version>[^ ;\\]+)", re.MULTILINE
+)
 _HASHES = re.compile(r"( \\)?\n    --hash=sha256:[0-9a-f]{64}")
 
 
@@ -140,3 +142,14 @@ def test_a_lock_without_its_extras_does_not_hold(pip: Path, index: Index, tmp_pa
     done = install(pip, index, stripped)
     assert done.returncode
     assert "must have their versions pinned" in done.stderr
+
+
+def test_what_is_built_is_built_by_what_is_pinned() -> None:
+    """Packages without wheels would be built by whatever setuptools is the newest that day."""
+    steps = re.findall(r"pip\) install .*", (ROOT / "Makefile").read_text(), re.IGNORECASE)
+    [build, run, in_place, *_] = [step for step in steps if "lock" in step or "editable" in step]
+    assert "requirements-build.lock" in build
+    assert "--no-build-isolation -r requirements.lock" in run
+    assert "--no-build-isolation" in in_place
+    locked = (ROOT / "requirements-build.lock").read_text()
+    assert {"setuptools", "wheel"} <= {pinned["name"] for pinned in _PINNED.finditer(locked)}

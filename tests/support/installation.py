@@ -25,6 +25,7 @@ from tests.support.processes import ROOT
 _BASE_PYTHON = Path("/usr/bin/python3")
 _SOURCE = ROOT / "src" / "dtr"
 _LOCK_FILE = ROOT / "requirements.lock"
+_BUILD_LOCK_FILE = ROOT / "requirements-build.lock"
 _COMPLETE = "complete"
 _KEPT_SECONDS = 2 * 86_400
 _COMMANDS = {"dtr": "dtr.cli.application:main", "ucp": "dtr.cli.ucp.application:main"}
@@ -91,14 +92,16 @@ def _packages(base: Path) -> Path:
     version = subprocess.run(
         [_BASE_PYTHON, "--version"], check=True, capture_output=True, text=True
     ).stdout
-    digest = hashlib.sha256(version.encode() + _LOCK_FILE.read_bytes()).hexdigest()[:16]
+    locks = _BUILD_LOCK_FILE.read_bytes() + _LOCK_FILE.read_bytes()
+    digest = hashlib.sha256(version.encode() + locks).hexdigest()[:16]
     environment = base / f"packages-{digest}"
     if (environment / _COMPLETE).exists():
         return environment
     _run(_BASE_PYTHON, "-m", "venv", "--clear", environment)
     pip = ("-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", "install")
     python = environment / "bin" / "python3"
-    _run(python, *pip, "--require-hashes", "--requirement", _LOCK_FILE)
+    _run(python, *pip, "--require-hashes", "--requirement", _BUILD_LOCK_FILE)
+    _run(python, *pip, "--require-hashes", "--no-build-isolation", "--requirement", _LOCK_FILE)
     (environment / _COMPLETE).touch()
     return environment
 
