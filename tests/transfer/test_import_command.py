@@ -1,5 +1,6 @@
 """`dtr import` from real registries, by their directory and by their API."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.transfer.conftest import Distribution
 pytestmark = pytest.mark.clients
 
 Servers = Callable[..., RunningServer]
+EMPTY = f"sha256:{hashlib.sha256().hexdigest()}"
 AS_ADMIN = (ADMIN, ADMIN_PASSWORD)
 
 
@@ -108,6 +110,24 @@ def test_a_running_registry_is_imported(
     check_pulls(distribution, new, filled, tmp_path)
     again = import_into(new, distribution.url, *options)
     assert (again["tags"], again["manifests"], again["blobs"]) == (0, 0, 0)
+
+
+def test_a_repository_with_blobs_only_is_left_out(
+    distribution: Distribution, filled: dict[str, str], server: Servers, tmp_path: Path
+) -> None:
+    """A docker-registry has it in its catalog and does not know its tags; that is no error."""
+    start = httpx.post(f"{distribution.url}/v2/only/blobs/blobs/uploads/", auth=USER)
+    where = httpx.URL(start.headers["location"]).copy_merge_params({"digest": EMPTY})
+    assert httpx.put(where, content=b"", auth=USER).status_code == 201
+    catalog = httpx.get(f"{distribution.url}/v2/_catalog", auth=USER).json()
+    assert "only/blobs" in catalog["repositories"]
+    new = server("new")
+    password = tmp_path / "password"
+    password.write_text(f"{USER[1]}\n")
+    options = ("--username", USER[0], "--password-file", password)
+    done = import_into(new, distribution.url, *options)
+    assert (done["problems"], done["repositories"]) == ([], 5)
+    assert "only/blobs" not in new.run("repo", "list")
 
 
 def test_a_wrong_password_is_said(

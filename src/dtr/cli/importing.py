@@ -13,11 +13,12 @@ from rich.console import Console
 from dtr.cli.context import ConfigOption, DataDirOption, Registry, open_registry
 from dtr.cli.terminal import JsonOption, fail, show, show_json
 from dtr.model.access import Visibility
+from dtr.model.errors import UnavailableError
+from dtr.remote import Credentials, Targets
 from dtr.server.app import registry_settings
 from dtr.server.passwords import read_password
 from dtr.storage import FilesystemBlobStore
 from dtr.storage.hard_links import link_file
-from dtr.transfer.challenge import Credentials
 from dtr.transfer.distribution import DistributionDirectory
 from dtr.transfer.importer import Imported, Importer, ImportSettings, Link
 from dtr.transfer.remote import RemoteRegistry
@@ -67,6 +68,22 @@ def import_registry(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Accept any TLS certificate of a running registry.")
     ] = False,
+    token_services: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--token-service",
+            metavar="HOST[:PORT]",
+            help="Another server that may be given the password, to get tokens. May be repeated.",
+        ),
+    ] = None,
+    networks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-network",
+            metavar="NETWORK",
+            help="Private network that the registry may redirect to: 10.0.0.0/8. May be repeated.",
+        ),
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="Blobs at a time.", min=1, max=64)] = 4,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the source and say what would come.")
@@ -88,13 +105,20 @@ def import_registry(
         prefix, owner, visibility, overwrite_tags, dry_run=dry_run, concurrency=concurrency
     )
     with open_registry(config, data_dir) as registry:
-        source = _source(place, username, password_file, insecure=insecure)
+        credentials = _credentials(username, password_file)
+        if place.startswith(("http://", "https://")):
+            targets = Targets.parse(place, token_services or (), networks or ())
+            source: Source = RemoteRegistry(targets, credentials=credentials, verify=not insecure)
+        else:
+            source = DistributionDirectory(Path(place))
         linker = _link(registry) if link else None
-        done = asyncio.run(_import(registry, source, settings, repositories or (), linker))
+        done, ended = asyncio.run(_import(registry, source, settings, repositories or (), linker))
     if as_json:
-        show_json({"dry_run": dry_run, **asdict(done)})
+        show_json({"dry_run": dry_run, "ended_early": ended, **asdict(done)})
     else:
         _show(done, dry_run=dry_run)
+    if ended:
+        fail(f"{ended}. Run it again: it goes on where it was.")
     if done.problems:
         raise typer.Exit(1)
 
@@ -105,7 +129,8 @@ async def _import(
     settings: ImportSettings,
     repositories: Sequence[str],
     link: Link | None,
-) -> Imported:
+) -> tuple[Imported, str]:
+    """Return what was done, and why it ended before its end, if it did."""
     try:
         await source.check()
         with _CONSOLE.status("Importing") as status:
@@ -118,23 +143,22 @@ async def _import(
                 link=link,
                 observe=lambda done: status.update(f"Imported {_counts(done)}"),
             )
-            return await importer.run(repositories)
+            try:
+                await importer.run(repositories)
+            except UnavailableError as error:
+                return importer.done, str(error)
+            return importer.done, ""
     finally:
         await source.close()
         await registry.drivers.store.close()
 
 
-def _source(
-    place: str, username: str | None, password_file: Path | None, *, insecure: bool
-) -> Source:
-    if not place.startswith(("http://", "https://")):
-        return DistributionDirectory(Path(place))
+def _credentials(username: str | None, password_file: Path | None) -> Credentials | None:
     if (username is None) != (password_file is None):
         fail("--username and --password-file go together.")
-    credentials = None
-    if username is not None and password_file is not None:
-        credentials = Credentials(username, read_password(password_file))
-    return RemoteRegistry(place, credentials=credentials, verify=not insecure)
+    if username is None or password_file is None:
+        return None
+    return Credentials(username, read_password(password_file))
 
 
 def _link(registry: Registry) -> Link | None:

@@ -68,9 +68,11 @@ class DistributionDirectory:
                 if (revisions / algorithm / encoded / "link").is_file():
                     yield digest
 
-    async def referrers(self, _repository: str, _subject: Digest) -> list[Digest]:
-        """Return none: they are among the revisions."""
-        return []
+    async def referrers(self, _repository: str, _subject: Digest) -> AsyncIterator[Digest]:
+        """Find none: they are among the revisions."""
+        none: tuple[Digest, ...] = ()
+        for digest in none:
+            yield digest
 
     async def manifest(
         self, repository: str, reference: Reference, *, limit: int

@@ -31,7 +31,7 @@ from dtr.registry.push import PushedManifest
 from dtr.registry.records import Blob
 from dtr.storage import BlobStore
 from dtr.transfer import records
-from dtr.transfer.source import Source, SourceError, SourceManifest
+from dtr.transfer.source import RepositoryUnknownError, Source, SourceError, SourceManifest
 
 _DEEPEST: Final = 8
 """Indexes of indexes of ...; and artifacts that refer to artifacts that ..."""
@@ -115,6 +115,7 @@ class Importer:
         self._clock = clock
         self._done = Imported()
         self._seen: dict[Digest, bool] = {}
+        self._here: _Place | None = None
         # Blobs whose bytes the source has shown: another repository of it may have them, too. What
         # the source merely names could be somebody else's.
         self._proven: set[bytes] = set()
@@ -133,25 +134,34 @@ class Importer:
                 await self._repository(name)
         else:
             async for name in self._source.repositories():
-                await self._repository(name)
+                await self._repository(name, is_listed=True)
         return self._done
 
-    async def _repository(self, name: str) -> None:
+    @property
+    def done(self) -> Imported:
+        """What was done so far, also where `run` ended with an error."""
+        return self._done
+
+    async def _repository(self, name: str, *, is_listed: bool = False) -> None:
         try:
             target = self._target(name)
         except NameInvalidError as error:
             self._fail(name, "the repository", str(error))
             return
-        place = await self._place(name, target)
         self._seen = {}
         try:
             async for tag in self._source.tags(name):
-                await self._tag(place, tag)
+                await self._tag(await self._place(name, target), tag)
             async for digest in self._source.untagged(name):
-                await self._untagged(place, digest)
+                await self._untagged(await self._place(name, target), digest)
+        except RepositoryUnknownError as error:
+            if not is_listed:
+                self._fail(name, "the repository", _reason(error))
+            # Else it has blobs and nothing that needs them: some registries answer that with 404.
         except (SourceError, OSError) as error:
             self._fail(name, "the repository", _reason(error))
-        self._done.repositories += 1
+        self._done.repositories += self._here is not None
+        self._here = None
         self._observe(self._done)
 
     def _target(self, name: str) -> RepositoryName:
@@ -172,6 +182,12 @@ class Importer:
         return target
 
     async def _place(self, name: str, target: RepositoryName) -> _Place:
+        """Return where the repository is here, made when the first of its content comes."""
+        if self._here is None:
+            self._here = await self._made(name, target)
+        return self._here
+
+    async def _made(self, name: str, target: RepositoryName) -> _Place:
         if self._settings.dry_run:
             found = await self._database.read(registry.find_repository, target)
             return _Place(name, target, found.id if found else 0)
@@ -246,9 +262,20 @@ class Importer:
             await self._put(place, found, [])
             self._done.manifests += 1
         self._seen[found.digest] = True  # for what refers to it names it, too
-        referrers = await self._source.referrers(place.source, found.digest)
+        referrers = await self._referrers(place, found.digest)
         await self._related(place, found.digest, referrers, depth, "what refers to it")
         return True
+
+    async def _referrers(self, place: _Place, digest: Digest) -> list[Digest]:
+        """Find what refers to a manifest; that not all could be found is a problem of its own."""
+        found: list[Digest] = []
+        try:
+            async for referrer in self._source.referrers(place.source, digest):
+                found.append(referrer)  # noqa: PERF401 - what came before a failure counts
+        except (SourceError, OSError) as error:
+            reason = f"not all that refers to it could be found: {_reason(error)}"
+            self._fail(place.source, digest, reason)
+        return found
 
     async def _related(
         self, place: _Place, digest: Digest, related: Sequence[Digest], depth: int, role: str

@@ -1,30 +1,41 @@
 """A running registry, by its API (distribution-spec; catalog as docker-registry has it)."""
 
-import asyncio
-import random
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urljoin, urlsplit
 
-import httpx
-
 from dtr.model.digest import Digest
-from dtr.model.errors import DigestInvalidError, InvalidError, UnavailableError
+from dtr.model.errors import DigestInvalidError, UnavailableError
 from dtr.model.manifests import INDEX_TYPES, MANIFEST_TYPES
 from dtr.model.names import Reference
-from dtr.transfer.challenge import Authenticator, Credentials, read, read_json
-from dtr.transfer.source import Source, SourceError, SourceManifest
+from dtr.remote import Answer, Credentials, RemoteClient, RemoteError, Targets
+from dtr.transfer.source import (
+    RepositoryUnknownError,
+    Source,
+    SourceError,
+    SourceManifest,
+)
 
-_ACCEPT: Final = {"accept": ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))}
+_ACCEPT: Final = {"Accept": ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))}
 _PAGE_BYTES: Final = 16 << 20
 _PAGE_ENTRIES: Final = 1000
 _MOST_PAGES: Final = 1_000_000
 _ATTEMPTS: Final = 5
-_MOST_ANSWERS: Final = 3
-_BUSY: Final = frozenset({429, 500, 502, 503, 504})
-_TIMEOUT: Final = httpx.Timeout(60, connect=10)
+_SHOWN: Final = 100
+_OK: Final = 200
+_PARTIAL: Final = 206
+_NOT_FOUND: Final = 404
+
+
+class _StatusError(SourceError):
+    """The source answers with another status than was wanted."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class RemoteRegistry:
@@ -34,22 +45,10 @@ class RemoteRegistry:
     """
 
     def __init__(
-        self, url: str, *, credentials: Credentials | None = None, verify: bool = True
+        self, targets: Targets, *, credentials: Credentials | None = None, verify: bool = True
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
-            message = "name a registry as https://HOST[:PORT], without a user in it"
-            raise InvalidError(message)
-        self._url = f"{parts.scheme}://{parts.netloc}"
-        self._client = httpx.AsyncClient(
-            verify=verify,
-            timeout=_TIMEOUT,
-            follow_redirects=True,
-            max_redirects=5,
-            headers={"accept-encoding": "identity"},
-        )
-        self._has_referrers = True
-        self._authenticator = Authenticator(self._client, credentials)
+        self._client = RemoteClient(targets, credentials, verify=verify)
+        self._has_referrers = False
 
     async def check(self) -> None:
         """Make sure that there is a registry which lets us in.
@@ -69,8 +68,13 @@ class RemoteRegistry:
 
     async def tags(self, repository: str) -> AsyncIterator[str]:
         """Page through the tags."""
-        async for name in self._listed(f"/v2/{quote(repository)}/tags/list", "tags"):
-            yield name
+        try:
+            async for name in self._listed(f"/v2/{quote(repository)}/tags/list", "tags"):
+                yield name
+        except _StatusError as error:
+            if error.status == _NOT_FOUND:
+                raise RepositoryUnknownError(str(error)) from None
+            raise
 
     async def untagged(self, _repository: str) -> AsyncIterator[Digest]:
         """Find none: the API lists no manifests."""
@@ -78,19 +82,27 @@ class RemoteRegistry:
         for digest in none:
             yield digest
 
-    async def referrers(self, repository: str, subject: Digest) -> list[Digest]:
-        """Ask the referrers API; a registry that does not have it keeps them under tags."""
-        if not self._has_referrers:
-            return []
-        found: list[Digest] = []
-        path = f"/v2/{quote(repository)}/referrers/{subject}"
+    async def referrers(self, repository: str, subject: Digest) -> AsyncIterator[Digest]:
+        """Ask the referrers API; a registry that does not have it keeps them under tags.
+
+        It says so with 404, and with nothing else: a registry that has it answers every subject
+        with 200 (distribution-spec, Listing Referrers). Any other failure is a failure.
+        """
+        strange = 0
         try:
-            async for page in self._pages(path):
-                entries = [e for e in _list(page, "manifests") if isinstance(e, dict)]
-                found += [Digest.parse(str(entry.get("digest"))) for entry in entries]
-        except (SourceError, DigestInvalidError):
-            self._has_referrers = bool(found)
-        return found
+            async for page in self._pages(f"/v2/{quote(repository)}/referrers/{subject}"):
+                self._has_referrers = True
+                for entry in _list(page, "manifests"):
+                    found = entry.get("digest") if isinstance(entry, dict) else None
+                    try:
+                        yield Digest.parse(str(found))
+                    except DigestInvalidError:
+                        strange += 1
+        except _StatusError as error:
+            if error.status != _NOT_FOUND or self._has_referrers:
+                raise
+        if strange:
+            raise SourceError(f"{strange} entries of the list name no digest")
 
     async def manifest(
         self, repository: str, reference: Reference, *, limit: int
@@ -98,8 +110,8 @@ class RemoteRegistry:
         """Get a manifest in whichever of the four media types it was pushed."""
         path = f"/v2/{quote(repository)}/manifests/{quote(reference, safe=':')}"
         async with self._get(path, headers=_ACCEPT) as response:
-            payload = await read(response, limit=limit)
-            media_type = response.headers.get("content-type", "")
+            payload = await response.read(limit=limit)
+            media_type = response.header("Content-Type")
         digest = Digest.of(payload)
         if isinstance(reference, Digest):
             digest = Digest.of(payload, reference.algorithm)
@@ -110,20 +122,19 @@ class RemoteRegistry:
     async def blob_size(self, repository: str, digest: Digest) -> int:
         """Ask with HEAD."""
         async with self._get(_blob(repository, digest), method="HEAD") as response:
-            length = response.headers.get("content-length", "")
-            return int(length) if length.isascii() and length.isdigit() else 0
+            return response.size
 
     async def blob(self, repository: str, digest: Digest) -> AsyncIterator[bytes]:
         """Stream the body, from wherever the registry redirects to; go on where it breaks off."""
         offset, failures = 0, 0
         while True:
-            headers = {"range": f"bytes={offset}-"} if offset else {}
-            wanted = httpx.codes.PARTIAL_CONTENT if offset else httpx.codes.OK
+            headers = {"Range": f"bytes={offset}-"} if offset else {}
+            wanted = _PARTIAL if offset else _OK
             try:
                 async with self._get(
                     _blob(repository, digest), headers=headers, wanted=wanted
                 ) as response:
-                    async for chunk in response.aiter_bytes():
+                    async for chunk in response.chunks():
                         offset, failures = offset + len(chunk), 0
                         yield chunk
                     return
@@ -138,25 +149,25 @@ class RemoteRegistry:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     async def _listed(self, path: str, key: str) -> AsyncIterator[str]:
         async for page in self._pages(path):
             for name in _list(page, key):
-                if isinstance(name, str):
-                    yield name
+                # What is no name fails where it is used, and is listed.
+                yield name if isinstance(name, str) else f"(no name: {json.dumps(name)[:_SHOWN]})"
 
     async def _pages(self, path: str) -> AsyncIterator[dict[str, Any]]:
         """Follow `Link: <...>; rel="next"` on this server, and not for ever."""
         following = f"{path}?n={_PAGE_ENTRIES}"
         for _ in range(_MOST_PAGES):
             async with self._get(following) as response:
-                page = await read_json(response, limit=_PAGE_BYTES)
-                target = response.links.get("next", {}).get("url")
+                page = await response.read_json(limit=_PAGE_BYTES)
+                target = response.next_page
             yield page
             if not target:
                 return
-            parts = urlsplit(urljoin(self._url + following, target))
+            parts = urlsplit(urljoin(following, target))
             following = f"{parts.path}?{parts.query}"
         raise SourceError(f"{path} has no last page")
 
@@ -167,51 +178,19 @@ class RemoteRegistry:
         *,
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
-        wanted: int = httpx.codes.OK,
-    ) -> AsyncIterator[httpx.Response]:
+        wanted: int = _OK,
+    ) -> AsyncIterator[Answer]:
         """Open an answer; a failure to get one is tried again, a broken body is not."""
-        scope = _scope(path)
-        response = await self._patiently(scope, method, path, dict(headers or {}))
         try:
-            if response.status_code != wanted:
-                raise SourceError(f"{path.partition('?')[0]} answers {response.status_code}")
-            yield response
-        except httpx.TransportError as error:
-            raise UnavailableError(f"the registry broke off: {_reason(error)}") from error
-        finally:
-            await response.aclose()
-
-    async def _patiently(
-        self, scope: str, method: str, path: str, headers: dict[str, str]
-    ) -> httpx.Response:
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(2 ** (attempt - 2) * random.uniform(0.5, 1.0))  # noqa: S311
-            try:
-                response = await self._once(scope, method, path, headers)
-                if response.status_code not in _BUSY or attempt == _ATTEMPTS - 1:
-                    return response
-                await response.aclose()
-            except (httpx.TransportError, httpx.TooManyRedirects) as error:
-                if attempt == _ATTEMPTS - 1:
-                    message = f"the registry does not answer: {_reason(error)}"
-                    raise UnavailableError(message) from error
-        raise UnavailableError("the registry does not answer")
-
-    async def _once(
-        self, scope: str, method: str, path: str, headers: dict[str, str]
-    ) -> httpx.Response:
-        for _ in range(_MOST_ANSWERS):
-            authorization = self._authenticator.header(scope)
-            given = {**headers, "authorization": authorization} if authorization else headers
-            request = self._client.build_request(method, self._url + path, headers=given)
-            response = await self._client.send(request, stream=True)
-            if response.status_code != httpx.codes.UNAUTHORIZED:
-                return response
-            await response.aclose()
-            if not await self._authenticator.answer(scope, response):
-                break
-        return response
+            async with self._client.open(
+                path, scope=_scope(path), method=method, headers=headers
+            ) as answer:
+                if answer.status != wanted:
+                    message = f"{path.partition('?')[0]} answers {answer.status}"
+                    raise _StatusError(message, answer.status)
+                yield answer
+        except RemoteError as error:
+            raise SourceError(str(error)) from error
 
 
 def _scope(path: str) -> str:
@@ -227,12 +206,18 @@ def _blob(repository: str, digest: Digest) -> str:
 
 
 def _list(page: Mapping[str, Any], key: str) -> list[Any]:
-    found = page.get(key)
-    return found if isinstance(found, list) else []
+    """Return a page's entries; `null` is how some registries write an empty list.
 
+    Raises:
+        SourceError: there is no list, which is not the same as an empty one.
 
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    """
+    found = page.get(key, False)
+    if found is None:
+        return []
+    if not isinstance(found, list):
+        raise SourceError(f"the answer has no list of {key}")
+    return found
 
 
 if TYPE_CHECKING:

@@ -14,6 +14,10 @@ class SourceError(InvalidError):
     """The source does not have this, or not whole."""
 
 
+class RepositoryUnknownError(SourceError):
+    """The source has nothing of this repository that could be listed."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceManifest:
     """The very bytes of a manifest, whose digest they have; no media type where none is kept."""
@@ -41,15 +45,23 @@ class Source(Protocol):
         ...
 
     def tags(self, repository: str) -> AsyncIterator[str]:
-        """Find the names of a repository's tags, as the source spells them."""
+        """Find the names of a repository's tags, as the source spells them.
+
+        Raises:
+            RepositoryUnknownError: there is no such repository, or blobs are all that it has.
+
+        """
         ...
 
     def untagged(self, repository: str) -> AsyncIterator[Digest]:
         """Find manifests that need not have a tag, where the source can tell; some may have one."""
         ...
 
-    async def referrers(self, repository: str, subject: Digest) -> list[Digest]:
-        """Return the manifests that refer to `subject`, where the source can tell."""
+    def referrers(self, repository: str, subject: Digest) -> AsyncIterator[Digest]:
+        """Find the manifests that refer to `subject`, where the source can tell.
+
+        A source that fails to tell raises, also after some: it is never taken for one without.
+        """
         ...
 
     async def manifest(
