@@ -6,9 +6,14 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.cluster_engines.nodes import TestNode
 
 from dtr.cluster.model import PoolMember
@@ -103,4 +108,42 @@ def member(name: str, node: TestNode, port: int, *, is_draining: bool = False) -
         https_port=port,
         http_port=port,
         is_draining=is_draining,
+    )
+
+
+def users_chain(*, has_root: bool = False) -> tuple[str, str]:
+    """Give a certificate, its intermediate authority's and maybe the root's; and the key."""
+    root, middle, own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
+    certificates = (
+        _certificate("r.example", own, "middle", middle),
+        _certificate("middle", middle, "root", root, is_authority=True),
+        *([_certificate("root", root, "root", root, is_authority=True)] if has_root else []),
+    )
+    pem = "".join(each.public_bytes(Encoding.PEM).decode() for each in certificates)
+    return pem, own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def _certificate(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: str,
+    signer: ec.EllipticCurvePrivateKey,
+    *,
+    is_authority: bool = False,
+) -> x509.Certificate:
+    def called(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, text)])
+
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(called(name))
+        .issuer_name(called(issuer))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=365))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        .sign(signer, hashes.SHA256())
     )

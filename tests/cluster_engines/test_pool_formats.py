@@ -56,6 +56,15 @@ def test_a_replica_that_drains_is_left_out_where_that_cuts_nothing(form: PoolFor
     assert "10.0.0.3" in render(form, (DRAINING,), PoolOptions())
 
 
+@pytest.mark.parametrize("form", [PoolFormat.HAPROXY, PoolFormat.TRAEFIK, PoolFormat.CADDY])
+def test_it_says_what_verifies_the_certificate_that_replicas_show(form: PoolFormat) -> None:
+    """With the user's own, UCP's authority would take every replica out."""
+    assert "what a replica answers at /ca" in render(form, POOL, PoolOptions())
+    users = render(form, POOL, PoolOptions(has_users_certificate=True))
+    assert "the root certificate of your web certificate's authority" in users
+    assert "/ca\n" not in users
+
+
 @pytest.mark.parametrize("form", list(PoolFormat))
 def test_an_empty_pool_is_refused(form: PoolFormat) -> None:
     """No program would start with it."""

@@ -2,18 +2,29 @@
 
 import asyncio
 import http.client
+import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from tests.cluster_engines.nodes import FakeControllers, TestNode
-from tests.cluster_engines.stand_ins import connection_to, member, name_at, serving
+from tests.cluster_engines.stand_ins import connection_to, member, name_at, serving, users_chain
 from tests.support.processes import free_port, requires
 
 from dtr.cluster.engines.balancer import BalancerComponent, BalancerProblemError
-from dtr.cluster.model import BalancerReport, BalancerSpecification, PoolMember
+from dtr.cluster.model import (
+    Balancer,
+    BalancerReport,
+    BalancerSpecification,
+    DtrCluster,
+    PoolMember,
+)
+from dtr.cluster.plan_actions import PutService
+from dtr.cluster.specifications import service_changes
+from dtr.cluster.view import ClusterView, Machine
 from dtr.ucp.agent.supervisor import ProcessSupervisor
 from dtr.ucp.authority import Authority
+from dtr.ucp.model import Node
 
 pytestmark = pytest.mark.server
 
@@ -49,6 +60,12 @@ class Balanced:
     def connection(self) -> http.client.HTTPSConnection:
         """Give a connection through the balancer; it verifies whom it reaches."""
         return connection_to(self.specification.https_port, self._node.directory.ca)
+
+    def unverified(self) -> http.client.HTTPSConnection:
+        """Give a connection through the balancer that takes whatever it reaches."""
+        context = ssl._create_unverified_context()
+        port = self.specification.https_port
+        return http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
 
     def change(self, *pool: PoolMember) -> None:
         """Want another pool."""
@@ -125,6 +142,59 @@ async def test_a_replica_that_shows_a_foreign_certificate_gets_no_connection(
             await balanced.pool_is(_aaaaaaaaaaaa="UP", _bbbbbbbbbbbb="UP")
         finally:
             await balanced.component.stop()
+
+
+@pytest.mark.parametrize("has_root", [False, True])
+async def test_the_users_certificate_takes_no_replica_out_of_the_pool(
+    nodes: list[TestNode], authority: Authority, *, has_root: bool
+) -> None:
+    """From the cluster's record to HAProxy: a chain without its root, as usual, and with it.
+
+    Who drains and who is dead gets nobody, since the pool is not empty.
+    """
+    own = nodes[0]
+    certificate, key = users_chain(has_root=has_root)
+    port = free_port()
+    replicas = nodes[1:]
+    for each in replicas:
+        each.directory.certificate.write_text(certificate)
+        each.directory.key.write_text(key)
+    with serving(replicas[0], port) as one, serving(replicas[1], port) as two:
+        pool = (member(FIRST, replicas[0], port), member(SECOND, replicas[1], port))
+        balanced = Balanced(own, authority, pool)
+        try:
+            await balanced.pool_is(_aaaaaaaaaaaa="DOWN", _bbbbbbbbbbbb="DOWN")
+            balanced.specification = told_to_balancers(certificate, pool, balanced.specification)
+            await balanced.pool_is(_aaaaaaaaaaaa="UP", _bbbbbbbbbbbb="UP")
+            one.health = 503
+            await balanced.pool_is(_aaaaaaaaaaaa="DOWN", _bbbbbbbbbbbb="UP")
+            for _ in range(4):
+                fresh = balanced.unverified()
+                assert await asyncio.to_thread(name_at, fresh) == "n3"
+                fresh.close()
+            one.health = 200
+            await balanced.pool_is(_aaaaaaaaaaaa="UP", _bbbbbbbbbbbb="UP")
+            two.die()
+            for _ in range(4):
+                fresh = balanced.unverified()
+                assert await asyncio.to_thread(name_at, fresh) == "n2"
+                fresh.close()
+        finally:
+            await balanced.component.stop()
+
+
+def told_to_balancers(
+    certificate: str, pool: tuple[PoolMember, ...], ports: BalancerSpecification
+) -> BalancerSpecification:
+    """Give what the records make of a cluster that has this web certificate."""
+    node = Node(id="n1", name="n1", host_address="127.0.0.1", fingerprint="f", joined_at=0)
+    balancer = Balancer(node_id="n1", https_port=ports.https_port, http_port=ports.http_port)
+    cluster = DtrCluster(id="c", web_certificate=certificate, created_at=0)
+    view = ClusterView(machines={"n1": Machine(node)}, balancers=(balancer,), cluster=cluster)
+    (change,) = service_changes(view)
+    assert isinstance(change, PutService)
+    told = BalancerSpecification.model_validate(change.specification)
+    return told.model_copy(update={"pool": pool})
 
 
 async def test_no_new_connection_fails_while_one_replica_lives(

@@ -19,6 +19,7 @@ from dtr.cluster.model import WebCertificate
 from dtr.cluster.plan import SCRIPTS
 from dtr.cluster.plan_actions import Context, Fail
 from dtr.cluster.plan_majority import summary
+from dtr.cluster.specifications import certificates_in
 from dtr.cluster.status import cluster_status
 from dtr.cluster.view import ClusterView
 from dtr.ucp.api import Access, ApiError, ApiRequest, ApiRoute, OperationKind
@@ -73,8 +74,13 @@ async def replicas(request: ApiRequest) -> JsonValue:
 
 async def balancers(request: ApiRequest) -> JsonValue:
     """Return the balancers, and the pool that all of them have."""
-    shown = cluster_status(await _view(request), request.now)
-    return {"balancers": shown["balancers"], "pool": shown["pool"]}
+    view = await _view(request)
+    shown = cluster_status(view, request.now)
+    return {
+        "balancers": shown["balancers"],
+        "pool": shown["pool"],
+        "has_users_certificate": bool(view.cluster and view.cluster.web_certificate),
+    }
 
 
 async def plan(request: ApiRequest) -> JsonValue:
@@ -123,7 +129,8 @@ async def bring_certificate(request: ApiRequest) -> JsonValue:
         raise ApiError(400, "INVALID", "The web certificate has expired. Bring one that is valid.")
     kept = WebCertificate(
         id=secrets.token_hex(8),
-        certificate=brought.certificate,
+        # Of a file that holds the key, too, the certificates alone: they go to every balancer.
+        certificate="".join(f"{each}\n" for each in certificates_in(brought.certificate)),
         key=brought.key,
         created_at=request.now,
     )

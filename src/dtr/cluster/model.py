@@ -229,8 +229,8 @@ class BalancerSpecification(Document):
     http_port: int
     pool: tuple[PoolMember, ...]
     web_certificate: str = ""
-    """PEM of the user's certificate and chain, which health checks trust besides UCP's authority;
-    `DtrCluster.web_certificate`."""
+    """PEM of every certificate of the user's that replicas may be showing, with chains; health
+    checks trust them besides UCP's authority. Two while `dtr reconfigure` brings a new one."""
     is_leaving: bool = False
 
 

@@ -39,7 +39,16 @@ class PoolOptions:
     host: str = DEFAULT_HOST
     """The host of the external URL; for keepalived the address that moves."""
     ca_file: str = DEFAULT_CA_FILE
-    """Where on the balancer the authority's certificate is: what `GET /ca` answers."""
+    """Where on the balancer the certificates are that replicas are verified by."""
+    has_users_certificate: bool = False
+    """Whether replicas show the user's own certificate, and no longer one of UCP's authority."""
+
+    @property
+    def ca_source(self) -> str:
+        """What belongs into `ca_file`, as the end of a sentence."""
+        if self.has_users_certificate:
+            return "the root certificate of your web certificate's authority, as PEM"
+        return "what a replica answers at /ca"
 
 
 def render(form: PoolFormat, pool: Sequence[PoolMember], options: PoolOptions) -> str:
@@ -63,7 +72,7 @@ def _haproxy(pool: Sequence[PoolMember], options: PoolOptions) -> str:
         ca=options.ca_file,
         address="::" if _has_ipv6(pool) else "*",
     )
-    head = f"# /etc/haproxy/haproxy.cfg; {options.ca_file} is what a replica answers at /ca\n"
+    head = f"# /etc/haproxy/haproxy.cfg\n# {options.ca_file}: {options.ca_source}\n"
     return head + haproxy.render(pool, frontend)
 
 
@@ -112,6 +121,7 @@ def _traefik(pool: Sequence[PoolMember], options: PoolOptions) -> str:
 #       transport:
 #         respondingTimeouts:
 #           readTimeout: 0s
+# {options.ca_file}: {options.ca_source}
 http:
   routers:
     registry:
@@ -151,6 +161,7 @@ def _caddy(pool: Sequence[PoolMember], options: PoolOptions) -> str:
     return f"""\
 # /etc/caddy/Caddyfile, for Caddy 2.6 or newer. Newer ones have another word than
 # tls_trusted_ca_certs for the same, and still take this one.
+# {options.ca_file}: {options.ca_source}
 https://{join_host(options.host, options.https_port)} {{
 	reverse_proxy {" ".join(_urls(pool))} {{
 		lb_policy least_conn

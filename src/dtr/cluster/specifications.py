@@ -5,6 +5,7 @@ it to say that it did: machines that were away when their replica was removed cl
 return.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -36,6 +37,9 @@ _TAKEN_IN_TURN: Final = (
     "web_key",
 )
 """What a replica gets when its turn comes in `dtr reconfigure`, and not before."""
+_CERTIFICATE: Final = re.compile(
+    r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----"
+)
 _MOST_CHANGES: Final = 50
 """So many fit into one transaction; the rest follows in the next."""
 
@@ -192,8 +196,37 @@ def _balancer(view: ClusterView, balancer: Balancer) -> BalancerSpecification:
         https_port=balancer.https_port,
         http_port=balancer.http_port,
         pool=pool(view),
+        web_certificate=_shown_certificates(view),
         is_leaving=balancer.is_leaving,
     )
+
+
+def _shown_certificates(view: ClusterView) -> str:
+    """Return every certificate of the user's that a replica may be showing now.
+
+    While `dtr reconfigure` brings a new one, replicas take it one after the other, and go back to
+    the old one if that fails: health checks trust both until it ends. No key is ever among them,
+    whatever the user's file holds.
+    """
+    found = [view.cluster.web_certificate] if view.cluster else []
+    before = view.certificates.get(view.lock)
+    if before is not None:
+        found.append(before.certificate)
+    for (_, name), told in sorted(view.services.items()):
+        if name == REPLICA_SERVICE and isinstance(told, dict):
+            found.append(str(told.get("web_certificate") or ""))
+    blocks = dict.fromkeys(block for pem in found for block in certificates_in(pem))
+    return "".join(f"{block}\n" for block in blocks)
+
+
+def certificates_in(pem: str) -> tuple[str, ...]:
+    r"""Return the certificates of a PEM text; keys, comments and blank lines are left out.
+
+    >>> block = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"
+    >>> certificates_in(f"subject: me\r\n{block}\n-----BEGIN PRIVATE KEY-----\n") == (block,)
+    True
+    """
+    return tuple(found.replace("\r", "") for found in _CERTIFICATE.findall(pem))
 
 
 def _finished(view: ClusterView) -> Iterator[tuple[str, str]]:

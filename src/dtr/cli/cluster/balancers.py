@@ -90,14 +90,21 @@ def config(
         str, typer.Option(help="The external URL's host; for keepalived the address that moves.")
     ] = DEFAULT_HOST,
     ca_file: Annotated[
-        str, typer.Option(help="Where on the balancer the authority's certificate is (GET /ca).")
+        str,
+        typer.Option(help="Where on the balancer the certificates of the replicas' authority are."),
     ] = DEFAULT_CA_FILE,
 ) -> None:
     """Print the pool as a configuration for a load balancer of your own."""
     with connected(options) as client:
         found: dict[str, Any] = client.call("GET", "/dtr/balancers")
         pool = [PoolMember.model_validate(each) for each in found["pool"]]
-        own = PoolOptions(https_port=https_port, http_port=http_port, host=host, ca_file=ca_file)
+        own = PoolOptions(
+            https_port=https_port,
+            http_port=http_port,
+            host=host,
+            ca_file=ca_file,
+            has_users_certificate=bool(found.get("has_users_certificate")),
+        )
         try:
             typer.echo(render(form, pool, own), nl=False)
         except ValueError as error:

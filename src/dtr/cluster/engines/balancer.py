@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import JsonValue
 
 from dtr.cluster.engines.haproxy import HTTPS_BACKEND, Frontend, render
+from dtr.cluster.engines.web_certificate import has_roots
 from dtr.cluster.model import BALANCER_SERVICE, BalancerReport, BalancerSpecification
 from dtr.ucp.agent.files import make_directory, write_for
 from dtr.ucp.agent.port import (
@@ -139,7 +140,8 @@ class BalancerComponent:
             )
         user = user_for(self._identity, "balancer")
         make_directory(self._root, user=user)
-        trusted = self._directory.ca.read_text(encoding="ascii") + specification.web_certificate
+        own = self._directory.ca.read_text(encoding="ascii").rstrip()
+        trusted = f"{own}\n{specification.web_certificate}"
         ca = write_for(self._root / "ca.crt", trusted, user=user)
         content = render(
             specification.pool,
@@ -149,6 +151,7 @@ class BalancerComponent:
                 ca=self._root / "ca.crt",
                 socket=self._socket,
                 address="::" if ":" in self._identity.host_address else "*",
+                can_verify=has_roots(specification.web_certificate),
             ),
         )
         if content != self._checked:

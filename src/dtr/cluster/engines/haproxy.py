@@ -69,6 +69,8 @@ class Frontend:
     """Its own socket, for what `show stat` tells; None in configurations for others."""
     address: str = "*"
     """Where to listen; `*` is every address of IPv4, `::` of both."""
+    can_verify: bool = True
+    """Whether all that replicas may show goes back to a self-signed certificate in `ca`."""
 
 
 def render(pool: Sequence[PoolMember], frontend: Frontend) -> str:
@@ -76,7 +78,9 @@ def render(pool: Sequence[PoolMember], frontend: Frontend) -> str:
 
     A replica that drains has weight 0: no new connection, and the running ones go on. What replicas
     show to health checks must be signed by whom we trust; whose name is in it is not compared,
-    since the user's certificate has none of theirs, and clients verify for themselves.
+    since the user's certificate has none of theirs, and clients verify for themselves. HAProxy
+    takes no intermediate authority for the end of a chain: where the user's has no root, it would
+    call every replica down, so that health checks verify nothing then.
     """
     return "\n".join(
         (
@@ -115,10 +119,14 @@ def _https(pool: Sequence[PoolMember], frontend: Frontend) -> str:
         "    option httpchk",
         "    http-check send meth GET uri /health ver HTTP/1.1 hdr Host registry",
         "    http-check expect status 200",
-        f"    default-server {_CHECKED} check-ssl verify required ca-file {frontend.ca}",
+        f"    default-server {_CHECKED} check-ssl {_verify(frontend)}",
         f"    use_backend {LAST_RESORT} if {{ nbsrv({HTTPS_BACKEND}) eq 0 }}",
     ]
     return "\n".join((*lines, *(_server(each, each.https_port) for each in pool))) + "\n"
+
+
+def _verify(frontend: Frontend) -> str:
+    return f"verify required ca-file {frontend.ca}" if frontend.can_verify else "verify none"
 
 
 def _http(pool: Sequence[PoolMember], frontend: Frontend) -> str:

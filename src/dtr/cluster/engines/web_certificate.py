@@ -140,6 +140,26 @@ def names_of(certificate: str) -> frozenset[str]:
     return frozenset({*(name.lower() for name in names), *map(str, addresses)})
 
 
+def has_roots(pem: str) -> bool:
+    """Tell whether each of these certificates goes back to a self-signed one among them.
+
+    True for none at all. A chain as certificate authorities give it ends before its root.
+    """
+    try:
+        found = x509.load_pem_x509_certificates(pem.encode()) if pem.strip() else []
+        return all(any(_is_signed(each, other) for other in found) for each in found)
+    except ValueError:
+        return False
+
+
+def _is_signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
 def read_pair(certificate: Path, key: Path) -> Pair | None:
     """Return what two files hold; None where one is missing."""
     try:
