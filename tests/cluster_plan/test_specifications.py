@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 from tests.cluster_plan.simulation import Simulation, cluster_of
 
 from dtr.cluster.api import bring_certificate
@@ -110,7 +111,10 @@ def test_no_key_reaches_a_balancer() -> None:
 async def brought(simulation: Simulation, directory: Path) -> tuple[str, str]:
     """Bring a fresh web certificate; return its id and its PEM."""
     made = ensure_certificates(directory, ["r.example"], datetime.now(UTC))
-    body = {"certificate": made.cert_path.read_text(), "key": made.key_path.read_text()}
+    body: dict[str, JsonValue] = {
+        "certificate": made.cert_path.read_text(),
+        "key": made.key_path.read_text(),
+    }
     request = ApiRequest(store=simulation.store, caller="admin", body=body, now=simulation.now)
     answer = await bring_certificate(request)
     assert isinstance(answer, dict)

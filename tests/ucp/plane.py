@@ -4,7 +4,7 @@ import asyncio
 import ssl
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +94,8 @@ class ControlPlane:
     # Certificates, and commands that say what was just done, go by the real clock.
     now: float = field(default_factory=lambda: float(int(time.time())))
     ports: list[int] = field(default_factory=list)
+    monotonic: Callable[[], float] = time.monotonic
+    """By which controllers count how much nodes write."""
 
     def __post_init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -148,6 +150,7 @@ class ControlPlane:
                 members=OneMember(),
                 kinds=self.kinds,
                 port=self.first.controller_port,
+                monotonic=self.monotonic,
             )
             server = ApiServer(
                 self.store,
@@ -224,6 +227,10 @@ class ControlPlane:
         entry = self.entry(keys.node(node_id))
         assert entry is not None
         return entry.document(Node)
+
+    def revision(self) -> int:
+        """Return how many changes there have been."""
+        return self.run(self.store.list(keys.NODES))[1]
 
     def put(self, key: str, value: bytes) -> None:
         """Write something."""

@@ -11,7 +11,7 @@ from tests.ucp.plane import ControlPlane, Joined, report
 from dtr.ucp import keys
 from dtr.ucp.api import PREFIX
 from dtr.ucp.authority import fingerprint, is_for_clients, load_certificate, make_request
-from dtr.ucp.model import NodeReport, Service, Wanted
+from dtr.ucp.model import MAX_REPORT_BYTES, NodeReport, Service, Wanted
 
 WANTED = f"{PREFIX}/agent/wanted"
 CERTIFICATE = f"{PREFIX}/agent/certificate"
@@ -97,6 +97,48 @@ def test_a_report_without_end_is_refused(plane: ControlPlane, node: Joined) -> N
         assert http.post(REPORT, json=large).status_code == 413
         assert http.post(REPORT, json={}).status_code == 400
     assert plane.entry(keys.report(node.id)) is None
+
+
+@pytest.fixture
+def still(tmp_path: Path) -> Iterator[ControlPlane]:
+    """Give a control plane for which no time passes."""
+    with ControlPlane(tmp_path, monotonic=lambda: 0.0) as running:
+        yield running
+
+
+def test_a_node_that_writes_without_end_fills_nothing(still: ControlPlane) -> None:
+    """In bytes and in number: honest agents have room, the rest is refused before it is written."""
+    node = still.join("node2", "10.0.0.2")
+    large = report(node.id, still.now, services={"x": "y" * (MAX_REPORT_BYTES - 1024)})
+    before = still.revision()
+    with still.http(node) as http:
+        taken = [http.post(REPORT, json=large) for _ in range(10)]
+        small = [http.post(REPORT, json=report(node.id, still.now)) for _ in range(10)]
+        requests = [{"csr": make_request().request_pem} for _ in range(12)]
+        certificates = [http.post(CERTIFICATE, json=each).status_code for each in requests]
+    assert [each.status_code for each in taken] == [200] * 2 + [429] * 8
+    assert "Wait" in taken[-1].json()["errors"][0]["message"]
+    assert [each.status_code for each in small] == [429] * 10
+    assert certificates == [200] * 10 + [429] * 2
+    assert still.revision() - before == 12
+
+
+def test_machines_that_join_without_end_fill_nothing(still: ControlPlane) -> None:
+    """Also one machine again and again, with a good token."""
+    request = make_request().request_pem
+    body = {"name": "node2", "host_address": "10.0.0.2", "csr": request}
+    statuses = [still.ask_to_join(body).status_code for _ in range(103)]
+    assert statuses == [200] * 100 + [429] * 3
+
+
+def test_what_one_node_may_write_is_no_other_nodes(still: ControlPlane) -> None:
+    """A node that fills its own share leaves the others theirs."""
+    node, other = still.join("node2", "10.0.0.2"), still.join("node3", "10.0.0.3")
+    with still.http(node) as http:
+        while http.post(REPORT, json=report(node.id, still.now)).status_code == 200:
+            pass
+    with still.http(other) as http:
+        assert http.post(REPORT, json=report(other.id, still.now)).status_code == 200
 
 
 def test_a_node_renews_its_certificate_and_the_old_one_then_ends(

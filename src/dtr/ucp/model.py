@@ -10,6 +10,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 CONTROLLER_PORT: Final = 8443
+MAX_REPORT_BYTES: Final = 32 * 1024
 ETCD_CLIENT_PORT: Final = 2379
 ETCD_PEER_PORT: Final = 2380
 
@@ -180,7 +181,11 @@ class ProcessReport(Document):
 
 
 class NodeReport(Document):
-    """What an agent tells every two seconds: `/ucp/reports/<node id>`."""
+    """What an agent tells every two seconds: `/ucp/reports/<node id>`.
+
+    Encoded it has `MAX_REPORT_BYTES` at most: etcd keeps the reports of all nodes, and for some
+    minutes the old ones, too.
+    """
 
     node_id: str
     at: float

@@ -19,6 +19,7 @@ from dtr.model.errors import UnavailableError
 from dtr.ucp.agent.condition import look
 from dtr.ucp.agent.controllers import HttpControllers
 from dtr.ucp.agent.convergence import Convergence, Limits
+from dtr.ucp.agent.fitting import fitted
 from dtr.ucp.agent.kept import KeptWanted, RefusedError
 from dtr.ucp.agent.last_known import LastKnown, LastReport, last_report_file, recall
 from dtr.ucp.agent.port import Component, NodeDirectory
@@ -31,7 +32,6 @@ from dtr.ucp.model import NodeIdentity, NodeReport, Wanted
 _LOG = structlog.get_logger()
 _REMOVED_CODES: Final = frozenset({"NODE_UNKNOWN", "NODE_REMOVED"})
 _REFUSALS: Final = frozenset({401, 403})
-_MAX_PROBLEMS: Final = 64
 _BREATH_SECONDS: Final = 0.1  # however fast a controller answers, it is not asked in a tight loop
 
 
@@ -283,7 +283,7 @@ class Agent:
             *filter(None, (self._refusal, self._renewal.problem)),
             *self._convergence.problems,
         )
-        return NodeReport(
+        whole = NodeReport(
             node_id=self._identity.node_id,
             at=now,
             version=__version__,
@@ -295,8 +295,9 @@ class Agent:
             disk_free_bytes=condition.disk_free_bytes,
             memory_total_bytes=condition.memory_total_bytes,
             certificate_expires_at=condition.certificate_expires_at,
-            problems=problems[:_MAX_PROBLEMS],
+            problems=problems,
         )
+        return fitted(whole)
 
     async def _renew(self) -> float:
         if self._is_removed or await self._renewal.turn():

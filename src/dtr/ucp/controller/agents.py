@@ -1,5 +1,6 @@
 """What agents ask for and tell; each only about its own node."""
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
@@ -17,13 +18,18 @@ from dtr.ucp.authority import (
     fingerprint,
     node_names,
 )
+from dtr.ucp.controller.budget import Rate, WriteBudget
 from dtr.ucp.controller.names import web_names
-from dtr.ucp.model import Node, NodeReport
+from dtr.ucp.model import MAX_REPORT_BYTES, Node, NodeReport
 from dtr.ucp.store import Entry, IsUnchanged, Put
 from dtr.ucp.wanted import wait_for_wanted
 
 LONGEST_WAIT_SECONDS: Final = 20.0
-MAX_REPORT_BYTES: Final = 256 * 1024
+REPORTS: Final = Rate(burst=2 * MAX_REPORT_BYTES, per_second=MAX_REPORT_BYTES / 2)
+"""Bytes: the largest report every two seconds, as agents report."""
+CERTIFICATES: Final = Rate(burst=10, per_second=0.1)
+_LEAST_COST: Final = 8 * 1024
+"""Of a report in bytes: a small one is a write, too."""
 _MAX_DIGITS: Final = 19
 _ATTEMPTS: Final = 5
 
@@ -40,17 +46,24 @@ class CertificateRequest(BaseModel):
 
 
 class Agents:
-    """The routes that only nodes may call."""
+    """The routes that only nodes may call; what each node writes is bounded in size and rate."""
 
-    def __init__(self, authority: Authority, is_time_agreed: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        authority: Authority,
+        is_time_agreed: Callable[[], bool],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._authority = authority
         self._is_time_agreed = is_time_agreed
+        self._reports = WriteBudget(REPORTS, monotonic)
+        self._certificates = WriteBudget(CERTIFICATES, monotonic)
 
     def routes(self) -> list[ApiRoute]:
         """Return the routes."""
         return [
             ApiRoute("GET", "/agent/wanted", Access.NODE, wanted),
-            ApiRoute("POST", "/agent/report", Access.NODE, report),
+            ApiRoute("POST", "/agent/report", Access.NODE, self.report),
             ApiRoute("GET", "/agent/time", Access.NODE, self.time),
             ApiRoute("POST", "/agent/certificate", Access.NODE, self.certificate),
         ]
@@ -59,6 +72,19 @@ class Agents:
         """Return what time it is by most machines; null where too few agree."""
         return {"now": request.now if self._is_time_agreed() else None}
 
+    async def report(self, request: ApiRequest) -> JsonValue:
+        """Keep what an agent tells of its node."""
+        told = NodeReport.model_validate(request.body)
+        kept = told.changed(node_id=request.caller, received_at=request.now).encoded()
+        if len(kept) > MAX_REPORT_BYTES:
+            raise ApiError(413, "TOO_LARGE", "The report is larger than any node's is.")
+        self._reports.spend(request.caller, max(len(kept), _LEAST_COST))
+        # Not for a node that was removed since the request was let in.
+        entry, _ = await _own_node(request)
+        still_there = IsUnchanged(entry.key, entry.modified)
+        await request.store.commit([Put(keys.report(request.caller), kept)], [still_there])
+        return {}
+
     async def certificate(self, request: ApiRequest) -> JsonValue:
         """Certify a key of the node.
 
@@ -66,6 +92,7 @@ class Agents:
         shown the new one. A web certificate takes no place, and proves nothing but its names.
         """
         asked = CertificateRequest.model_validate(request.body)
+        self._certificates.spend(request.caller, 1)
         if asked.purpose is Purpose.WEB:
             return await self._web_certificate(request, asked)
         for _ in range(_ATTEMPTS):
@@ -122,19 +149,6 @@ async def wanted(request: ApiRequest) -> JsonValue:
         raise ApiError(400, "INVALID", "after is a revision: a whole number.")
     found = await wait_for_wanted(request.store, request.caller, int(after), LONGEST_WAIT_SECONDS)
     return found.model_dump(mode="json") if found else None
-
-
-async def report(request: ApiRequest) -> JsonValue:
-    """Keep what an agent tells of its node."""
-    told = NodeReport.model_validate(request.body)
-    kept = told.changed(node_id=request.caller, received_at=request.now).encoded()
-    if len(kept) > MAX_REPORT_BYTES:
-        raise ApiError(413, "TOO_LARGE", "The report is larger than any node's is.")
-    # Not for a node that was removed since the request was let in.
-    entry, _ = await _own_node(request)
-    still_there = IsUnchanged(entry.key, entry.modified)
-    await request.store.commit([Put(keys.report(request.caller), kept)], [still_there])
-    return {}
 
 
 async def _own_node(request: ApiRequest) -> tuple[Entry, Node]:

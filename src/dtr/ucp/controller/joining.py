@@ -2,6 +2,8 @@
 
 import hashlib
 import ipaddress
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -21,6 +23,7 @@ from dtr.ucp.authority import (
     new_node_id,
     node_names,
 )
+from dtr.ucp.controller.budget import Rate, WriteBudget
 from dtr.ucp.controller.machines import Machine, Machines, read_machines
 from dtr.ucp.controller.names import web_names
 from dtr.ucp.model import CONTROLLER_PORT, ClusterRecord, JoinToken, Node, Role
@@ -28,6 +31,8 @@ from dtr.ucp.store import IsUnchanged, Put, Store
 from dtr.ucp.tokens import is_secret
 
 MAX_NODES: Final = 500
+JOINS: Final = Rate(burst=100, per_second=5)
+"""Of all machines together that have a token."""
 _ATTEMPTS: Final = 5
 
 
@@ -47,9 +52,15 @@ class JoinRequest(BaseModel):
 class Joining:
     """Lets machines in that have the join token."""
 
-    def __init__(self, authority: Authority, controller_port: int = CONTROLLER_PORT) -> None:
+    def __init__(
+        self,
+        authority: Authority,
+        controller_port: int = CONTROLLER_PORT,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._authority = authority
         self._port = controller_port
+        self._budget = WriteBudget(JOINS, monotonic)
 
     def routes(self) -> list[ApiRoute]:
         """Return the one route there is."""
@@ -63,6 +74,7 @@ class Joining:
         """
         asked = JoinRequest.model_validate(request.body)
         await _check_token(request.store, asked.secret)
+        self._budget.spend("", 1)
         name, address = _checked(asked)
         cluster = await request.store.get(keys.CLUSTER)
         if cluster is None:

@@ -1,5 +1,6 @@
 """All routes of UCP itself; other rooms add theirs."""
 
+import time
 from collections.abc import Callable, Sequence
 
 from dtr.ucp.api import ApiRoute, OperationKind
@@ -22,13 +23,14 @@ def ucp_routes(
     kinds: Sequence[OperationKind],
     port: int,
     is_time_agreed: Callable[[], bool] = lambda: True,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> list[ApiRoute]:
     """Return the table."""
     return [
         *Administration(administrators).routes(),
-        *Joining(authority, port).routes(),
+        *Joining(authority, port, monotonic).routes(),
         *node_routes(),
-        *Agents(authority, is_time_agreed).routes(),
+        *Agents(authority, is_time_agreed, monotonic).routes(),
         *Operations(kinds).routes(),
         *StatusRoutes(members).routes(),
         *backup_routes(),
