@@ -46,14 +46,13 @@ fix: $(VENV)/dev ## format, and mend what the linter can mend by itself
 .PHONY: test soak outages demo-cluster bench
 test: $(VENV)/dev ## install what the tests need, then run all that this machine can run
 	tools/install-debian-packages test
-	@status=0; mkdir -p .tools; \
-		tools/install-go-tools >.tools/log 2>&1 & building=$$!; \
-		$(MAKE) --no-print-directory lint || status=1; \
-		$(if $(ARGS),,$(BIN)/python3 -m pytest -q -n auto -m '$(FAST)' || status=1;) \
-		wait $$building || status=1; cat .tools/log; \
-		$(if $(ARGS),$(BIN)/python3 -m pytest $(ARGS) || status=1;, \
-		$(BIN)/python3 -m pytest -q -n auto --dist loadfile -m 'not ($(FAST)) and not ($(ALONE))' || status=1; \
-		$(BIN)/python3 -m pytest -m '$(ALONE)' || status=1;) exit $$status
+ifdef ARGS
+	tools/install-go-tools
+	$(MAKE) --no-print-directory lint ARGS=
+	$(BIN)/python3 -m pytest $(ARGS)
+else
+	@tools/run-tests $(BIN) '$(FAST)' '$(ALONE)'
+endif
 
 SECONDS_OF_RACES ?= 600
 soak: $(VENV)/dev ## what takes long, by night: kills and outages under load, random races
