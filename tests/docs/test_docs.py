@@ -32,7 +32,15 @@ PAGES = sorted(
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SETTING = re.compile(rf"`((?:{'|'.join(Settings.model_fields)})\.[a-z_]+)`")
-UNITS = {"KiB": 2**10, "MiB": 2**20, "s": 1, "d": 86_400, "characters": 1}
+UNITS = {
+    "KiB": 2**10,
+    "KiB/s": 2**10,
+    "MiB": 2**20,
+    "s": 1,
+    "h": 3600,
+    "d": 86_400,
+    "characters": 1,
+}
 
 
 def name_of(page: Path) -> str:

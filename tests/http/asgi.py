@@ -71,7 +71,7 @@ async def ask(
         "raw_path": path.encode("utf-8", "surrogatepass"),
         "query_string": query,
         "headers": [(name.lower(), value) for name, value in headers],
-        "client": (peer, 40000),
+        "client": (peer, "40000"),
         "server": ("127.0.0.1", 5000),
     }
     await application(scope, receive, send)
@@ -82,13 +82,28 @@ async def pause_forever(
     application: Application, method: str, path: str, headers: Sequence[tuple[bytes, bytes]]
 ) -> Answer:
     """Send the head and a first byte of a request, and then nothing for ever."""
+    return await dribble(application, method, path, headers, pause_seconds=None)
+
+
+async def dribble(
+    application: Application,
+    method: str,
+    path: str,
+    headers: Sequence[tuple[bytes, bytes]],
+    *,
+    query: bytes = b"",
+    pause_seconds: float | None = 0.05,
+) -> Answer:
+    """Send a request whose body never ends: a byte after each pause, or one and no more."""
     answer = Answer()
     has_sent = False
 
     async def receive() -> Message:
         nonlocal has_sent
-        if has_sent:
+        if has_sent and pause_seconds is None:
             await asyncio.Event().wait()
+        elif has_sent:
+            await asyncio.sleep(pause_seconds or 0)
         has_sent = True
         return {"type": "http.request", "body": b"x", "more_body": True}
 
@@ -105,9 +120,9 @@ async def pause_forever(
         "method": method,
         "scheme": "http",
         "path": path,
-        "query_string": b"",
+        "query_string": query,
         "headers": list(headers),
-        "client": ("127.0.0.1", 40000),
+        "client": ("127.0.0.1", "40000"),
         "server": ("127.0.0.1", 5000),
     }
     await application(scope, receive, send)

@@ -1,16 +1,16 @@
 """One request, read no further than a handler asks."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
-from dtr.asgi.idle import IdleWatch
+from dtr.asgi.pace import BodyLimits, BodyWatch, SlowBodyError
 from dtr.model.access import ANONYMOUS, Principal, Repository
 from dtr.model.errors import (
     NameUnknownError,
     ParameterInvalidError,
-    RegistryError,
     RequestTimeoutError,
     SizeInvalidError,
     TooLargeError,
@@ -24,6 +24,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 _MAX_PARAMETERS = 100
 _DISCARDED_BYTES = 16 << 20
+_USUAL_LIMITS = BodyLimits()
 
 
 class ClientDisconnectError(Exception):
@@ -44,7 +45,7 @@ class Request:
         "_receive",
         "body_bytes",
         "id",
-        "idle_seconds",
+        "limits",
         "method",
         "parameters",
         "path",
@@ -54,13 +55,18 @@ class Request:
     )
 
     def __init__(
-        self, scope: Scope, receive: Receive, *, request_id: str = "", idle_seconds: float = 60
+        self,
+        scope: Scope,
+        receive: Receive,
+        *,
+        request_id: str = "",
+        limits: BodyLimits = _USUAL_LIMITS,
     ) -> None:
         self.scope = scope
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.id = request_id
-        self.idle_seconds = idle_seconds
+        self.limits = limits
         self.parameters: Mapping[str, str] = {}
         self.principal: Principal = ANONYMOUS
         self.repository: Repository | None = None
@@ -126,18 +132,26 @@ class Request:
             raise SizeInvalidError("Content-Length must be a number of bytes")
         return int(text)
 
-    async def stream(self, *, limit: int) -> AsyncIterator[bytes]:
+    def stream(self, *, limit: int) -> AsyncIterator[bytes]:
         """Yield the body as it arrives.
 
         Raises:
             TooLargeError: more than `limit` bytes.
-            RequestTimeoutError: nothing came for `idle_seconds`.
+            RequestTimeoutError: it comes too slowly, or not at all any more.
             ClientDisconnectError: the client went away.
 
         """
+        return self._stream(limit, self.limits.whole_seconds)
+
+    async def content(self, *, limit: int) -> bytes:
+        """Return the whole body, which must be small and come soon."""
+        stream = self._stream(limit, self.limits.small_seconds)
+        return b"".join([chunk async for chunk in stream])
+
+    async def _stream(self, limit: int, seconds: float) -> AsyncIterator[bytes]:
         if (self.content_length or 0) > limit:
             raise TooLargeError(f"body is larger than {limit} bytes", limit=limit)
-        watch = IdleWatch(self.idle_seconds)
+        watch = BodyWatch(self.limits, whole_seconds=seconds)
         try:
             while self._has_more:
                 message = await watch.wait(self._receive())
@@ -147,25 +161,22 @@ class Request:
                 chunk = message.get("body", b"")
                 self._has_more = message.get("more_body", False)
                 self.body_bytes += len(chunk)
+                watch.received = self.body_bytes
                 if self.body_bytes > limit:
                     raise TooLargeError(f"body is larger than {limit} bytes", limit=limit)
                 if chunk:
                     yield chunk
-        except TimeoutError:
-            waited = f"no more of the body arrived for {self.idle_seconds:g} seconds"
-            raise RequestTimeoutError(waited) from None
+        except SlowBodyError as error:
+            raise RequestTimeoutError(str(error)) from None
         finally:
             watch.close()
 
-    async def content(self, *, limit: int) -> bytes:
-        """Return the whole body, which must be small."""
-        return b"".join([chunk async for chunk in self.stream(limit=limit)])
-
     async def discard_rest(self) -> None:
-        """Read what is left of a body that is refused, if it is not much.
+        """Read what is left of a body that was refused, if it is not much and comes at once.
 
-        A connection that is closed on a client that still sends is reset, and the client may then
-        lose the very answer that tells it why.
+        Called after the answer was sent. A connection that is closed on a client that still sends
+        is reset, and the client may then lose the very answer that tells it why. Nothing waits for
+        this but the connection itself.
         """
         has_body = (
             b"transfer-encoding" in self.headers
@@ -174,9 +185,15 @@ class Request:
         # Who asked first (Expect: 100-continue) waits for the answer, and sends nothing.
         if not (self._has_more and has_body) or b"expect" in self.headers:
             return
-        with suppress(RegistryError, ClientDisconnectError):
-            async for _ in self.stream(limit=self.body_bytes + _DISCARDED_BYTES):
-                pass
+        most = self.body_bytes + _DISCARDED_BYTES
+        with suppress(TimeoutError, ClientDisconnectError):
+            async with asyncio.timeout(self.limits.drain_seconds):
+                while self._has_more and self.body_bytes <= most:
+                    message = await self._receive()
+                    if message["type"] != "http.request":
+                        break
+                    self.body_bytes += len(message.get("body", b""))
+                    self._has_more = message.get("more_body", False)
 
 
 def _combined(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -14,7 +14,10 @@ from dtr.accounts.records import mark_tokens_used
 from dtr.accounts.settings import AuthSettings
 from dtr.accounts.signing import KeyRing
 from dtr.accounts.tokens import TokenEndpoint
+from dtr.asgi.connection_rules import ConnectionLimits
+from dtr.asgi.connections import Connections
 from dtr.asgi.forwarded import Proxies
+from dtr.asgi.pace import BodyLimits
 from dtr.collect.collector import CollectSettings
 from dtr.database import Database, stale_reads
 from dtr.model.errors import RegistryError
@@ -75,6 +78,7 @@ def build_application(
     status = ClusterStatus(settings.cluster.status_file, health, settings.server.listen, clock)
     system = System(database, health, status, metrics, ca_certificate=ca_certificate)
     used_tokens = UsedTokens(database, identity)
+    connections = Connections(settings.server.listen.port, connection_limits(settings))
 
     async def tell() -> None:
         # The event loop stops here until the server listens, and a first timer is over by then.
@@ -102,10 +106,19 @@ def build_application(
         metrics,
         proxies,
         access_log=_access_log(settings),
-        idle_seconds=settings.server.body_idle_seconds,
+        body_limits=body_limits(settings),
+        connections=connections,
         url_bytes=settings.limits.url_bytes,
         header_bytes=settings.limits.header_bytes,
-        background=[own_clock.follow, used_tokens.run, pulls.run, keys.follow, health.follow, tell],
+        background=[
+            own_clock.follow,
+            used_tokens.run,
+            pulls.run,
+            keys.follow,
+            health.follow,
+            connections.follow,
+            tell,
+        ],
         closers=[close],
     )
 
@@ -167,6 +180,31 @@ def registry_settings(settings: Settings) -> RegistrySettings:
         create_on_push=settings.registry.create_on_push,
         redirect=settings.storage.redirect,
         manifest=Limits(limits.manifest_references, limits.json_nesting),
+    )
+
+
+def body_limits(settings: Settings) -> BodyLimits:
+    """Return what the settings say about slow bodies."""
+    server = settings.server
+    return BodyLimits(
+        idle_seconds=server.body_idle_seconds,
+        small_seconds=server.small_body_seconds,
+        whole_seconds=server.transfer_seconds,
+        least_bytes_per_second=server.least_bytes_per_second,
+    )
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """Return what the settings say about slow and many connections."""
+    server = settings.server
+    return ConnectionLimits(
+        head_seconds=server.header_read_seconds,
+        idle_seconds=server.body_idle_seconds,
+        whole_seconds=server.transfer_seconds,
+        least_bytes_per_second=server.least_bytes_per_second,
+        most=server.connections,
+        most_per_address=server.connections_per_address,
+        exempt=server.trusted_proxies,
     )
 
 

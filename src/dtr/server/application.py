@@ -12,7 +12,9 @@ import structlog
 
 from dtr.accounts.gate import Gate
 from dtr.asgi import ClientDisconnectError, Request, Response, Route, Router
+from dtr.asgi.connections import Connections
 from dtr.asgi.forwarded import Proxies
+from dtr.asgi.pace import BodyLimits
 from dtr.asgi.request import Receive, Scope, Send
 from dtr.database import stale_reads
 from dtr.model.errors import AddressTooLongError, HeaderTooLargeError, RegistryError
@@ -24,6 +26,7 @@ _LOG = structlog.get_logger()
 _FLUSH_SECONDS = 0.2
 _CLIENT_CLOSED_REQUEST = 499
 _UNROUTED = "(none)"
+_USUAL_LIMITS = BodyLimits()
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 # Older docker clients believe that this is a registry only if the 401 says so, too.
 _API_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
@@ -46,7 +49,8 @@ class Application:
         proxies: Proxies,
         *,
         access_log: AccessLog | None = None,
-        idle_seconds: float = 60,
+        body_limits: BodyLimits = _USUAL_LIMITS,
+        connections: Connections | None = None,
         url_bytes: int = 8192,
         header_bytes: int = 16384,
         background: Sequence[Callable[[], Coroutine[object, object, None]]] = (),
@@ -57,7 +61,8 @@ class Application:
         self._metrics = metrics
         self._proxies = proxies
         self._access_log = access_log
-        self._idle_seconds = idle_seconds
+        self._body_limits = body_limits
+        self._connections = connections
         self._url_bytes = url_bytes
         self._header_bytes = header_bytes
         self._background = background
@@ -72,14 +77,25 @@ class Application:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._http(scope, receive, send)
+            await self._followed(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1003})
+
+    async def _followed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, known to who looks after the connections."""
+        if self._connections is None or not scope.get("client"):
+            await self._http(scope, receive, send)
+            return
+        activity = self._connections.begin(scope["client"])
+        try:
+            await self._http(scope, receive, send)
+        finally:
+            activity.active -= 1
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         request_id = f"{self._process_id}{next(self._numbers):08x}"
-        request = Request(scope, receive, request_id=request_id, idle_seconds=self._idle_seconds)
+        request = Request(scope, receive, request_id=request_id, limits=self._body_limits)
         stale_reads.set(False)
         route, response = await self._answer(request)
         if stale_reads.get():
@@ -89,8 +105,6 @@ class Application:
             response.headers.append(_API_VERSION)
         status = response.status
         try:
-            if status >= HTTPStatus.BAD_REQUEST:
-                await request.discard_rest()
             if status != _CLIENT_CLOSED_REQUEST:
                 await response.send(scope, send)
         except Exception as error:
@@ -99,6 +113,8 @@ class Application:
             raise
         finally:
             self._record(request, response, route, time.perf_counter() - started)
+        if status >= HTTPStatus.BAD_REQUEST:
+            await request.discard_rest()
 
     async def _answer(self, request: Request) -> tuple[str, Response]:
         """Return the route's template and the response, which may say an error."""

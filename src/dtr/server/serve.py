@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import socket
 import threading
 from collections.abc import Callable
@@ -34,6 +35,8 @@ from dtr.server.workers import WebServer
 _LOG = structlog.get_logger()
 _RUNTIME_THREADS = 2  # of Rust; they move the bytes (design 5 has the measurement)
 _MOST_RESTARTS_SECONDS = 30.0
+_MOST_OPEN_FILES = 65_536
+_OTHER_OPEN_FILES = 512
 
 
 class StartError(Exception):
@@ -68,6 +71,7 @@ def serve(settings: Settings, announce: Callable[[Started], None]) -> None:
     """
     configure_logging(settings.log.format, settings.log.level)
     os.umask(0o077)  # nothing that the registry keeps is for other users
+    _allow_open_files(settings.server.connections)
     for listen in (settings.server.listen, settings.server.http_listen):
         if listen is not None:
             _check_port(listen)
@@ -83,6 +87,24 @@ def serve(settings: Settings, announce: Callable[[Started], None]) -> None:
         announce(Started(_url(settings, certificate), administrator, ca))
         load = partial(load_application, settings, directory.path, ca)
         server.run(load, partial(_problem_of_certificate, settings, directory))
+
+
+def _allow_open_files(connections: int) -> None:
+    """Raise our limit of open files as far as the system lets us; a connection is one of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        wanted = max(soft, _MOST_OPEN_FILES)
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE,
+            (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard),
+        )
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft != resource.RLIM_INFINITY and soft < connections + _OTHER_OPEN_FILES:
+        _LOG.warning(
+            "the limit of open files is below server.connections; raise it (ulimit -n)",
+            limit=soft,
+            needed=connections + _OTHER_OPEN_FILES,
+        )
 
 
 def load_application(
@@ -197,12 +219,16 @@ def _web_server(
         loop=Loops.uvloop,
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(
-            header_read_timeout=round(server.header_read_seconds * 1000),
+            # Granian's one limit holds for a head and for the pause before it; the first is
+            # bounded by `asgi.connections`.
+            header_read_timeout=round(
+                1000 * max(server.keep_alive_seconds, server.header_read_seconds)
+            ),
             max_buffer_size=_buffer_bytes(settings),
         ),
         websockets=False,
         backlog=2048,
-        backpressure=1024,
+        backpressure=server.connections,
         log_level=LogLevels.warning,
         log_dictconfig=GRANIAN_LOGGING,
         ssl_cert=certificate.cert if certificate else None,

@@ -194,9 +194,21 @@ class ServerSettings(_Section):
     forwarded_header: Literal["auto", "x-forwarded", "forwarded"] = "auto"
     """Which of the two the proxies write; `auto`: X-Forwarded-* where it is there."""
     header_read_seconds: float = Field(10, ge=0.1, le=600)
-    """How long a client may take to send its headers."""
+    """How long a client may take to send its headers, once it has begun."""
+    keep_alive_seconds: float = Field(120, ge=0.1, le=86_400)
+    """How long a connection may wait for its next request; a balancer's own limit must be less."""
     body_idle_seconds: float = Field(60, ge=0.1, le=3600)
-    """How long a client may pause within a body."""
+    """How long a client may pause within a body, or read nothing of an answer."""
+    small_body_seconds: float = Field(60, ge=0.1, le=3600)
+    """How long a manifest or a sign-in may take to arrive as a whole."""
+    transfer_seconds: float = Field(21_600, ge=1, le=7 * _DAY)
+    """How long any body or answer may take as a whole."""
+    least_bytes_per_second: int = Field(1024, ge=0, le=_MIB)
+    """Slowest body and answer, over each body_idle_seconds; 0 is any."""
+    connections: int = Field(4096, ge=16, le=100_000)
+    """Most connections of each web worker."""
+    connections_per_address: int = Field(256, ge=0, le=100_000)
+    """Most of them from one address (IPv6: /64) that is no trusted proxy; 0 is no limit."""
     metrics_public: bool = False
     """Whether /metrics answers without authentication."""
 
