@@ -56,15 +56,15 @@ endif
 
 SECONDS_OF_RACES ?= 600
 soak: $(VENV)/dev ## what takes long, by night: kills and outages under load, random races
-	DTR_CRASH_KILLS=200 $(BIN)/python3 -m pytest tests/crash/test_kill.py -s --timeout=7200 $(ARGS)
-	DTR_OUTAGE_ROUNDS=5 DTR_OUTAGE_KILLS=20 $(BIN)/python3 -m pytest tests/outages -s --timeout=3600 $(ARGS)
-	DTR_BALANCED_PUSHES=200 $(BIN)/python3 -m pytest tests/clients/test_balanced.py --timeout=3600 $(ARGS)
-	DTR_JOBS_EXAMPLES=300 $(BIN)/python3 -m pytest tests/jobs/test_machine.py --timeout=3600 $(ARGS)
+	TEST_CRASH_KILLS=200 $(BIN)/python3 -m pytest tests/crash/test_kill.py -s --timeout=7200 $(ARGS)
+	TEST_OUTAGE_ROUNDS=5 TEST_OUTAGE_KILLS=20 $(BIN)/python3 -m pytest tests/outages -s --timeout=3600 $(ARGS)
+	TEST_BALANCED_PUSHES=200 $(BIN)/python3 -m pytest tests/clients/test_balanced.py --timeout=3600 $(ARGS)
+	TEST_JOBS_EXAMPLES=300 $(BIN)/python3 -m pytest tests/jobs/test_machine.py --timeout=3600 $(ARGS)
 	$(BIN)/python3 -m tests.races.long_run --seconds $(SECONDS_OF_RACES) --seed $$RANDOM
 
 outages: $(VENV)/dev ## machines of a cluster die in every way, for an hour; needs root
 	tools/install-debian-packages test
-	DTR_OUTAGES=all $(BIN)/python3 -m pytest tests/cluster -s --timeout=3600 $(ARGS)
+	TEST_OUTAGES=all $(BIN)/python3 -m pytest tests/cluster -s --timeout=3600 $(ARGS)
 
 demo-cluster: $(VENV)/dev ## three machines on this one, to watch one die; needs root
 	tools/install-debian-packages test

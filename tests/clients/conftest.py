@@ -15,7 +15,7 @@ REGISTRY = pytest.StashKey[Registry]()
 def registry(
     tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Iterator[Registry]:
-    """Give the registry under test; DTR_TEST_REGISTRY aims at another one."""
+    """Give the registry under test; TEST_REGISTRY aims at another one."""
     with registry_under_test(tmp_path_factory.mktemp("registry")) as registry:
         pytestconfig.stash[REGISTRY] = registry
         yield registry

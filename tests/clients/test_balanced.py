@@ -1,6 +1,6 @@
 """docker and skopeo push through a balancer that sends each request to another server.
 
-`DTR_BALANCED_PUSHES` (30) is how many images are pushed, half of them by each.
+`TEST_BALANCED_PUSHES` (30) is how many images are pushed, half of them by each.
 """
 
 import os
@@ -17,7 +17,7 @@ from tests.support.registry import USER, Registry
 
 pytestmark = [pytest.mark.clients, pytest.mark.postgresql, pytest.mark.timeout(1800)]
 
-PUSHES = int(os.environ.get("DTR_BALANCED_PUSHES", "30")) // 2
+PUSHES = int(os.environ.get("TEST_BALANCED_PUSHES", "30")) // 2
 LAYERS = 6
 
 

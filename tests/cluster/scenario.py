@@ -8,7 +8,7 @@ from tests.cluster.report import Row
 from tests.cluster.strikes import Strike
 from tests.cluster.watch import Watch
 
-IS_LONG = os.environ.get("DTR_OUTAGES") == "all"
+IS_LONG = os.environ.get("TEST_OUTAGES") == "all"
 """Whether this is `make outages`: all scenarios, on a machine that does nothing else."""
 NOTHING = 2.5
 """Seconds without an answer that are none: all of a cluster on 2 cores is now and then as slow."""

@@ -1,6 +1,6 @@
 """Machines die, freeze and are cut off under load: nothing is lost, and nobody notices more.
 
-`make outages` (`DTR_OUTAGES=all`) runs all scenarios, `make test` the most telling. The table of
+`make outages` (`TEST_OUTAGES=all`) runs all scenarios, `make test` the most telling. The table of
 the last run is in `results/machines.md`.
 """
 

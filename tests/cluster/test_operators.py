@@ -11,7 +11,7 @@ from tests.cluster.watch import Watch
 from tests.support.machines import Machine
 from tests.support.processes import wait_until
 
-_IS_LONG = os.environ.get("DTR_OUTAGES") == "all"
+_IS_LONG = os.environ.get("TEST_OUTAGES") == "all"
 
 pytestmark = [
     pytest.mark.cluster,

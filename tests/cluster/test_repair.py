@@ -9,7 +9,9 @@ from tests.cluster.cluster import RunningCluster
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.timeout(1200),
-    pytest.mark.skipif(os.environ.get("DTR_OUTAGES") != "all", reason="long: make outages runs it"),
+    pytest.mark.skipif(
+        os.environ.get("TEST_OUTAGES") != "all", reason="long: make outages runs it"
+    ),
 ]
 
 

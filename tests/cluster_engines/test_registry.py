@@ -17,7 +17,8 @@ from dtr.cluster.engines.registry_settings import RegistryPlace, render, toml
 from dtr.cluster.model import ReplicaPhase
 from dtr.model.members import Member, Members, MembersFile
 from dtr.server.clock import read_correction
-from dtr.server.settings import Settings, load_settings
+from dtr.server.settings import Settings
+from dtr.server.settings_sources import load_settings
 from dtr.testing.supervisor import RecordingSupervisor
 from dtr.ucp.authority import Authority
 

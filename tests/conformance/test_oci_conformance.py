@@ -54,7 +54,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def registry(request: pytest.FixtureRequest, directory: Path) -> Iterator[Registry]:
-    """Give the registry of a deployment; `DTR_TEST_REGISTRY` aims `embedded` at another one."""
+    """Give the registry of a deployment; `TEST_REGISTRY` aims `embedded` at another one."""
     deployment: str = request.param
     (directory / deployment).mkdir()
     if deployment == "embedded":

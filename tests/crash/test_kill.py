@@ -1,8 +1,8 @@
 """Killed at any moment, the registry has everything that it acknowledged, and nothing by half.
 
-`DTR_CRASH_KILLS` says how often (15 unless told, 200 by night), `DTR_CRASH_SEED` repeats a run:
+`TEST_CRASH_KILLS` says how often (15 unless told, 200 by night), `TEST_CRASH_SEED` repeats a run:
 
-    DTR_CRASH_KILLS=200 python -m pytest tests/crash/test_kill.py -s
+    TEST_CRASH_KILLS=200 python -m pytest tests/crash/test_kill.py -s
 """
 
 import asyncio
@@ -27,8 +27,8 @@ from dtr.collect.check import Checker, Finding, Severity
 from dtr.database import open_database
 from dtr.storage import FilesystemBlobStore
 
-KILLS = int(os.environ.get("DTR_CRASH_KILLS", "15"))
-SEED = int(os.environ.get("DTR_CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
+KILLS = int(os.environ.get("TEST_CRASH_KILLS", "15"))
+SEED = int(os.environ.get("TEST_CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
 CLIENTS = 4
 GRACE_SECONDS = 4
 UNTAGGED_GRACE_SECONDS = 3

@@ -1,6 +1,6 @@
 """The queue keeps its promises in whatever order things befall it.
 
-`DTR_JOBS_EXAMPLES` says how many orders are tried (10 unless told).
+`TEST_JOBS_EXAMPLES` says how many orders are tried (10 unless told).
 """
 
 import os
@@ -11,7 +11,7 @@ from tests.jobs.machine import Queue
 
 from dtr.database import Database
 
-EXAMPLES = int(os.environ.get("DTR_JOBS_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("TEST_JOBS_EXAMPLES", "10"))
 
 
 def test_any_order_of_runners_crashes_and_lost_answers(database: Database) -> None:

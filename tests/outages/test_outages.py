@@ -1,6 +1,6 @@
 """A registry on several machines, under load, loses one part after another: nobody notices more.
 
-`DTR_OUTAGE_ROUNDS` (1) is how often each part is struck, and `DTR_OUTAGE_KILLS` (4) how often a
+`TEST_OUTAGE_ROUNDS` (1) is how often each part is struck, and `TEST_OUTAGE_KILLS` (4) how often a
 server process is killed in a round. The table of the last run is in `results/outages.md`.
 """
 
@@ -23,8 +23,8 @@ from tests.support.seaweed import requires_weed
 
 pytestmark = [pytest.mark.outage, pytest.mark.timeout(900)]
 
-ROUNDS = int(os.environ.get("DTR_OUTAGE_ROUNDS", "1"))
-KILLS = int(os.environ.get("DTR_OUTAGE_KILLS", "4"))
+ROUNDS = int(os.environ.get("TEST_OUTAGE_ROUNDS", "1"))
+KILLS = int(os.environ.get("TEST_OUTAGE_KILLS", "4"))
 FROZEN_SECONDS = 20.0
 DROPPED_SECONDS = 10.0
 GRACE_SECONDS = 2.0

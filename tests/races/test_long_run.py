@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.races.long_run import LongRun
 
-SECONDS = float(os.environ.get("DTR_RACES_SECONDS", "10"))
+SECONDS = float(os.environ.get("TEST_RACES_SECONDS", "10"))
 
 
 def test_everything_at_once(tmp_path: Path) -> None:

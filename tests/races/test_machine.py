@@ -1,6 +1,6 @@
 """Whatever clients, collectors, time and crashes do in whatever order, nothing owed is lost.
 
-`DTR_RACES_EXAMPLES` says how many histories are tried (20 unless told).
+`TEST_RACES_EXAMPLES` says how many histories are tried (20 unless told).
 """
 
 import os
@@ -8,7 +8,7 @@ import os
 from hypothesis import HealthCheck, settings
 from tests.races.machine import Registry
 
-EXAMPLES = int(os.environ.get("DTR_RACES_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("TEST_RACES_EXAMPLES", "20"))
 
 TestRegistry = Registry.TestCase
 TestRegistry.settings = settings(

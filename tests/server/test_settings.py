@@ -5,20 +5,27 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pydantic
 import pytest
+from typer.main import get_command
 
+from dtr.cli.application import application
 from dtr.server.settings import (
     ListenAddress,
     Secret,
     ServerSettings,
-    SettingProblem,
     Settings,
+    setting_fields,
+)
+from dtr.server.settings_pages import main, reference_markdown, sample_config
+from dtr.server.settings_sources import (
+    OPTION_VARIABLES,
+    SettingProblem,
     SettingsError,
     load_settings,
 )
-from dtr.server.settings_pages import main, reference_markdown, sample_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,13 +102,13 @@ def test_all_problems_are_reported_at_once_with_their_sources(tmp_path: Path) ->
         )
     lines = str(caught.value).splitlines()
     assert sorted(lines) == [
-        f"limits.nonsense_here: is not a setting (from file {file})",
-        f"limits.page_entries: must be greater than or equal to 1 (from file {file})",
-        "log.format: must be 'text' or 'json' (from the command line)",
         (
-            "server.lissen: is not a setting; did you mean DTR_SERVER__LISTEN?"
+            "DTR_SERVER__LISSEN: is not a variable of DTR; did you mean DTR_SERVER__LISTEN?"
             " (from environment DTR_SERVER__LISSEN)"
         ),
+        f"limits.nonsense_here: is not a setting (from file {file})",
+        f"limits.page_entries: must be a whole number from 1 to 100000 (from file {file})",
+        'log.format: must be "text" or "json" (from the command line)',
         (
             "server.listen: 'nowhere' names no address: write 0.0.0.0:PORT for every interface"
             " (from environment DTR_SERVER__LISTEN)"
@@ -130,18 +137,86 @@ def test_an_unknown_key_of_the_file_is_refused_with_a_suggestion(
 
 
 @pytest.mark.parametrize(
-    "variable", ["DTR_Server__Listen", "DTR_DATA__LISTEN", "DTR_SERVR__LISTEN"]
+    ("variable", "meant"),
+    [
+        ("DTR_Server__Listen", "DTR_SERVER__LISTEN"),
+        ("dtr_server__listen", "DTR_SERVER__LISTEN"),
+        ("DTR_DATA__LISTEN", "DTR_SERVER__LISTEN"),
+        ("DTR_SERVR__LISTEN", "DTR_SERVER__LISTEN"),
+        ("DTR_SERVERLISTEN", "DTR_SERVER__LISTEN"),
+        ("DTR_LISTEN", "DTR_SERVER__LISTEN"),
+        ("DTR_DATA_DIRECTORY", "DTR_DATA__DIRECTORY"),
+        ("dtr_config", "DTR_CONFIG"),
+        ("DTR_INSTAL_REPLICA_ID", "DTR_INSTALL_REPLICA_ID"),
+    ],
 )
-def test_an_unknown_variable_is_refused_with_a_suggestion(variable: str) -> None:
-    """A variable of our form that names no setting is a mistake, also in its case."""
-    with pytest.raises(SettingsError, match="did you mean DTR_SERVER__LISTEN") as caught:
+def test_an_unknown_variable_is_refused_with_the_nearest_name(variable: str, meant: str) -> None:
+    """A variable with our prefix that names nothing is a mistake, in whatever case."""
+    with pytest.raises(SettingsError, match=f"did you mean {meant}\\?") as caught:
         load(None, {variable: "0.0.0.0:1"})
-    assert caught.value.problems[0].source == f"environment {variable}"
+    [problem] = caught.value.problems
+    assert problem.source == f"environment {variable}"
 
 
-def test_variables_of_other_forms_are_left_alone() -> None:
-    """Only DTR_SECTION__KEY is ours to judge."""
-    assert load(None, {"DTR_USERNAME": "x", "OTHER__THING": "y", "DTR": "z"}) == Settings()
+def test_an_unknown_variable_that_is_near_nothing_is_refused() -> None:
+    """There is something to do about it all the same."""
+    with pytest.raises(SettingsError, match="DTR_XYZZY: is not a variable of DTR: remove it"):
+        load(None, {"DTR_XYZZY": "1"})
+
+
+def test_variables_of_others_and_of_options_are_left_alone() -> None:
+    """Also those that Kubernetes and Docker set for a service that is called dtr."""
+    ours = {"DTR_REPLICA_ID": "x", "DTR_WITH_UCP": "1", "DTR_CONFIG": ""}
+    links = {
+        "DTR_SERVICE_HOST": "10.0.0.1",
+        "DTR_SERVICE_PORT": "5000",
+        "DTR_SERVICE_PORT_HTTPS": "5000",
+        "DTR_PORT": "tcp://10.0.0.1:5000",
+        "DTR_PORT_5000_TCP": "tcp://10.0.0.1:5000",
+        "DTR_PORT_5000_TCP_ADDR": "10.0.0.1",
+        "DTR_WEB_SERVICE_HOST": "10.0.0.2",
+    }
+    assert load(None, {**ours, **links, "OTHER__THING": "y", "DTR": "z"}) == Settings()
+    with pytest.raises(SettingsError, match="DTR_PORT"):
+        load(None, {"DTR_PORT": "5001"})
+
+
+def options_with_variables(command: Any) -> set[str]:
+    """Give the environment variables of a command and of those below it."""
+    found: set[str] = set()
+    for parameter in command.params:
+        named = getattr(parameter, "envvar", None) or ()
+        found.update([named] if isinstance(named, str) else named)
+    for below in getattr(command, "commands", {}).values():
+        found |= options_with_variables(below)
+    return found
+
+
+def test_the_variables_of_options_are_those_of_the_commands() -> None:
+    """None is refused that a command reads, and none is let through that nothing reads."""
+    found = options_with_variables(get_command(application))
+    assert {name for name in found if name.startswith("DTR_")} == OPTION_VARIABLES
+
+
+WRONG: list[object] = ["x y", "-1", "1e99", 3.7, -5, True, None, [], [[]], {}, "a://b:c", "[", "\0"]
+LIBRARY = re.compile(
+    r"Input|valid|unable|parse|codec|instance|type|String|expected|literal|Decimal|int\b|float\b"
+)
+
+
+@pytest.mark.parametrize("key", setting_fields())
+def test_what_is_wrong_with_a_value_is_said_in_our_words(key: str) -> None:
+    """Whatever is given, what comes back says what the setting may be, and nothing of a library."""
+    section, _, name = key.partition(".")
+    refused = 0
+    for value in WRONG:
+        try:
+            load_settings(None, {section: {name: value}}, {})
+        except SettingsError as error:
+            refused += 1
+            for problem in error.problems:
+                assert not LIBRARY.search(problem.message), problem
+    assert refused
 
 
 @pytest.mark.parametrize(

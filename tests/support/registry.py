@@ -12,7 +12,7 @@ import pytest
 from tests.support.processes import ProcessGroup, free_port, requires
 from tests.support.server import RunningServer, answers
 
-SWITCH = "DTR_TEST_REGISTRY"
+SWITCH = "TEST_REGISTRY"
 PEER = "docker-registry"
 USER = ("alice", "alice's long enough password")
 OTHER_PASSWORD = "another long enough password"
@@ -135,7 +135,7 @@ class Repository:
 
 @contextmanager
 def registry_under_test(directory: Path) -> Iterator[Registry]:
-    """Give the registry that `DTR_TEST_REGISTRY` names; a DTR server of our own without it.
+    """Give the registry that `TEST_REGISTRY` names; a DTR server of our own without it.
 
     The switch is `host:port,user,password` for one that runs already, or `docker-registry` for a
     private one from Debian's package: what fails there too is not our server's fault.

@@ -17,8 +17,9 @@ from dtr.registry.records import storage_in_use
 from dtr.server.certificates import CertificateError
 from dtr.server.datadir import DataDirectory, DataDirectoryError
 from dtr.server.drivers import Drivers, open_drivers
-from dtr.server.serve import StartError
-from dtr.server.settings import Settings, SettingsError, load_settings
+from dtr.server.settings import Settings
+from dtr.server.settings_sources import SettingsError, Sourced, read_settings
+from dtr.server.start_checks import StartError
 from dtr.storage import BlobStore
 
 _WAIT_SECONDS = 10
@@ -100,10 +101,19 @@ def settings_of(
     overrides: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Settings:
     """Return the settings, with the command line's above all."""
+    return sourced_settings(config, data_dir, overrides).settings
+
+
+def sourced_settings(
+    config: Path | None,
+    data_dir: Path | None,
+    overrides: Mapping[str, Mapping[str, object]] | None = None,
+) -> Sourced:
+    """Return the same with where each value came from."""
     given = {section: dict(values) for section, values in (overrides or {}).items()}
     if data_dir is not None:
         given.setdefault("data", {})["directory"] = data_dir
-    return load_settings(config, given)
+    return read_settings(config, given)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pydantic import (
 
 from dtr.cluster.model import HTTP_PORT, HTTPS_PORT
 from dtr.model.location import StorageLocation
-from dtr.server.settings import SettingsError, load_settings
+from dtr.server.settings_sources import SettingsError, load_settings
 from dtr.ucp.api import ApiError, OperationKind
 from dtr.ucp.model import Operation, OperationState, Phase
 

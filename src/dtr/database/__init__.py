@@ -17,6 +17,7 @@ __all__ = [
     "Row",
     "SqliteDatabase",
     "Writer",
+    "check_database_url",
     "open_database",
     "open_postgresql",
     "stale_reads",
@@ -28,6 +29,20 @@ def open_database(
 ) -> SqliteDatabase:
     """Return the database in the file at `path`, which `migrate` has made."""
     return SqliteDatabase(path, wait_seconds=wait_seconds, observe=observe)
+
+
+def check_database_url(
+    url: str, *, password: str | None = None, members: MembersFile | None = None
+) -> None:
+    """Promise that `open_postgresql` would take this URL; nothing is connected.
+
+    Raises:
+        InvalidError: it is not one, or has no host and there are no members.
+
+    """
+    from dtr.database.postgresql.location import Location  # noqa: PLC0415 - 8 MB of memory
+
+    Location.parse(url, password, members)
 
 
 def open_postgresql(

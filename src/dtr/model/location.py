@@ -48,13 +48,14 @@ class StorageLocation:
         """
         try:
             url = urlsplit(text)
-            _refuse_credentials(url)
-        except UnicodeError:
-            raise ValueError("the storage URL cannot be read") from None
+        except ValueError:  # the library's sentence may repeat a credential
+            raise ValueError("cannot be read as a URL") from None
+        _refuse_credentials(url)
         if url.scheme not in _PARAMETERS:
+            found = _shown(url.scheme)
             raise ValueError(
-                "must begin with file:///, s3://, azure:// or gs://, or be replicated:, "
-                f"not with {_shown(url.scheme) or 'something else'}"
+                "must begin with file:///, s3://, azure:// or gs://, or be replicated:"
+                f"{f'; {found}: is no storage' if found else ''}"
             )
         parameters = _parameters(url)
         if url.scheme == "file":
@@ -84,8 +85,14 @@ class StorageLocation:
         return f"{self.scheme}://{self.container}{path}{'?' if query else ''}{query}"
 
     def _check(self) -> None:
+        noun = "container" if self.scheme == "azure" else "bucket"
+        if not self.container:
+            raise ValueError(f"must name a {noun}: {self.scheme}://NAME/PREFIX")
         if not _CONTAINER.match(self.container):
-            raise ValueError(f"must name a bucket or container: {self.scheme}://NAME/PREFIX")
+            raise ValueError(
+                f"names a {noun} that cannot be one: a name has 2 to 222 letters, digits, '.', '_' "
+                "and '-', and begins with a letter or digit"
+            )
         if self.scheme == "azure" and not self.account:
             raise ValueError("must name the storage account: azure://CONTAINER?account=NAME")
         for name, value in (("region", self.region), ("account", self.account)):
@@ -110,7 +117,7 @@ def _parameters(url: SplitResult) -> dict[str, str]:
         if name not in allowed:
             known = ", ".join(sorted(allowed)) or "none"
             raise ValueError(
-                f"{url.scheme}:// does not take the parameter {_shown(name)} (it takes: {known}); "
+                f"does not take {_named(name)} with {url.scheme}:// (it takes: {known}); "
                 "credentials belong into the environment, a file or the role of the machine"
             )
         if name in found:
@@ -139,14 +146,22 @@ def _prefix(url: SplitResult) -> str:
 
 
 def _check_endpoint(endpoint: str) -> None:
-    url = urlsplit(endpoint)
-    if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
-        raise ValueError("its endpoint must be http:// or https://, a host and perhaps a port")
-    if "@" in url.netloc:
+    try:
+        url = urlsplit(endpoint)
+        is_good = url.scheme in {"http", "https"} and url.hostname and url.port != 0
+    except ValueError:
+        is_good = False
+    if is_good and "@" in url.netloc:
         raise ValueError("must hold no credentials, also not in its endpoint")
-    _ = url.port  # raises ValueError where it is not a port
+    if not is_good or url.query or url.fragment:
+        raise ValueError("its endpoint must be http:// or https://, a host and perhaps a port")
+
+
+def _named(parameter: str) -> str:
+    found = _shown(parameter)
+    return f"the parameter {found}" if found else "a parameter that it has"
 
 
 def _shown(name: str) -> str:
-    """Repeat a name only where it cannot be a secret that somebody pasted."""
-    return name if len(name) <= 32 and name.replace("_", "").isalpha() else "it has"  # noqa: PLR2004
+    """Repeat a name only where it cannot be a secret that somebody pasted, else nothing."""
+    return name if len(name) <= 32 and name.replace("_", "").isalpha() else ""  # noqa: PLR2004

@@ -58,6 +58,9 @@ def next_time(timing: str, after: float) -> float:
         return after + pause
     try:
         return next(CronSim(timing, datetime.fromtimestamp(after, UTC))).timestamp()
-    except (CronSimError, StopIteration) as error:
-        reason = str(error).lower() or "it names no day that there is"
-        raise ValueError(f"{timing!r} is not a cron expression: {reason}") from None
+    except StopIteration:
+        raise ValueError(f"{timing!r} names no day that there is") from None
+    except CronSimError:
+        raise ValueError(
+            f"{timing!r} is not a cron expression: five fields, such as 30 3 * * *, or 30 3 * * SAT"
+        ) from None

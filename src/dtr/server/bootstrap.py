@@ -15,7 +15,7 @@ from dtr.database.proof import prove
 from dtr.database.schema import accounts, signing_keys
 from dtr.registry.records import forget_upload_digests
 from dtr.server.datadir import DataDirectory, write_atomically
-from dtr.server.passwords import read_password
+from dtr.server.passwords import read_usable
 from dtr.server.settings import Settings
 
 
@@ -49,6 +49,8 @@ def bootstrap(
         database.write_now(forget_upload_digests)
     elif is_new or settings.cluster.members_file is None:
         prove(database)
+    # Read before anything else is written: whoever corrects the file starts anew.
+    given = given_password_hash(settings) if is_new else None
     auth = settings.auth
     database.write_now(
         rotate_key,
@@ -56,7 +58,22 @@ def bootstrap(
         rotation_seconds=auth.key_rotation_seconds,
         token_seconds=auth.token_seconds,
     )
-    return _first_administrator(settings, directory, database) if is_new else None
+    return _first_administrator(settings, directory, database, given) if is_new else None
+
+
+def given_password_hash(settings: Settings) -> str | None:
+    """Return the hash of the first administrator's password, where the settings name a file of it.
+
+    Raises:
+        InvalidError: the file cannot be used; the message names it.
+
+    """
+    data = settings.data
+    if data.admin_password_hash_file is not None:
+        return read_usable(data.admin_password_hash_file, check_hash)
+    if data.admin_password_file is not None:
+        return read_usable(data.admin_password_file, hash_password)
+    return None
 
 
 def is_good_copy(engine: Engine) -> bool:
@@ -74,7 +91,7 @@ def is_good_copy(engine: Engine) -> bool:
 
 
 def _first_administrator(
-    settings: Settings, directory: DataDirectory, database: Database
+    settings: Settings, directory: DataDirectory, database: Database, given: str | None
 ) -> FirstAdministrator | None:
     """Make the first account, unless another server does.
 
@@ -82,10 +99,8 @@ def _first_administrator(
     nothing.
     """
     data, generated, own_file = settings.data, None, directory.initial_admin_password
-    if data.admin_password_hash_file is not None:
-        password_hash = check_hash(read_password(data.admin_password_hash_file))
-    elif data.admin_password_file is not None:
-        password_hash = hash_password(read_password(data.admin_password_file))
+    if given is not None:
+        password_hash = given
     else:
         generated = new_password()
         password_hash = hash_password(generated)

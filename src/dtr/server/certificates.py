@@ -104,6 +104,16 @@ def check_certificate(cert: Path, key: Path, now: datetime | None = None) -> Non
         )
 
 
+def check_authority(path: Path) -> None:
+    """Promise that the file holds a certificate, for clients to fetch.
+
+    Raises:
+        CertificateError: it cannot be read, or holds none.
+
+    """
+    _load_certificate(path)
+
+
 def _load_certificate(path: Path) -> x509.Certificate:
     content = _read(path, "certificate")
     try:

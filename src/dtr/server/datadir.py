@@ -1,6 +1,7 @@
 """The data directory: one place with all state of a server, opened by one server at a time."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -95,6 +96,24 @@ class DataDirectory:
         return opened
 
     @classmethod
+    def check(cls, path: Path, minimum_free_bytes: int = MINIMUM_FREE_BYTES) -> bool:
+        """Promise that a server could open it; tell whether it has been set up. Changes nothing.
+
+        Raises:
+            DataDirectoryError: as `open` would, but for a server that has it.
+        """
+        if not path.exists():
+            _check_can_be_made(path)
+            return False
+        if not path.is_dir():
+            raise _not_a_directory(path)
+        _check_owner(path)
+        is_new = _check_format(path)
+        _check_writable(path)
+        _check_room(path, minimum_free_bytes)
+        return not is_new
+
+    @classmethod
     def open_shared(cls, path: Path) -> Self:
         """Give the paths of an existing directory, without holding or changing it.
 
@@ -146,16 +165,41 @@ def _make(path: Path) -> None:
     except FileExistsError:
         if path.is_dir():
             return
-        raise DataDirectoryError(
-            f"{path} is not a directory.", "Choose another path for the data directory."
-        ) from None
+        raise _not_a_directory(path) from None
     except OSError as error:
-        raise DataDirectoryError(
-            f"The data directory {path} cannot be made: {error.strerror}.",
-            "Make it yourself and give it to this user, or choose another path.",
-        ) from error
+        raise _not_made(path, error) from error
     with contextlib.suppress(PermissionError):  # a parent that may be written but not read
         sync_directory(path.parent)
+
+
+def _check_can_be_made(path: Path) -> None:
+    parent = next(each for each in path.absolute().parents if each.exists())
+    try:
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        _check_writable(parent)
+    except DataDirectoryError:
+        raise _not_made(path, PermissionError(0, f"{parent} cannot be written")) from None
+    except OSError as error:
+        raise _not_made(path, error) from None
+
+
+def _check_writable(path: Path) -> None:
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise _not_writable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def _not_a_directory(path: Path) -> DataDirectoryError:
+    return DataDirectoryError(
+        f"The path {path} is not a directory.", "Choose another path for the data directory."
+    )
+
+
+def _not_made(path: Path, error: OSError) -> DataDirectoryError:
+    return DataDirectoryError(
+        f"The data directory {path} cannot be made: {error.strerror}.",
+        "Make it yourself and give it to this user, or choose another path.",
+    )
 
 
 def _check_owner(path: Path) -> None:

@@ -29,7 +29,8 @@ from dtr.server.logs import GRANIAN_LOGGING, configure_logging
 from dtr.server.metrics import Metrics, use_directory
 from dtr.server.parent import end_at_signals, heed_signals, held_signals, leave_with_parent
 from dtr.server.plain import PlainListener
-from dtr.server.settings import ListenAddress, Settings
+from dtr.server.settings import Settings
+from dtr.server.start_checks import check_start
 from dtr.server.workers import WebServer
 
 _LOG = structlog.get_logger()
@@ -37,10 +38,6 @@ _RUNTIME_THREADS = 2  # of Rust; they move the bytes (design 5 has the measureme
 _MOST_RESTARTS_SECONDS = 30.0
 _MOST_OPEN_FILES = 65_536
 _OTHER_OPEN_FILES = 512
-
-
-class StartError(Exception):
-    """The server cannot start; one sentence of what happened and one of what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +69,7 @@ def serve(settings: Settings, announce: Callable[[Started], None]) -> None:
     configure_logging(settings.log.format, settings.log.level)
     os.umask(0o077)  # nothing that the registry keeps is for other users
     _allow_open_files(settings.server.connections)
-    for listen in (settings.server.listen, settings.server.http_listen):
-        if listen is not None:
-            _check_port(listen)
+    check_start(settings)
     with DataDirectory.open(settings.data.directory) as directory:
         use_directory(directory.metrics)
         certificate = _certificate(settings, directory)
@@ -285,29 +280,6 @@ def _own_addresses() -> list[str]:
             probe.connect((elsewhere, 9))
             found.append(str(probe.getsockname()[0]))
     return found
-
-
-def _check_port(listen: ListenAddress) -> None:
-    """Bind once without sharing the port, as the workers do among themselves.
-
-    Raises:
-        StartError: somebody has the port, or the address is not of this machine.
-
-    """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, proto) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        message = (
-            f"Cannot listen on {listen}: {error.strerror}. "
-            "Stop what uses the address, or choose another with --listen ADDRESS:PORT"
-            " (server.http_listen for plain HTTP)."
-        )
-        raise StartError(message) from None
 
 
 def _url(settings: Settings, certificate: Certificate | None) -> str:

@@ -1,17 +1,15 @@
-"""All settings: what can be configured, within which bounds, and where the values come from.
+"""All settings: what can be configured, and within which bounds.
 
-Nothing else in DTR reads the environment. The models below are the only description of a setting:
+The models below are the only description of a setting: `settings_sources` reads their values, and
 `settings_pages` writes the sample file and docs/configuration.md from them.
 """
 
-import difflib
 import functools
 import ipaddress
-import itertools
 import os
-import tomllib
+import re
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -24,7 +22,6 @@ from pydantic import (
     Field,
     PlainValidator,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
@@ -38,9 +35,8 @@ from dtr.model.timing import check_timing
 _DAY: Final = 86_400
 _MIB: Final = 2**20
 _MAX_PORT: Final = 65_535
+_SERVICE: Final = re.compile(r"[A-Za-z0-9._:/-]{1,255}")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_Given = tuple[str, object, str]  # the key, "section.name"; the value; its source
-_ENVIRONMENT: Final = "environment "
 
 
 class Secret(SecretStr):
@@ -123,17 +119,38 @@ def _networks(value: object) -> object:
     items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
     if not isinstance(items, list | tuple):
         raise ValueError("must be a list of networks such as 10.0.0.0/8")  # noqa: TRY004
-    # str() because the module would take a bare integer for an address.
-    return tuple(ipaddress.ip_network(str(item)) for item in items if item != "")
+    return tuple(_network(str(item)) for item in items if item != "")
+
+
+def _network(text: str) -> Network:
+    # From text because the module would take a bare integer for an address.
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("must be a list of networks such as 10.0.0.0/8") from None
+    raise ValueError(f"names an address within a network: write {meant}")
 
 
 def _public_url(value: str) -> str:
-    url = urllib.parse.urlsplit(value.rstrip("/"))
-    plain = url.scheme in ("http", "https") and url.hostname and "@" not in url.netloc
-    if value and not (plain and not url.path and not url.query and not url.fragment):
+    try:
+        url = urllib.parse.urlsplit(value.rstrip("/"))
+        is_plain = url.scheme in ("http", "https") and url.hostname and "@" not in url.netloc
+        _ = url.port  # fails where it is not a port
+    except ValueError:
+        is_plain = False
+    if value and not (is_plain and not url.path and not url.query and not url.fragment):
         raise ValueError("must be http:// or https://, a host and perhaps a port, and no path")
-    _ = url.port  # raises ValueError where it is not a port
     return url.geturl()
+
+
+def _service(value: str) -> str:
+    if not _SERVICE.fullmatch(value):
+        raise ValueError("must be 1 to 255 letters, digits and the characters . _ : / -")
+    return value
 
 
 def _cron(value: str) -> str:
@@ -159,6 +176,7 @@ _Path = Annotated[Path, BeforeValidator(_expanded)]
 _OptionalPath = Annotated[Path | None, BeforeValidator(_optional_path)]
 _Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
 _PublicUrl = Annotated[str, AfterValidator(_public_url)]
+_Service = Annotated[str, AfterValidator(_service)]
 _Cron = Annotated[str, AfterValidator(_cron)]
 
 
@@ -325,7 +343,7 @@ class RegistrySettings(_Section):
 class AuthSettings(_Section):
     """Sign-in and tokens."""
 
-    service: str = Field("dtr", pattern=r"^[A-Za-z0-9._:/-]+$", max_length=255)
+    service: _Service = "dtr"
     """The service that tokens are made for (their audience)."""
     token_seconds: int = Field(300, ge=60, le=_DAY)
     """How long a bearer token is accepted."""
@@ -459,121 +477,6 @@ class Settings(_Section):
     storage: StorageSettings = StorageSettings()
     jobs: JobsSettings = JobsSettings()
     cluster: ClusterSettings = ClusterSettings()
-
-
-@dataclass(frozen=True, slots=True)
-class SettingProblem:
-    """One thing that is wrong: with which setting, and where its value came from."""
-
-    key: str
-    message: str
-    source: str
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.message} (from {self.source})"
-
-
-class SettingsError(Exception):
-    """Everything that is wrong with the settings, a line each."""
-
-    def __init__(self, problems: Sequence[SettingProblem]) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = tuple(problems)
-
-
-def load_settings(
-    config_file: Path | None,
-    overrides: Mapping[str, Mapping[str, object]],
-    environment: Mapping[str, str] = os.environ,
-) -> Settings:
-    """Read defaults, the file, the environment and the overrides; the later wins.
-
-    The file is `config_file`, else the one that DTR_CONFIG names, else none. An override that is
-    None was not given.
-
-    Raises:
-        SettingsError: it holds every problem that there is, not only the first.
-    """
-    problems: list[SettingProblem] = []
-    sections: dict[str, dict[str, object]] = {}
-    sources: dict[str, str] = {}
-    path = config_file or (Path(name) if (name := environment.get("DTR_CONFIG")) else None)
-    for key, value, source in itertools.chain(
-        _from_file(path, problems) if path else (),
-        _from_environment(environment),
-        _from_overrides(overrides),
-    ):
-        if key in setting_fields():
-            section, _, name = key.partition(".")
-            sections.setdefault(section, {})[name] = value
-            sources[key] = source
-        else:
-            problems.append(SettingProblem(key, _unknown(key, source), source))
-    try:
-        settings = Settings.model_validate(sections)
-    except ValidationError as error:
-        problems += _explained(error, sources)
-    if problems:
-        raise SettingsError(problems)
-    return settings
-
-
-def _from_file(path: Path, problems: list[SettingProblem]) -> Iterator[_Given]:
-    source = f"file {path}"
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        problems.append(SettingProblem("config", f"cannot be read: {reason}", source))
-        return
-    except ValueError as error:
-        problems.append(SettingProblem("config", f"is not TOML: {error}", source))
-        return
-    for section, table in document.items():
-        if not isinstance(table, dict) or (not table and section not in Settings.model_fields):
-            yield section, table, source
-        else:
-            yield from ((f"{section}.{name}", value, source) for name, value in table.items())
-
-
-def _from_environment(environment: Mapping[str, str]) -> Iterator[_Given]:
-    for variable, value in sorted(environment.items()):
-        if variable.startswith("DTR_") and "__" in variable:
-            key = variable.removeprefix("DTR_").lower().replace("__", ".", 1)
-            yield (
-                (key if variable_of(key) == variable else variable),
-                value,
-                _ENVIRONMENT + variable,
-            )
-
-
-def _from_overrides(overrides: Mapping[str, Mapping[str, object]]) -> Iterator[_Given]:
-    for section, values in overrides.items():
-        for name, value in values.items():
-            if value is not None:
-                yield f"{section}.{name}", value, "the command line"
-
-
-def _explained(error: ValidationError, sources: Mapping[str, str]) -> Iterator[SettingProblem]:
-    for detail in error.errors(include_url=False, include_input=False):
-        key = ".".join(str(part) for part in detail["loc"][:2])
-        reason = detail.get("ctx", {}).get("error", detail["msg"])
-        message = str(reason).replace("Input should", "must")
-        yield SettingProblem(key, message, sources.get(key, "defaults"))
-
-
-def _unknown(key: str, source: str) -> str:
-    """Say why this key is refused, with the setting that was probably meant."""
-    if key in Settings.model_fields:
-        return f"is a section: write [{key}] above its settings"
-    dotted = key.removeprefix("DTR_").lower().replace("__", ".", 1)
-    name = dotted.rpartition(".")[2]
-    misplaced = [known for known in setting_fields() if known.endswith(f".{name}")]
-    near = misplaced or difflib.get_close_matches(dotted, setting_fields(), n=1, cutoff=0.75)
-    if not near:
-        return "is not a setting"
-    meant = variable_of(near[0]) if source.startswith(_ENVIRONMENT) else near[0]
-    return f"is not a setting; did you mean {meant}?"
 
 
 @functools.cache

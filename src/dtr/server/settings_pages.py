@@ -30,14 +30,14 @@ _UNITS: Final = (
 )
 
 
-def _toml(value: object) -> str:
+def written(value: object) -> str:
     """Write the value as in the configuration file; None is the empty text."""
     if isinstance(value, bool | int):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:f}".rstrip("0").rstrip(".")
     if isinstance(value, tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(written, value)) + "]"
     return json.dumps("" if value is None else str(value))
 
 
@@ -50,14 +50,20 @@ def _readable(key: str, value: object) -> str:
     return ""
 
 
+def allowed_values(key: str) -> str:
+    """Say what a setting may be, to go after "must be"."""
+    kind = _allowed(setting_fields()[key])
+    return kind if kind.startswith(('"', "true", "ADDRESS", "text")) else f"a {kind}"
+
+
 def _allowed(field: FieldInfo) -> str:
     """Say what a setting may be."""
     if typing.get_origin(field.annotation) is Literal:
-        return " or ".join(map(_toml, typing.get_args(field.annotation)))
+        return " or ".join(map(written, typing.get_args(field.annotation)))
     bounds = {name: bound for item in field.metadata for name, bound in _bounds(item)}
     if bounds:
         noun = "whole number" if field.annotation is int else "number"
-        return f"{noun} from {_toml(bounds['ge'])} to {_toml(bounds['le'])}"
+        return f"{noun} from {written(bounds['ge'])} to {written(bounds['le'])}"
     return _KINDS.get(field.annotation, "text")
 
 
@@ -73,7 +79,7 @@ _KINDS: Final[dict[object, str]] = {
     ListenAddress | None: "ADDRESS:PORT, or empty for none",
     Path: "path",
     Path | None: "path, or empty for none",
-    tuple[Network, ...]: "list of networks",
+    tuple[Network, ...]: "list of networks such as 10.0.0.0/8",
 }
 
 
@@ -82,7 +88,7 @@ def _rows() -> Iterator[tuple[str, str, FieldInfo, str]]:
     for key, field in setting_fields().items():
         value = field.get_default(call_default_factory=False)
         readable = _readable(key, value)
-        yield key, _toml(value), field, f" ({readable})" if readable else ""
+        yield key, written(value), field, f" ({readable})" if readable else ""
 
 
 def sample_config() -> str:
@@ -111,9 +117,15 @@ _PAGE: Final = """\
 
 A setting has its value from the command line, else from its environment variable, else from the
 configuration file (TOML; `--config`, or the environment variable `DTR_CONFIG`), else by default.
-A setting that does not exist is refused wherever it is written, and all problems are reported at
-once. Lists in the environment are separated by commas. Relative paths start at the directory in
-which the server was started. `python -m dtr.server.settings_pages --sample` writes a sample file.
+A setting that does not exist is refused wherever it is written, and so is every environment
+variable that begins with `DTR_`, in any case, and names nothing, with the nearest name; only what
+Kubernetes and Docker set for a service called `dtr` is left alone. All problems are
+reported at once. Lists in the environment are separated by commas. Relative paths start at the
+directory in which the server was started.
+
+`dtr config show` shows the value of every setting and where it comes from, with secrets as `***`.
+`dtr config check` refuses what `dtr serve` refuses before it asks database and storage; with
+`--connect` it asks those, too. `dtr config sample` writes a sample file.
 """
 
 

@@ -4,7 +4,12 @@ from dtr.model.location import StorageLocation
 from dtr.storage.cache import BlobCache
 from dtr.storage.filesystem import FilesystemBlobStore
 from dtr.storage.memory import MemoryBlobStore
-from dtr.storage.opening import StorageOptions, open_blob_store, open_own_disk
+from dtr.storage.opening import (
+    StorageOptions,
+    open_blob_store,
+    open_own_disk,
+    storage_directory,
+)
 from dtr.storage.port import BlobStore, BlobWriter, Capability, Progress, StoredBlob
 from dtr.storage.replication import Credentials, Replication
 
@@ -23,4 +28,5 @@ __all__ = [
     "StoredBlob",
     "open_blob_store",
     "open_own_disk",
+    "storage_directory",
 ]

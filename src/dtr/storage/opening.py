@@ -68,13 +68,10 @@ def open_blob_store(
             connections=options.connections,
             observe=observe,
         )
-    if not location.directory.is_dir():
-        raise InvalidError(
-            f"the storage directory {location.directory} is not there; make it, or mount it"
-        )
+    found = storage_directory(location)
     try:
         return FilesystemBlobStore(
-            location.directory,
+            found,
             sync_every_bytes=options.sync_every_bytes,
             reserve_bytes=options.reserve_bytes,
             observe=observe,
@@ -83,6 +80,20 @@ def open_blob_store(
         raise InvalidError(
             f"the storage directory {location.directory} cannot be used: {error.strerror}"
         ) from None
+
+
+def storage_directory(location: StorageLocation) -> Path:
+    """Return the directory of a `file:///` location.
+
+    Raises:
+        InvalidError: it is not there.
+
+    """
+    if not location.directory.is_dir():
+        raise InvalidError(
+            f"the storage directory {location.directory} is not there; make it, or mount it"
+        )
+    return location.directory
 
 
 def _replicated(

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from dtr.cli.terminal import fail
 from dtr.model.errors import InvalidError
 from dtr.server.passwords import read_password
+from dtr.server.settings_sources import unknown_variables
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.authority import AuthorityError
 from dtr.ucp.bootstrap import BootstrapError
@@ -145,6 +147,7 @@ def takes_connection(command: Callable[Concatenate[ConnectionOptions, P], R]) ->
 
     @functools.wraps(command)
     def called(*args: Any, **given: Any) -> R:
+        _refuse_unknown_variables()
         options = {name: given.pop(parameter) for parameter, (name, _, _) in _PARAMETERS.items()}
         return command(ConnectionOptions(**options), *args, **given)
 
@@ -160,6 +163,12 @@ def takes_connection(command: Callable[Concatenate[ConnectionOptions, P], R]) ->
     )
     called.__annotations__ = {**kinds, "return": None}
     return called
+
+
+def _refuse_unknown_variables() -> None:
+    problems = [f"{each.key}: {each.message}" for each in unknown_variables(os.environ)]
+    if problems:
+        fail("\n".join(["The environment is not usable:", *problems]))
 
 
 def connect(options: ConnectionOptions) -> UcpClient:

@@ -18,7 +18,7 @@ from dtr.cluster.model import ReplicaPhase, ReplicaSpecification, StorageReport
 from dtr.model.errors import RegistryError, UnavailableError
 from dtr.model.members import Members
 from dtr.server.clock import written_correction
-from dtr.server.settings import SettingsError, load_settings
+from dtr.server.settings_sources import SettingsError, load_settings
 from dtr.ucp.agent.files import copy_identity, make_directory, write_for
 from dtr.ucp.agent.port import Controllers, NodeDirectory, ProcessSpecification, Supervisor
 from dtr.ucp.agent.users import user_for
