@@ -70,7 +70,7 @@ async def ask(
         "path": path,
         "raw_path": path.encode("utf-8", "surrogatepass"),
         "query_string": query,
-        "headers": [(name.lower(), value) for name, value in headers],
+        "headers": _with_host(headers),
         "client": (peer, "40000"),
         "server": ("127.0.0.1", 5000),
     }
@@ -121,9 +121,14 @@ async def dribble(
         "scheme": "http",
         "path": path,
         "query_string": query,
-        "headers": list(headers),
+        "headers": _with_host(headers),
         "client": ("127.0.0.1", "40000"),
         "server": ("127.0.0.1", 5000),
     }
     await application(scope, receive, send)
     return answer
+
+
+def _with_host(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    lines = [(name.lower(), value) for name, value in headers]
+    return lines if any(name == b"host" for name, _ in lines) else [(b"host", b"a.test"), *lines]

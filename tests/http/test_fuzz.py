@@ -370,7 +370,7 @@ async def test_no_sequence_of_an_upload_commits_other_bytes(
             body=[] if kind == "GET" else [chunk],
             is_cut=kind == "cut",
         )
-        if answer.status == 202 or (kind == "cut" and answer.status == 0):
+        if answer.status == 202 or (kind == "cut" and b"broke off" in answer.body):
             expected += chunk  # acknowledged, or kept when nobody was left to be told
         if answer.status == 201:
             path = f"/v2/alice/fuzz/blobs/{Digest.of(expected + chunk)}"

@@ -20,7 +20,8 @@ class Heard:
     def statuses(self) -> list[int]:
         """The statuses of all answers, in order."""
         lines = [part.split(b" ", 2) for part in self.content.split(b"\r\n")]
-        return [int(line[1]) for line in lines if line[0] == b"HTTP/1.1" and len(line) > 1]
+        versions = (b"HTTP/1.1", b"HTTP/1.0")
+        return [int(line[1]) for line in lines if line[0].endswith(versions) and len(line) > 1]
 
     @property
     def status(self) -> int:
@@ -29,11 +30,17 @@ class Heard:
 
 
 def say(
-    url: str, *pieces: bytes, seconds: float = 5, pause: float = 0, until: bytes = b""
+    url: str,
+    *pieces: bytes,
+    seconds: float = 5,
+    pause: float = 0,
+    until: bytes = b"",
+    closes: bool = False,
 ) -> Heard:
     """Send the pieces with a pause after each, then listen until the server is done.
 
-    It is done when it closes, when `until` was heard, or after `seconds` in all.
+    It is done when it closes, when `until` was heard, or after `seconds` in all. `closes`: nothing
+    more will be sent, and the server learns it.
     """
     address = urlsplit(url)
     assert address.hostname
@@ -46,6 +53,8 @@ def say(
             for piece in pieces:
                 connection.sendall(piece)
                 sleep(pause)
+            if closes:
+                connection.shutdown(socket.SHUT_WR)
         except OSError:
             is_closed = True
         connection.settimeout(0.2)

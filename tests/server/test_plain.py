@@ -157,10 +157,20 @@ async def test_the_public_url_is_where_clients_are_sent(ask: Ask, settings: dict
         assert (status, headers["location"]) == (308, f"https://registry.example:8443{target}")
 
 
+async def test_the_host_of_an_absolute_target_counts(ask: Ask, settings: dict[str, Any]) -> None:
+    """RFC 9112 3.2.2: whatever Host says."""
+    port = settings["listen"].rpartition(":")[2]
+    status, headers, _ = await ask(b"GET http://else:80/where HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (status, headers["location"]) == (308, f"http://else:{port}/where")
+
+
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
-        (b"GET http://elsewhere/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET ftp://elsewhere/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET http://user@else/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
         (b"GET /\x0b HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"\x16\x03\x01\x00\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 400),

@@ -11,7 +11,7 @@ class AuthSettings:
     token_seconds: int = 300
     refresh_token_seconds: int = 30 * 86400
     credential_cache_seconds: float = 60
-    header_bytes: int = 16384
+    header_bytes: int = 32768
     failed_logins_before_delay: int = 5
     failed_login_delay_seconds: float = 1
     failed_login_delay_max_seconds: float = 300

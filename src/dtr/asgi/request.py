@@ -35,7 +35,8 @@ class Request:
     """What the client asked, and what the gate found out about it.
 
     `parameters` are the parts of the path that the route names. `principal` and `repository` are
-    the gate's; `repository` is None where the named one does not exist.
+    the gate's; `repository` is None where the named one does not exist. `is_broken_off`: the body
+    ended before its end.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class Request:
         "_receive",
         "body_bytes",
         "id",
+        "is_broken_off",
         "limits",
         "method",
         "parameters",
@@ -71,6 +73,7 @@ class Request:
         self.principal: Principal = ANONYMOUS
         self.repository: Repository | None = None
         self.body_bytes = 0
+        self.is_broken_off = False
         self._receive = receive
         self._has_more = True
         self._headers: dict[bytes, bytes] | None = None

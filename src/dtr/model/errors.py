@@ -121,6 +121,14 @@ class RangeNotSatisfiableError(InvalidError):
         self.size = size
 
 
+class MalformedRequestError(InvalidError):
+    """Not a request that HTTP allows."""
+
+
+class PreconditionFailedError(InvalidError):
+    """The content is not what If-Match or If-None-Match asks for."""
+
+
 class ParameterInvalidError(InvalidError):
     """Invalid query parameter."""
 
@@ -165,6 +173,10 @@ class MethodUnsupportedError(UnsupportedError):
     def __init__(self, allowed: Sequence[str]) -> None:
         super().__init__(allowed=list(allowed))
         self.allowed = tuple(allowed)
+
+
+class CodingUnsupportedError(UnsupportedError):
+    """Transfer codings other than chunked are not decoded here."""
 
 
 class TooManyRequestsError(RegistryError):

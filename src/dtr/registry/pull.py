@@ -1,8 +1,8 @@
 """Pull: manifests and blobs (distribution-spec end-2, end-3)."""
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dtr.asgi import Request, Response
@@ -13,16 +13,16 @@ from dtr.model.errors import (
     BlobUnknownError,
     ContentDamagedError,
     ManifestUnknownError,
-    RangeNotSatisfiableError,
     UnavailableError,
 )
 from dtr.model.names import parse_reference
 from dtr.registry import records
+from dtr.registry.conditions import is_current, wants_part
 from dtr.registry.context import RegistryContext
+from dtr.registry.ranges import Multipart, Read, Span, requested_spans
 from dtr.registry.records import Blob
 from dtr.storage import Capability
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z", re.ASCII)
 _SMALL_BYTES = 64 << 10
 _REDIRECT_SECONDS = 300
 _OCTETS = b"application/octet-stream"
@@ -65,7 +65,7 @@ class Pull:
             b"etag": b'"%b"' % encoded,
             b"cache-control": _IMMUTABLE if is_digest else _REVALIDATE,
         }
-        if _is_current(request, encoded):
+        if is_current(request, encoded):
             return Response(304, headers=headers)
         headers[b"content-type"] = media_type.encode()
         if request.method == "GET":
@@ -114,16 +114,23 @@ class Pull:
             b"cache-control": _IMMUTABLE,
             b"accept-ranges": b"bytes",
         }
-        if _is_current(request, encoded):
+        if is_current(request, encoded):
             return Response(304, headers=headers)
         headers[b"content-type"] = _OCTETS
-        wanted = _requested_range(request, blob.size, encoded)
-        if request.method == "HEAD" and wanted is None:
+        if request.method == "HEAD":  # Range is for GET alone (RFC 9110 14.2)
             return Response(headers=headers, length=blob.size)
-        if request.method == "GET" and self._redirects:
+        parts = _requested_parts(request, blob.size, encoded)
+        if len(parts) > 1:  # by ourselves: object storage answers only one range at a time
+            several = Multipart(parts, blob.size, _OCTETS)
+            if several.length < blob.size:  # with all its heads, it may be more than the whole
+                return await self._parts(blob, headers, several)
+        if self._redirects:
             return await self._redirection(blob)
-        if wanted is not None:
-            return await self._part(blob, headers, *wanted)
+        if len(parts) == 1:
+            return await self._part(blob, headers, *parts[0])
+        return await self._whole(blob, headers)
+
+    async def _whole(self, blob: Blob, headers: dict[bytes, bytes]) -> Response:
         path = self._path(blob)
         if path is not None:
             try:
@@ -133,7 +140,7 @@ class Pull:
                     raise
         stream = self._context.store.read(blob.storage_key, stop=blob.size)
         if self._context.cache is not None:
-            stream = self._context.cache.filled_by(digest, blob.size, stream)
+            stream = self._context.cache.filled_by(blob.digest, blob.size, stream)
         return Response(headers=headers, stream=await _begun(stream), length=blob.size)
 
     async def _redirection(self, blob: Blob) -> Response:
@@ -154,13 +161,29 @@ class Pull:
         self, blob: Blob, headers: dict[bytes, bytes], start: int, stop: int
     ) -> Response:
         headers[b"content-range"] = b"bytes %d-%d/%d" % (start, stop - 1, blob.size)
-        cache, stream = self._context.cache, None
-        if cache is not None and (path := cache.find(blob.digest, blob.size)) is not None:
-            stream = cache.read(path, start, stop)
-        if stream is None:
-            stream = self._context.store.read(blob.storage_key, start=start, stop=stop)
-        stream = await _begun(stream)
+        stream = await _begun(self._reader(blob)(start, stop))
         return Response(206, headers=headers, stream=stream, length=stop - start)
+
+    async def _parts(self, blob: Blob, headers: dict[bytes, bytes], parts: Multipart) -> Response:
+        headers[b"content-type"] = parts.content_type
+        stream = await _begun(parts.stream(self._reader(blob)))
+        return Response(206, headers=headers, stream=stream, length=parts.length)
+
+    def _reader(self, blob: Blob) -> Read:
+        """Return a way to read parts of a blob: from the cache, where it is there."""
+        cache, read = self._context.cache, self._context.store.read
+        path = cache and cache.find(blob.digest, blob.size)
+
+        async def parts(start: int, stop: int) -> AsyncIterator[bytes]:
+            if cache and path:
+                with suppress(FileNotFoundError):  # it was cleared away at this moment
+                    async for piece in cache.read(path, start, stop):
+                        yield piece
+                    return
+            async for piece in read(blob.storage_key, start=start, stop=stop):
+                yield piece
+
+        return parts
 
     async def _is_kept(
         self, request: Request, digest: Digest, review_at: float | None, grace: float, keep: Keep
@@ -237,35 +260,9 @@ async def _begun(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     return whole()
 
 
-def _is_current(request: Request, digest: bytes) -> bool:
-    """Tell whether the client has this very content (If-None-Match, RFC 9110 13.1.2)."""
-    condition = request.headers.get(b"if-none-match")
-    return condition is not None and (condition == b"*" or digest in condition)
-
-
-def _requested_range(request: Request, size: int, digest: bytes) -> tuple[int, int] | None:
-    """Return start and stop of the one range asked for, or None for all of it.
-
-    Several ranges in one request are answered with the whole, as RFC 9110 14.2 allows: answering
-    each would let one request cost many.
-
-    Raises:
-        RangeNotSatisfiableError: the range begins after the end, or after its own end.
-
-    """
+def _requested_parts(request: Request, size: int, digest: bytes) -> Sequence[Span]:
+    """Return the parts of a blob that a client wants; none, where it wants the whole."""
     header = request.headers.get(b"range")
-    if header is None or digest not in request.headers.get(b"if-range", digest):
-        return None
-    match = _RANGE.match(header.decode("latin-1"))
-    if match is None or match[0] == "bytes=-" or len(header) > 64:  # noqa: PLR2004
-        return None
-    first, last = match.groups()
-    if not first:
-        length = min(int(last), size)
-        start, stop = size - length, size
-    else:
-        start = int(first)
-        stop = min(int(last) + 1, size) if last else size
-    if start >= stop:
-        raise RangeNotSatisfiableError(size)
-    return start, stop
+    if header is None or not wants_part(request, digest):
+        return ()
+    return requested_spans(header.decode("latin-1"), size) or ()

@@ -16,9 +16,15 @@ from dtr.asgi.connections import Connections
 from dtr.asgi.forwarded import Proxies
 from dtr.asgi.pace import BodyLimits
 from dtr.asgi.request import Receive, Scope, Send
+from dtr.asgi.wellformed import check_wellformed
 from dtr.database import stale_reads
-from dtr.model.errors import AddressTooLongError, HeaderTooLargeError, RegistryError
-from dtr.server.errors import error_response, unexpected_response
+from dtr.model.errors import (
+    AddressTooLongError,
+    HeaderTooLargeError,
+    RegistryError,
+    UnsupportedError,
+)
+from dtr.server.errors import broken_off_response, error_response, unexpected_response
 from dtr.server.logs import AccessLog
 from dtr.server.metrics import Metrics
 
@@ -52,7 +58,7 @@ class Application:
         body_limits: BodyLimits = _USUAL_LIMITS,
         connections: Connections | None = None,
         url_bytes: int = 8192,
-        header_bytes: int = 16384,
+        header_bytes: int = 32768,
         background: Sequence[Callable[[], Coroutine[object, object, None]]] = (),
         closers: Sequence[Callable[[], Awaitable[object]]] = (),
     ) -> None:
@@ -105,8 +111,7 @@ class Application:
             response.headers.append(_API_VERSION)
         status = response.status
         try:
-            if status != _CLIENT_CLOSED_REQUEST:
-                await response.send(scope, send)
+            await response.send(scope, send)
         except Exception as error:
             # The head is out: all that is left is to cut the connection (design 5.10).
             _LOG.warning("answer cut short", request_id=request_id, error=repr(error))
@@ -124,6 +129,7 @@ class Application:
                 raise AddressTooLongError(limit=self._url_bytes)  # noqa: TRY301
             if max(map(len, request.headers.values()), default=0) > self._header_bytes:
                 raise HeaderTooLargeError(limit=self._header_bytes)  # noqa: TRY301
+            check_wellformed(request)
             route, request.parameters = self.router.find(request.path)
             label = route.template
             endpoint = route.endpoint(request.method)
@@ -131,25 +137,31 @@ class Application:
             return label, await endpoint.handler(request)
         except RegistryError as error:
             response = error_response(error, request)
-            if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(
+                error, UnsupportedError
+            ):
                 _LOG.error(
                     "request refused", request_id=request.id, error=str(error), **error.detail
                 )
             return label, response
         except ClientDisconnectError:
-            return label, Response(_CLIENT_CLOSED_REQUEST)
+            request.is_broken_off = True
+            return label, broken_off_response()
         except Exception:  # noqa: BLE001 - the outermost loop of a request
             _LOG.exception("request failed", request_id=request.id, path=request.path[:500])
             return label, unexpected_response(request)
 
     def _record(self, request: Request, response: Response, route: str, seconds: float) -> None:
+        status = response.status
+        if request.is_broken_off and b"transfer-encoding" not in request.headers:
+            status = _CLIENT_CLOSED_REQUEST  # a plain body breaks off only because its client left
         sent = 0 if request.method == "HEAD" else response.length
         # A series for whatever word a client sends would fill the memory.
         method = request.method if request.method in _METHODS else "OTHER"
         self._metrics.request(
             route,
             method,
-            response.status,
+            status,
             seconds=seconds,
             received=request.body_bytes,
             sent=sent,
@@ -159,7 +171,7 @@ class Application:
         self._access_log.write(
             request.method,
             request.path,
-            response.status,
+            status,
             sent,
             seconds,
             request.id,

@@ -64,12 +64,14 @@ _TABLE: dict[type[e.RegistryError], tuple[ErrorCode, HTTPStatus]] = {
         HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     ),
     e.RequestTimeoutError: (ErrorCode.BLOB_UPLOAD_INVALID, HTTPStatus.REQUEST_TIMEOUT),
+    e.PreconditionFailedError: (ErrorCode.DENIED, HTTPStatus.PRECONDITION_FAILED),
     e.InvalidError: (ErrorCode.UNSUPPORTED, HTTPStatus.BAD_REQUEST),
     e.UnauthorizedError: (ErrorCode.UNAUTHORIZED, HTTPStatus.UNAUTHORIZED),
     e.ReferencedError: (ErrorCode.DENIED, HTTPStatus.CONFLICT),
     e.QuotaExceededError: (ErrorCode.TOOMANYREQUESTS, HTTPStatus.TOO_MANY_REQUESTS),
     e.DeniedError: (ErrorCode.DENIED, HTTPStatus.FORBIDDEN),
     e.MethodUnsupportedError: (ErrorCode.UNSUPPORTED, HTTPStatus.METHOD_NOT_ALLOWED),
+    e.CodingUnsupportedError: (ErrorCode.UNSUPPORTED, HTTPStatus.NOT_IMPLEMENTED),
     e.UnsupportedError: (ErrorCode.UNSUPPORTED, HTTPStatus.BAD_REQUEST),
     e.TooManyRequestsError: (ErrorCode.TOOMANYREQUESTS, HTTPStatus.TOO_MANY_REQUESTS),
     e.StorageFullError: (ErrorCode.UNAVAILABLE, HTTPStatus.INSUFFICIENT_STORAGE),
@@ -101,9 +103,23 @@ def error_response(error: e.RegistryError, request: Request) -> Response:
             response.add(b"allow", ", ".join(allowed))
         case e.TooManyRequestsError(retry_after_seconds=seconds):
             response.add(b"retry-after", str(max(1, round(seconds + 0.5))))
+        case e.MalformedRequestError() | e.CodingUnsupportedError():
+            # Where it ends is a matter of opinion, too: nothing behind it is read (RFC 9112 11.2).
+            response.add(b"connection", "close")
         case e.UploadBusyError() | e.UnavailableError():
             response.add(b"retry-after", "1")
     return response
+
+
+def broken_off_response() -> Response:
+    """Return the answer to a body that ended early or is not what chunks look like.
+
+    The two look alike here. Who is gone reads nothing; who sent nonsense is told so.
+    """
+    message = "the request's body broke off, or its chunks cannot be read"
+    entry = {"code": ErrorCode.SIZE_INVALID, "message": message, "detail": {}}
+    closing = {b"connection": b"close"}
+    return Response.json({"errors": [entry]}, HTTPStatus.BAD_REQUEST, headers=closing)
 
 
 def unexpected_response(request: Request) -> Response:

@@ -30,7 +30,10 @@ _BACKLOG: Final = 512
 _PATIENCE_SECONDS: Final = 2.0
 _REMEMBER_SECONDS: Final = 0.5
 _LINGER_SECONDS: Final = 1.0
-_REQUEST: Final = re.compile(rb"([A-Z]{1,20}) (/[\x21-\x7e]*) HTTP/1\.[01]")
+# In the absolute form, the target's host counts and Host does not (RFC 9112 3.2.2).
+_REQUEST: Final = re.compile(
+    rb"([A-Z]{1,20}) (?:[Hh][Tt][Tt][Pp]://([^/?#\s]+))?(/[\x21-\x7e]*) HTTP/1\.([01])"
+)
 _HOST: Final = re.compile(r"([A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -127,22 +130,24 @@ class PlainListener:
         request = _REQUEST.fullmatch(line)
         if request is None:
             return _Answer(HTTPStatus.BAD_REQUEST), b""
-        method, target = request[1], request[2].decode("ascii")
+        method, target = request[1], request[3].decode("ascii")
         if len(target) > self._most_target_bytes:
             return _Answer(HTTPStatus.REQUEST_URI_TOO_LONG), method
+        hosts = _hosts(fields)
+        if len(hosts) > 1 or (not hosts and request[4] == b"1"):  # RFC 9112 3.2
+            return _Answer(HTTPStatus.BAD_REQUEST), method
         path = target.partition("?")[0]
         if path in _HEALTH and method in {b"GET", b"HEAD"}:
             return await self._health(path), method
-        origin = self._public_url or self._origin(fields)
+        host = request[2].decode("latin-1") if request[2] else "".join(hosts)
+        origin = self._public_url or self._origin(host)
         if not origin:
             return _Answer(HTTPStatus.BAD_REQUEST), method
         return _Answer(HTTPStatus.PERMANENT_REDIRECT, location=f"{origin}{target}"), method
 
-    def _origin(self, fields: bytes) -> str:
+    def _origin(self, host: str) -> str:
         """Return where the same host answers HTTPS; nothing where the client names no host."""
-        parts = (line.partition(":") for line in fields.decode("latin-1").split("\r\n"))
-        hosts = [value.strip() for name, _, value in parts if name.lower() == "host"]
-        match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        match = _HOST.fullmatch(host)
         if match is None:
             return ""
         scheme, usual = ("https", 443) if self._is_tls else ("http", 80)
@@ -181,6 +186,11 @@ class PlainListener:
             writer.transport.abort()
         head, _, body = answer.partition(b"\r\n\r\n")
         return _Answer(HTTPStatus(int(head.split(b" ", 2)[1])), body)
+
+
+def _hosts(fields: bytes) -> list[str]:
+    parts = (line.partition(":") for line in fields.decode("latin-1").split("\r\n"))
+    return [value.strip() for name, _, value in parts if name.lower() == "host"]
 
 
 def _own_context() -> ssl.SSLContext:

@@ -321,7 +321,7 @@ class LimitSettings(_Section):
     """Deepest nesting of a manifest's JSON."""
     page_entries: int = Field(1000, ge=1, le=100_000)
     """Largest page of tags, catalog and referrers."""
-    header_bytes: int = Field(16_384, ge=1024, le=_MIB)
+    header_bytes: int = Field(32_768, ge=1024, le=_MIB)
     """Largest single header, Authorization included."""
     url_bytes: int = Field(8192, ge=512, le=65_536)
     """Longest path and query."""
