@@ -95,6 +95,37 @@ async def test_a_range_of_what_is_not_cached_passes_through(
         assert store.reads == count
 
 
+async def test_ranges_that_lie_close_are_read_at_once(
+    tmp_path: Path, open_repository: Open
+) -> None:
+    """From the store; from the cache, where the blob is there, without the store."""
+    store = CountingStore()
+    cache = BlobCache(tmp_path / "cache", 1 << 30)
+    repository = await open_repository(store, cache=cache)
+    path, ranges = repository.blob(DIGEST), {"Range": "bytes=0-99,1000-1099,200000-200099"}
+    for reads in (2, 3, 3):
+        answer = await repository.client.get(path, headers=ranges)
+        assert answer.status_code == 206
+        for start in (0, 1000, 200000):
+            assert CONTENT[start : start + 100] in answer.content
+        assert len(answer.content) < 1000
+        if reads == 2:
+            assert store.reads == 2
+            assert (await repository.client.get(path)).content == CONTENT
+    assert store.reads == 3
+
+
+async def test_what_leaves_the_cache_meanwhile_comes_from_the_store(
+    tmp_path: Path, open_repository: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was found and is then cleared away fails no request."""
+    cache = BlobCache(tmp_path / "cache", 1 << 30)
+    repository = await open_repository(CountingStore(), cache=cache)
+    monkeypatch.setattr(cache, "find", lambda *_: tmp_path / "cleared away")
+    answer = await repository.client.get(repository.blob(DIGEST), headers={"Range": "bytes=9-99"})
+    assert (answer.status_code, answer.content) == (206, CONTENT[9:100])
+
+
 async def test_the_cache_lets_nobody_in(tmp_path: Path, open_repository: Open) -> None:
     """Whoever may not pull a blob may not pull it from the cache either, nor when it is deleted."""
     repository = await open_repository(
@@ -132,6 +163,17 @@ class TestRedirects:
             )
         assert (whole.status_code, whole.content) == (200, CONTENT)
         assert (part.status_code, part.content) == (206, CONTENT[100:200])
+
+    async def test_several_ranges_are_answered_here(self, repository: Repository) -> None:
+        """Object storage answers one at a time, and the client would get the whole."""
+        path = repository.blob(DIGEST)
+        answer = await repository.client.get(path, headers={"Range": "bytes=0-99,-100"})
+        assert answer.status_code == 206
+        assert answer.headers["Content-Type"].startswith("multipart/byteranges")
+        assert CONTENT[:100] in answer.content
+        assert CONTENT[-100:] in answer.content
+        one = await repository.client.get(path, headers={"Range": "bytes=0-99"})
+        assert one.status_code == 307
 
     async def test_what_needs_no_bytes_is_answered_here(self, repository: Repository) -> None:
         """HEAD, what the client has already, and ranges that cannot be."""
