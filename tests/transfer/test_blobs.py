@@ -104,11 +104,13 @@ async def test_a_target_that_fails_for_a_moment_is_asked_again(
     class Failing(MemoryBlobStore):
         times = 2
 
-        async def adopt(self, key: str, stream: AsyncIterator[bytes], size: int) -> None:
+        async def adopt(
+            self, key: str, stream: AsyncIterator[bytes], size: int, digest: Digest
+        ) -> None:
             self.times -= 1
             if self.times >= 0:
                 raise UnavailableError("no answer")
-            await super().adopt(key, stream, size)
+            await super().adopt(key, stream, size, digest)
 
     monkeypatch.setattr("dtr.transfer.blobs._PAUSE_SECONDS", 0.001)
     blob = await add(database, source, b"content")

@@ -225,6 +225,8 @@ def _translated(operation: str, error: Exception) -> ObjectStoreError:
         failure = Failure.LASTING if is_about_bucket or operation == "write" else Failure.MISSING
     elif status in {401, 403}:
         failure = Failure.REFUSED
+    elif status in {405, 501}:
+        failure = Failure.LASTING  # it does not know the operation
     elif status >= 500 or status in {0, 408, 429}:  # noqa: PLR2004
         failure = Failure.TRANSIENT
     else:

@@ -44,7 +44,7 @@ from dtr.model.errors import (
 )
 from dtr.storage.filesystem_check import check_directory
 from dtr.storage.filesystem_writer import FilesystemWriter, open_shared, sync_directory
-from dtr.storage.hashers import KeptHashers
+from dtr.storage.hashers import Hasher, KeptHashers
 from dtr.storage.port import CHUNK_BYTES, BlobStore, BlobWriter, Capability, Progress, StoredBlob
 
 T = TypeVar("T")
@@ -171,8 +171,10 @@ class FilesystemBlobStore:
         """Refuse: clients cannot reach the directory."""
         raise UnsupportedError(key=key, seconds=seconds)
 
-    async def adopt(self, key: str, stream: AsyncIterator[bytes], size: int) -> None:
-        """Write beside the place of `key`, fsync, and rename."""
+    async def adopt(
+        self, key: str, stream: AsyncIterator[bytes], size: int, digest: Digest
+    ) -> None:
+        """Write beside the place of `key`, verify, fsync, and rename."""
         target = self.path(key)
         staged = target.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
         await self.run(
@@ -180,8 +182,11 @@ class FilesystemBlobStore:
         )
         file = await self.run("adopt", lambda: staged.open("wb"))
         try:
+            hasher = digest.algorithm.hasher()
             async for chunk in stream:
-                await self.run("write", partial(file.write, chunk))
+                await self.run("write", partial(_write_hashed, file, hasher, chunk))
+            if hasher.hexdigest() != digest.encoded:
+                raise ContentDamagedError("content to copy has another digest", digest=str(digest))
             await self.run("adopt", partial(_place_whole, file, staged, target, size))
         finally:
             file.close()
@@ -279,6 +284,11 @@ def translated(error: OSError) -> RegistryError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return StorageFullError()
     return UnavailableError(f"blob storage cannot be read or written: {error.strerror}")
+
+
+def _write_hashed(file: BinaryIO, hasher: Hasher, chunk: bytes) -> None:
+    hasher.update(chunk)
+    file.write(chunk)
 
 
 def _place_whole(file: BinaryIO, staged: Path, target: Path, size: int) -> None:

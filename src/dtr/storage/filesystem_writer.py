@@ -27,6 +27,7 @@ class FilesystemWriter:
     """Gathers a mebibyte, hands it to a thread, and gathers the next while that one is written.
 
     The staged file is held with an exclusive `flock`, which the kernel drops with the process.
+    `check` may refuse the file when it is held, before anything in it is changed.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class FilesystemWriter:
         progress: Progress,
         hasher: Hasher | None,
         algorithm: Algorithm,
+        check: Callable[[int], None] = lambda _descriptor: None,
     ) -> None:
         self._store = store
+        self._check = check
         self._upload_id = upload_id
         self._path = store.upload_path(upload_id)
         self._algorithm = algorithm
@@ -238,6 +241,7 @@ class FilesystemWriter:
             self._take_lock(descriptor)
             if os.fstat(descriptor).st_size < start:
                 raise UploadUnknownError  # noqa: TRY301 - the descriptor is closed below
+            self._check(descriptor)
         except BaseException:
             os.close(descriptor)
             raise

@@ -92,11 +92,13 @@ class MemoryBlobStore:
         """Refuse: clients cannot reach memory."""
         raise UnsupportedError(key=key, seconds=seconds)
 
-    async def adopt(self, key: str, stream: AsyncIterator[bytes], size: int) -> None:
+    async def adopt(
+        self, key: str, stream: AsyncIterator[bytes], size: int, digest: Digest
+    ) -> None:
         """Keep bytes under a key of another store."""
         content = b"".join([chunk async for chunk in stream])
-        if len(content) != size:
-            raise ContentDamagedError("the content to copy is not of the size that it should be")
+        if len(content) != size or Digest.of(content, digest.algorithm) != digest:
+            raise ContentDamagedError("the content to copy is not what it should be")
         self.committed[key] = (content, time.time())
 
     async def heal(self, key: str, size: int, digest: Digest) -> bool:  # noqa: ARG002

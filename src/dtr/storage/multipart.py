@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 _THROTTLED = frozenset({"SlowDown", "RequestTimeout", "ThrottlingException", "Throttling"})
 _MISSING = frozenset({"NoSuchUpload", "NoSuchKey", "404"})
+_UNKNOWN = frozenset({"NotImplemented", "MethodNotAllowed"})
+_NOT_DONE = frozenset({405, 501})
 _FIRST_ERROR_OF_SERVER = 500
 _REFUSALS = frozenset({401, 403})
 
@@ -132,7 +134,7 @@ class Multiparts:
                     PartNumberMarker=after,
                 )
             except ObjectStoreError:
-                return 0, last  # completed or aborted while we looked
+                return 0, last  # there is none: completed or aborted while we looked
             for part in answer.get("Parts", ()):
                 size += part["Size"]
                 last = max(last, part["LastModified"].timestamp())
@@ -222,6 +224,8 @@ def _translated(error: Any) -> ObjectStoreError:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in _MISSING:
         failure = Failure.MISSING
+    elif code in _UNKNOWN or status in _NOT_DONE:
+        failure = Failure.LASTING
     elif code in _THROTTLED or status >= _FIRST_ERROR_OF_SERVER:
         failure = Failure.TRANSIENT
     elif status in _REFUSALS:

@@ -11,7 +11,8 @@ An upload whose bytes came with one request, as all common clients send them, is
 the segment is the blob: nothing is copied or renamed when it commits, and nothing transferred by
 the request that commits it. Where requests brought less than `part_bytes`, the next one begins by
 reading those few bytes back. Only an upload that came in several large pieces is put together from
-them: by S3 itself (UploadPartCopy), elsewhere by streaming through this process.
+them: by S3 itself (UploadPartCopy), elsewhere, and where an S3 cannot, by streaming through this
+process.
 """
 
 import asyncio
@@ -22,10 +23,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import structlog
+
 from dtr.model.digest import Algorithm, Digest
 from dtr.model.errors import (
     ContentDamagedError,
     RegistryError,
+    UnavailableError,
     UnsupportedError,
     UploadUnknownError,
 )
@@ -37,10 +41,12 @@ from dtr.storage.objects_check import check_bucket
 from dtr.storage.objects_writer import ObjectWriter
 from dtr.storage.parts import SMALL_BYTES, parts_in_flight, ranges_to_copy
 from dtr.storage.port import BlobStore, BlobWriter, Capability, Progress, StoredBlob
-from dtr.storage.retrying import ObjectStoreError, Patience
+from dtr.storage.retrying import ObjectStoreError, Patience, is_refused
 from dtr.storage.segments import MultipartSegment, Segment, StreamedSegment
 
 T = TypeVar("T")
+
+_LOG = structlog.get_logger()
 
 _BLOBS = "blobs"
 _KIND = "id"
@@ -70,6 +76,7 @@ class ObjectBlobStore:
         is_s3 = location.scheme == "s3"
         self._multiparts = Multiparts(self.bucket) if is_s3 else None
         self._has_multipart = is_s3 if has_multipart is None else has_multipart
+        self._copies_parts = self._has_multipart
         self.hashers = KeptHashers()
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="hashing")
 
@@ -145,20 +152,23 @@ class ObjectBlobStore:
         """Return a URL that carries a signature of this registry's credentials."""
         return await self.bucket.sign(self.name(key), seconds)
 
-    async def adopt(self, key: str, stream: AsyncIterator[bytes], size: int) -> None:
-        """Write an object; where the stream is short, delete it again."""
-        taken = 0
+    async def adopt(
+        self, key: str, stream: AsyncIterator[bytes], size: int, digest: Digest
+    ) -> None:
+        """Write an object; where the stream was short or of another digest, delete it again."""
+        taken, hasher = 0, digest.algorithm.hasher()
 
         async def counted() -> AsyncIterator[bytes]:
             nonlocal taken
             async for chunk in stream:
                 taken += len(chunk)
+                await asyncio.to_thread(hasher.update, chunk)
                 yield chunk
 
         await self._put(self.name(key), counted(), size)
-        if taken != size:
+        if taken != size or hasher.hexdigest() != digest.encoded:
             await self.delete(key)
-            raise ContentDamagedError("the content to copy is not of the size that it should be")
+            raise ContentDamagedError("the content to copy is not what it should be")
 
     async def heal(self, key: str, size: int, digest: Digest) -> bool:  # noqa: ARG002
         """Return False: there is one copy of everything."""
@@ -170,7 +180,9 @@ class ObjectBlobStore:
 
     async def check_by_use(self) -> None:
         """Go through everything that an upload, a download and collection do."""
-        await check_bucket(self.bucket, self._multiparts)
+        can_copy = await check_bucket(self.bucket, self._multiparts)
+        if self._multiparts is not None and not can_copy:
+            self._note_no_copies()
 
     async def close(self) -> None:
         """Finish what threads are doing and close the connections."""
@@ -212,13 +224,40 @@ class ObjectBlobStore:
         target = self.name(self.key(upload_id, joined))
         sources = [(self.name(self.key(upload_id, each)), each.size) for each in segments]
         try:
-            if self._has_multipart and self._multiparts is not None:
-                await _copy_parts(self._multiparts, target, sources)
-            else:
+            if not await self._is_copied(target, sources, joined.size):
                 await self._put(target, self._read_all(sources), joined.size)
         except (ObjectStoreError, ContentDamagedError) as error:
             raise UploadUnknownError(upload=upload_id) from error
         return joined
+
+    async def _is_copied(self, target: str, sources: list[tuple[str, int]], size: int) -> bool:
+        """Have the store put an object together; False where it cannot, which is remembered.
+
+        Raises:
+            ObjectStoreError: one of the sources is not there.
+            UnavailableError: the store does not answer.
+
+        """
+        if not self._copies_parts or self._multiparts is None:
+            return False
+        try:
+            await _copy_parts(self._multiparts, target, sources)
+        except UnavailableError as error:
+            if not is_refused(error):
+                raise
+        else:
+            if await self.bucket.size(target) == size:
+                return True
+        self._note_no_copies()
+        return False
+
+    def _note_no_copies(self) -> None:
+        if self._copies_parts:
+            _LOG.warning(
+                "the object store cannot make objects of others (UploadPartCopy): what clients "
+                "push in several large requests streams through this server once more"
+            )
+        self._copies_parts = False
 
     async def delete_segments(self, upload_id: str, segments: list[Segment]) -> None:
         """Delete segments that are garbage, as far as storage answers: the sweep finds the rest."""
@@ -266,7 +305,8 @@ async def _copy_parts(multiparts: Multiparts, target: str, sources: list[tuple[s
         await multiparts.complete(target, upload_id, etags, sum(size for _, size in sources))
     except BaseExceptionGroup as errors:
         await multiparts.abort(target, upload_id)
-        raise errors.exceptions[0] from None
+        first = errors.exceptions[0]
+        raise first from first.__cause__
     except BaseException:
         await multiparts.abort(target, upload_id)
         raise

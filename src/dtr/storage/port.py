@@ -220,13 +220,16 @@ class BlobStore(Protocol):
         """
         ...
 
-    async def adopt(self, key: str, stream: AsyncIterator[bytes], size: int) -> None:
+    async def adopt(
+        self, key: str, stream: AsyncIterator[bytes], size: int, digest: Digest
+    ) -> None:
         """Store bytes under a key that another store made; nobody knows the key here yet.
 
-        What is there under the key, whole or not, is replaced.
+        What is there under the key, whole or not, is replaced, and only by bytes of this digest.
 
         Raises:
-            ContentDamagedError: the stream had not `size` bytes; nothing is under the key.
+            ContentDamagedError: the stream had not `size` bytes of this digest; it is not under the
+                key.
 
         """
         ...

@@ -74,3 +74,9 @@ def unavailable(operation: str, error: ObjectStoreError) -> UnavailableError:
     if error.failure is Failure.REFUSED:
         return UnavailableError(f"the object store refused to {operation}: its credentials")
     return UnavailableError(f"the object store did not {operation}")
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether an object store said no for good: it does not do this, or not for us."""
+    cause = error if isinstance(error, ObjectStoreError) else error.__cause__
+    return isinstance(cause, ObjectStoreError) and cause.failure is not Failure.TRANSIENT

@@ -96,14 +96,14 @@ class BlobCopy:
     async def _copy(self, blob: Blob) -> bool:
         """Copy a blob; return False where the source does not have it whole."""
         for tried in range(1, _TRIES + 1):
-            verified = _Verified(self._source, blob)
+            watched = _Watched(self._source, blob)
             try:
-                await self._target.adopt(blob.storage_key, verified.stream(), blob.size)
+                await self._target.adopt(blob.storage_key, watched.stream(), blob.size, blob.digest)
             except ContentDamagedError:
                 return False
             except UnavailableError:
                 # A target may say no more of a stream that failed than that it failed.
-                if verified.is_damaged:
+                if watched.is_damaged:
                     return False
                 if tried == _TRIES:
                     raise
@@ -113,8 +113,8 @@ class BlobCopy:
         return False
 
 
-class _Verified:
-    """The bytes of a blob, which end in an error unless their digest is right."""
+class _Watched:
+    """The bytes of a blob, as the source has them; the target verifies their digest."""
 
     def __init__(self, source: BlobStore, blob: Blob) -> None:
         self._source = source
@@ -122,25 +122,15 @@ class _Verified:
         self.is_damaged = False
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """Stream the blob, hashed on the way; the last bytes come when all are known to be right.
+        """Stream the blob.
 
         Raises:
-            ContentDamagedError: they are not.
+            ContentDamagedError: the source does not have it whole.
 
         """
-        hasher = self._blob.digest.algorithm.hasher()
-        held = b""
         try:
             async for chunk in self._source.read(self._blob.storage_key, stop=self._blob.size):
-                await asyncio.to_thread(hasher.update, chunk)
-                if held:
-                    yield held
-                held = chunk
+                yield chunk
         except ContentDamagedError:
             self.is_damaged = True
             raise
-        self.is_damaged = hasher.hexdigest() != self._blob.digest.encoded
-        if self.is_damaged:
-            raise ContentDamagedError(digest=str(self._blob.digest))
-        if held:
-            yield held

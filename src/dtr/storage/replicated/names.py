@@ -5,6 +5,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Final, Self
 
+from dtr.model.digest import Algorithm, Digest
 from dtr.model.errors import InvalidError, UploadUnknownError
 
 STAGED: Final = "staged/"
@@ -102,3 +103,25 @@ def checked_key(text: str) -> str:
     if not _KEY.fullmatch(text):
         raise InvalidError("not a key of stored bytes")
     return text
+
+
+def digest_for(key: str, given: str | None) -> Digest:
+    """Return the digest that bytes under a key must have: what the key says, and nothing else.
+
+    Keys of this registry's own making begin with the algorithm and contain the digest. Those that
+    came with blobs from an object store do not, and then the digest must be given.
+
+    Raises:
+        InvalidError: the key and what is given differ, or neither says a digest.
+
+    """
+    kind, directory, name = key.split("/")
+    wanted = Digest.parse(given) if given else None
+    if kind in set(Algorithm):
+        found = Digest.parse(f"{kind}:{name.partition('.')[0]}")
+        if found.encoded[:2] != directory or wanted not in {None, found}:
+            raise InvalidError("the key says another digest")
+        return found
+    if wanted is None:
+        raise InvalidError("the key says no digest, and none is given")
+    return wanted

@@ -4,13 +4,16 @@
     GET    /peer/v1/uploads/NAME        staged bytes, of a range
     DELETE /peer/v1/uploads/NAME        forget what one writer staged; with an upload's id, all
     GET    /peer/v1/blobs/KEY           bytes, whole or of a range; HEAD: their size
-    PUT    /peer/v1/blobs/KEY?size=N    take a copy over
+    PUT    /peer/v1/blobs/KEY?size=N&digest=D    take a copy over, verified
     DELETE /peer/v1/blobs/KEY
     GET    /peer/v1/blobs?after=KEY     a page of what is on this disk
     GET    /peer/v1/check               answer
 
 Whoever asks has shown a certificate of the authority in the TLS handshake, and is let in as long as
 the members file names its node: who is removed from it is out with the next request.
+
+A member is not believed either: bytes come under a key only if they have the digest that the key
+says, whatever the request says of them, and what was acknowledged under a name is changed by none.
 """
 
 import asyncio
@@ -19,7 +22,6 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from dtr.model.digest import Digest
 from dtr.model.errors import (
     ContentDamagedError,
     InvalidError,
@@ -29,7 +31,7 @@ from dtr.model.members import MembersFile
 from dtr.storage.filesystem import FilesystemBlobStore
 from dtr.storage.port import CHUNK_BYTES
 from dtr.storage.replicated.listing import page_of
-from dtr.storage.replicated.names import StagedName, checked_key, checked_upload
+from dtr.storage.replicated.names import StagedName, checked_key, checked_upload, digest_for
 from dtr.storage.replicated.protocol import (
     ERROR,
     FREE,
@@ -41,7 +43,6 @@ from dtr.storage.replicated.protocol import (
 )
 from dtr.storage.replicated.sessions import Sessions
 from dtr.storage.replicated.trust import common_name, server_contexts
-from dtr.storage.replicated.verified import verified
 from dtr.storage.replication import Credentials
 
 _LOG = structlog.get_logger()
@@ -63,7 +64,7 @@ class PeerServer:
         self._local = local
         self._members = members
         self._contexts = server_contexts(credentials)
-        self._uploads = Sessions(local)
+        self._uploads = Sessions(local, believes=False)
         self._runner: web.AppRunner | None = None
         self._tending: asyncio.Task[None] | None = None
 
@@ -173,13 +174,10 @@ class PeerServer:
 
     async def _adopt(self, request: web.Request) -> web.Response:
         key, size = checked_key(request.match_info["key"]), number(request.query.get("size", ""))
-        expected = request.query.get("digest")
+        digest = digest_for(key, request.query.get("digest"))
         stream = request.content.iter_chunked(CHUNK_BYTES)
         self._local.check_room(size)
-        if expected is None:
-            await self._local.adopt(key, stream, size)
-        else:
-            await self._local.adopt(key, verified(stream, Digest.parse(expected)), size)
+        await self._local.adopt(key, stream, size, digest)
         return web.Response(status=204)
 
     async def _delete(self, request: web.Request) -> web.Response:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from dtr.model.digest import Digest
 from dtr.model.errors import (
     ContentDamagedError,
     RegistryError,
@@ -144,10 +145,10 @@ class Peers:
             yield self._chunks(replica, answer)
 
     async def adopt(
-        self, replica: str, key: str, stream: AsyncIterator[bytes], size: int, digest: str = ""
+        self, replica: str, key: str, stream: AsyncIterator[bytes], size: int, digest: Digest
     ) -> None:
-        """Have a peer take a copy over; verified there where the digest is given."""
-        params = {"size": str(size), **({"digest": digest} if digest else {})}
+        """Have a peer take a copy over, verified there."""
+        params = {"size": str(size), "digest": str(digest)}
         path = f"/blobs/{key}"
 
         failures: list[RegistryError] = []

@@ -8,6 +8,7 @@ from typing import Any
 from dtr.model.digest import Digest
 from dtr.model.errors import (
     DigestInvalidError,
+    InvalidError,
     RegistryError,
     UnavailableError,
     UploadBusyError,
@@ -27,11 +28,13 @@ class Sessions:
     """The uploads that somebody is sending bytes of to one disk, one writer each.
 
     The peer endpoint has one for all other replicas, and each process one for what it takes itself.
+    Where the other side is not believed, a digest that it names of bytes is not taken for theirs:
+    they are read again where this process has not seen all of them pass.
     """
 
-    def __init__(self, local: FilesystemBlobStore) -> None:
+    def __init__(self, local: FilesystemBlobStore, *, believes: bool = True) -> None:
         self._local = local
-        self._staging = Staging(local)
+        self._staging = Staging(local, believes=believes)
         self._sessions: dict[StagedName, _Session] = {}
         self._attempts: dict[StagedName, int] = {}
 
@@ -103,10 +106,12 @@ class Sessions:
             session.writer = None
         start = addition.start
         begins_at = start.offset if start.before is not None else 0
+        if addition.offset < begins_at:
+            raise InvalidError("an upload goes on after what it started from")
         if addition.offset == begins_at:
             session.writer = await self._staging.open(name, start)
         else:
-            session.writer = await self._staging.reopen(name, start.algorithm, addition.offset)
+            session.writer = await self._staging.reopen(name, start, addition.offset)
         return session.writer
 
     async def read(self, name: StagedName, start: int, stop: int) -> bytes:

@@ -9,7 +9,8 @@ in the session's row first is the one that others go on from.
 Whoever goes on from a name does not copy it. It gives the file its own name beside the old one and
 appends: the acknowledged bytes stay what they are, and the old name goes when the new one has been
 recorded. That is done only while the file has one name and no writer. Otherwise somebody else goes
-on from it, or it is a blob already, and its beginning is copied.
+on from it, or it is a blob already, and its beginning is copied. And whoever writes under a name
+has it refused where the file has another name besides, unless that is the one it started from.
 """
 
 import fcntl
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dtr.model.digest import Algorithm, Digest
-from dtr.model.errors import UploadUnknownError
+from dtr.model.errors import UploadBusyError, UploadUnknownError
 from dtr.storage.filesystem import FilesystemBlobStore
 from dtr.storage.filesystem_writer import FilesystemWriter
 from dtr.storage.hashers import Hasher
@@ -28,6 +29,7 @@ from dtr.storage.port import Progress
 from dtr.storage.replicated.names import StagedName
 
 _COPIED_BYTES = 1 << 20
+_WITH_BEFORE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,9 @@ class Start:
 class Staging:
     """The staged uploads of one replica, on the file system that its blobs are on."""
 
-    def __init__(self, local: FilesystemBlobStore) -> None:
+    def __init__(self, local: FilesystemBlobStore, *, believes: bool = True) -> None:
         self._local = local
+        self._believes = believes
 
     async def open(self, name: StagedName, start: Start) -> FilesystemWriter:
         """Return a writer of `name` that has the bytes to start from.
@@ -57,20 +60,21 @@ class Staging:
 
         """
         if start.before is None:
-            return await self._opened(name, Progress(), start.algorithm.hasher(), start.algorithm)
+            return await self._opened(name, Progress(), start.algorithm.hasher(), start)
         hasher = await self._take_over(name, start.before, start)
-        known = Progress(start.offset, start.digest)
-        return await self._opened(name, known, hasher, start.algorithm)
+        is_known = hasher is not None or self._believes
+        known = Progress(start.offset, start.digest if is_known else None)
+        return await self._opened(name, known, hasher, start)
 
-    async def reopen(self, name: StagedName, algorithm: Algorithm, offset: int) -> FilesystemWriter:
+    async def reopen(self, name: StagedName, start: Start, offset: int) -> FilesystemWriter:
         """Return a writer of `name` that forgot what comes after `offset`; it knows no digest.
 
         Raises:
             UploadUnknownError: fewer bytes than that are here.
 
         """
-        hasher = None if offset else algorithm.hasher()
-        return await self._opened(name, Progress(offset), hasher, algorithm)
+        hasher = None if offset else start.algorithm.hasher()
+        return await self._opened(name, Progress(offset), hasher, start)
 
     async def read(self, name: StagedName, start: int, stop: int) -> bytes:
         """Return staged bytes, fewer where fewer are here.
@@ -102,9 +106,14 @@ class Staging:
         )
 
     async def _opened(
-        self, name: StagedName, known: Progress, hasher: Hasher | None, algorithm: Algorithm
+        self, name: StagedName, known: Progress, hasher: Hasher | None, start: Start
     ) -> FilesystemWriter:
-        writer = FilesystemWriter(self._local, str(name), known, hasher, algorithm)
+        def check(descriptor: int) -> None:
+            self._check_names(name, start.before, os.fstat(descriptor))
+
+        writer = FilesystemWriter(
+            self._local, str(name), known, hasher, start.algorithm, check=check
+        )
         if known.offset:
             await writer.open()
         return writer
@@ -116,6 +125,24 @@ class Staging:
         if await self._local.run("take over", lambda: self._link(before, name, start.offset)):
             return hasher
         return await self._local.run("copy", lambda: self._copy(before, name, start))
+
+    def _check_names(
+        self, name: StagedName, before: StagedName | None, found: os.stat_result
+    ) -> None:
+        """Refuse a file that is something else besides: a blob, or what somebody goes on with.
+
+        Raises:
+            UploadBusyError: it is.
+
+        """
+        if found.st_nlink == 1:
+            return
+        with suppress(FileNotFoundError):
+            if before is not None and found.st_nlink == _WITH_BEFORE:
+                source = self._local.upload_path(str(before)).stat()
+                if before != name and os.path.samestat(source, found):
+                    return
+        raise UploadBusyError(upload=name.upload_id)
 
     def _link(self, before: StagedName, name: StagedName, offset: int) -> bool:
         """Name the file anew; return False where it is not for us to write on."""

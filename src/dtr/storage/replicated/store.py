@@ -39,7 +39,6 @@ from dtr.storage.replicated.peers import Pace, Peers
 from dtr.storage.replicated.placement import candidates, needed, order
 from dtr.storage.replicated.reading import Wanted, read_from_peers, size_at_peers
 from dtr.storage.replicated.sessions import Sessions
-from dtr.storage.replicated.verified import verified
 from dtr.storage.replicated.writer import ReplicatedWriter
 from dtr.storage.replication import Replication
 
@@ -166,7 +165,9 @@ class ReplicatedBlobStore:
         """Refuse: clients cannot reach the disks."""
         raise UnsupportedError(key=key, seconds=seconds)
 
-    async def adopt(self, key: str, stream: AsyncIterator[bytes], size: int) -> None:
+    async def adopt(
+        self, key: str, stream: AsyncIterator[bytes], size: int, digest: Digest
+    ) -> None:
         """Write here, or where there is no place for it to the first peer, then to others."""
         await self.delete(key)
         holders: list[str] = []
@@ -174,13 +175,13 @@ class ReplicatedBlobStore:
         if not chosen:
             raise UnavailableError("no replica takes new content")
         try:
-            await self._adopt_at(chosen[0], key, stream, size)
+            await self._adopt_at(chosen[0], key, stream, size, digest)
             holders.append(chosen[0])
             for replica in chosen[1:]:
                 if len(holders) >= needed(self.members):
                     break
                 with suppress(UnavailableError):
-                    await self.copy(key, size, None, holders, replica)
+                    await self.copy(key, size, digest, holders, replica)
                     holders.append(replica)
         except BaseException:
             await self.delete(key)
@@ -280,7 +281,7 @@ class ReplicatedBlobStore:
         return task
 
     async def copy(
-        self, key: str, size: int, digest: Digest | None, holders: Collection[str], replica: str
+        self, key: str, size: int, digest: Digest, holders: Collection[str], replica: str
     ) -> None:
         """Have a replica take over a blob that `holders` have, verified there by its digest.
 
@@ -328,13 +329,13 @@ class ReplicatedBlobStore:
         key: str,
         stream: AsyncIterator[bytes],
         size: int,
-        digest: Digest | None = None,
+        digest: Digest,
     ) -> None:
         if replica != self.members.own_id:
-            await self._peers.adopt(replica, key, stream, size, str(digest or ""))
+            await self._peers.adopt(replica, key, stream, size, digest)
             return
         await self.local.run("adopt", lambda: self.local.check_room(size))
-        await self.local.adopt(key, stream if digest is None else verified(stream, digest), size)
+        await self.local.adopt(key, stream, size, digest)
 
     async def _page(self, replica: str, after: str) -> list[StoredBlob]:
         try:
