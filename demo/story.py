@@ -25,7 +25,7 @@ def _install(stage: Stage) -> None:
         cluster.install_ucp(first)
     stage.watch_status()
     for machine in others:
-        with stage.step(f"{machine.name}$ ucp join --token … {first.address}"):
+        with stage.step(f"{machine.name}$ UCP_JOIN_TOKEN=… ucp join {first.address}"):
             cluster.join_ucp(machine)
     with stage.step(f"{first.name}$ dtr install --ucp-node {first.name}"):
         cluster.dtr("install", "--ucp-node", first.name)

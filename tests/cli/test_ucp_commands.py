@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import stat
 import tarfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from tests.ucp.plane import PASSWORD, ControlPlane, report
 from dtr.ucp import keys
 from dtr.ucp.api import PREFIX
 from dtr.ucp.authority import fingerprint
+from dtr.ucp.model import TokenKind
 from dtr.ucp.tokens import Token
 
 
@@ -77,7 +79,30 @@ def test_the_token_is_shown_and_rotated(ucp: Ucp, plane: ControlPlane) -> None:
     new = Token.parse(ucp.good("token", "rotate").out)
     assert new.secret != plane.token.secret
     shown = ucp.good("token", "show", "--json").json
-    assert shown["join"] == f"ucp join --token {new} {plane.address}"
+    assert shown["join"] == f"UCP_JOIN_TOKEN={new} ucp join {plane.address}"
+
+
+def test_tokens_of_both_kinds_are_made_counted_and_revoked(ucp: Ucp, plane: ControlPlane) -> None:
+    """Each by itself; a list shows when they end and how often they were used, and no secret."""
+    made = ucp.good("token", "rotate", "--kind", "worker", "--expires", "2h", "--json").json
+    assert made["expires_at"] - made["created_at"] == 7200
+    assert Token.parse(made["token"]).kind is TokenKind.WORKER
+    plane.join("node3", "10.0.0.3")
+    listed = ucp.good("token", "ls").out
+    assert re.search(r"^manager .* 2 ", listed, re.MULTILINE)
+    assert re.search(r"^worker .* 0 ", listed, re.MULTILINE)
+    assert plane.token.secret not in listed
+    told = ucp.good("token", "revoke", "--kind", "manager").out
+    assert told == "Revoked the join token for managers. It was used 2 times.\n"
+    message = ucp.fails("token", "show")
+    assert "ucp token rotate --kind manager" in message
+    assert ucp.good("token", "show", "--kind", "worker").out.strip() == made["token"]
+
+
+@pytest.mark.parametrize("lifetime", ["0d", "", "1", "-1h", "2y", "x", "1.5h", "١h"])
+def test_a_token_has_an_end(ucp: Ucp, lifetime: str) -> None:
+    """A year at most, and some time at least."""
+    assert "--expires takes" in ucp.fails("token", "rotate", f"--expires={lifetime}")
 
 
 def test_no_secret_is_in_the_controllers_log(ucp: Ucp, plane: ControlPlane) -> None:

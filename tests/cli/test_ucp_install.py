@@ -17,7 +17,7 @@ from tests.ucp.plane import ControlPlane
 from dtr.cli.ucp.checks import check_clock, check_etcd_version
 from dtr.ucp.bootstrap import read_bootstrap
 from dtr.ucp.client import UcpError
-from dtr.ucp.model import NodeIdentity
+from dtr.ucp.model import NodeIdentity, Role
 from dtr.ucp.tokens import Token
 
 ADDRESS = "127.45.67.89"
@@ -54,7 +54,7 @@ def test_an_install_writes_everything_down(data: Path) -> None:
     assert password not in ended.out + ended.err
     assert f"https://{ADDRESS}:8443" in ended.out
     assert "dtr install --ucp-node node1" in ended.out
-    token = next(word for word in ended.out.split() if word.startswith("UCPTKN-"))
+    token = next(word for word in ended.out.split() if "UCPTKN-" in word).partition("=")[2]
     assert len(Token.parse(token).ca_fingerprint) == 64
     for path in data.rglob("*"):
         if path.is_file() and password in path.read_text():
@@ -258,6 +258,28 @@ def test_a_token_may_come_from_a_file_or_the_environment(
     assert Ucp().run(*words, environment=environment).status == 0
 
 
+def test_a_workers_token_makes_a_worker(data: Path, plane: ControlPlane) -> None:
+    """Without being asked for; and no manager, whoever asks."""
+    words = join(data, plane, str(plane.worker_token))
+    assert "no manager" in Ucp().fails(*words, "--role", "manager")
+    told = Ucp().good(*words, "--json").json
+    assert plane.node(told["node_id"]).role is Role.WORKER
+
+
+def test_what_is_printed_puts_the_token_into_no_list_of_processes(
+    data: Path, plane: ControlPlane, tmp_path: Path
+) -> None:
+    """Typed as it is, in a shell, it joins; its arguments have nothing secret."""
+    shown = administrator_of(plane, tmp_path).good("token", "show", "--json").json
+    arguments = shown["join"].partition(" ")[2]
+    assert arguments == f"ucp join {plane.address}"
+    assert plane.token.secret not in arguments
+    assert shown["join"].startswith("UCP_JOIN_TOKEN=")
+    told = Ucp().good(*install(data, "--node-name", "node1"), "--json").json
+    assert told["join"] == f"UCP_JOIN_TOKEN={told['token']} ucp join {told['address']}"
+    assert told["worker_token"].startswith("UCPTKN-1W-")
+
+
 def test_uninstalling_deletes_the_directory_and_says_before_what(data: Path) -> None:
     """Only after a question, which scripts answer with --yes."""
     Ucp().good(*install(data, "--node-name", "node1"))
@@ -288,7 +310,7 @@ def test_a_backup_is_restored_on_a_fresh_machine(
         data,
     ]
     told = Ucp().good(*words, "--node-name", "first", "--no-start", "--json").json
-    assert told["token"] == str(plane.token)
+    assert told["token"] != str(plane.token)
     assert told["node_id"] == plane.first.id
     bootstrap = read_bootstrap(data / "bootstrap.json")
     assert bootstrap is not None

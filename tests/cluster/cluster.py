@@ -101,8 +101,8 @@ class RunningCluster:
         token = self.token()
         manager = self.machines[self.node_names[0]].address
         role = ["--role", "worker"] if machine.name == BALANCER else []
-        command = ["ucp", "join", "--token", token, *role, manager]
-        machine.run(command, seconds=180)
+        command = ["ucp", "join", *role, manager]
+        machine.run(command, environment={"UCP_JOIN_TOKEN": token}, seconds=180)
         machine.keep_agent()
 
     def join(self, name: str) -> None:

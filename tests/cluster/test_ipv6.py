@@ -35,10 +35,11 @@ def test_a_cluster_of_ipv6_serves_and_outlives_its_primary(tmp_path: Path) -> No
             seconds=300,
         ).stdout
         first.keep_agent()
-        line = re.search(r"dtr join --token \S+ \S+", shown)
+        line = re.search(r"UCP_JOIN_TOKEN=(\S+) (dtr join \S+)", shown)
         assert line is not None, shown
+        environment = {**CREDENTIALS, "UCP_JOIN_TOKEN": line[1]}
         for machine in others:
-            machine.run(line.group().split(), environment=CREDENTIALS, seconds=300)
+            machine.run(line[2].split(), environment=environment, seconds=300)
             machine.keep_agent()
         cluster.join_ucp(cluster.machines[BALANCER])
         cluster.install_balancer()

@@ -113,5 +113,6 @@ def _join(cluster: RunningCluster, survivor: Machine, machine: Machine) -> None:
     """Make a machine, which has its agent kept since it began, a node and a replica."""
     shown = ["ucp", "token", "show", INSECURE]
     token = survivor.run(shown, environment=CREDENTIALS).stdout.split()[-1]
-    machine.run(["ucp", "join", "--token", token, survivor.address], seconds=180)
+    joined = {"UCP_JOIN_TOKEN": token}
+    machine.run(["ucp", "join", survivor.address], environment=joined, seconds=180)
     cluster.dtr("join", "--ucp-node", machine.name, INSECURE, on=survivor.name)

@@ -117,6 +117,7 @@ class ControlPlane:
             self.now,
         )
         self.ca, self.token = begun.ca_pem, Token.parse(begun.token)
+        self.worker_token = Token.parse(begun.worker_token)
         bootstrap = read_bootstrap(self.directory.bootstrap)
         assert bootstrap is not None
         self.first = bootstrap.node

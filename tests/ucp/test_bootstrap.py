@@ -135,6 +135,7 @@ async def test_a_first_controller_that_dies_is_followed_by_one_that_ends_the_wor
         keys.CLUSTER,
         keys.CONTROL_SECRETS,
         keys.JOIN_TOKEN,
+        keys.join_token("worker"),
         keys.WEB_NAMES,
         keys.administrator("admin"),
         keys.node(bootstrap.node.id),
@@ -177,7 +178,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_control_plane_begins_again_from_a_backup(tmp_path: Path) -> None:
-    """With the same authority, token and nodes; machines that were left behind are not followed."""
+    """With the same authority and nodes; tokens are new; who was left behind is not followed."""
     _, begun, bootstrap = begun_in(tmp_path / "d")
     store = MemoryStore()
     await fill_store(store, bootstrap, member_id, Protection())
@@ -197,7 +198,7 @@ async def test_a_control_plane_begins_again_from_a_backup(tmp_path: Path) -> Non
     directory = NodeDirectory(tmp_path / "new")
     later = NOW + 1000
     again = begin_again(directory, FirstNode("first", "10.0.0.9", 8443), documents, later)
-    assert again.token == begun.token
+    assert len({again.token, again.worker_token, begun.token, begun.worker_token}) == 4
     assert again.ca_pem == begun.ca_pem
     assert again.identity.node_id == begun.identity.node_id
     restored = read_bootstrap(directory.bootstrap)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dtr.ucp.model import TokenKind
 from dtr.ucp.tokens import Token, TokenError, hash_secret, is_secret
 
 PINNED = "0123456789abcdef" * 4
@@ -13,6 +14,8 @@ def test_a_token_is_read_as_it_was_made() -> None:
     assert Token.parse(f"  {token}\n") == token
     assert token.ca_fingerprint == PINNED
     assert len(token.secret) >= 26
+    worker = Token.create(PINNED, TokenKind.WORKER)
+    assert Token.parse(str(worker)) == worker
 
 
 def test_two_tokens_have_different_secrets() -> None:

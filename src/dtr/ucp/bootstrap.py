@@ -33,16 +33,16 @@ from dtr.ucp.model import (
     ControlSecrets,
     Document,
     EtcdWanted,
-    JoinToken,
     Manager,
     ManagerPhase,
     Node,
     NodeIdentity,
     Role,
+    TokenKind,
     Wanted,
 )
 from dtr.ucp.store import IsUnchanged, Put, Store
-from dtr.ucp.tokens import Token, hash_secret
+from dtr.ucp.tokens import new_join_token
 from dtr.ucp.wanted import authority as address_of
 from dtr.ucp.wanted import client_url
 
@@ -130,7 +130,9 @@ class Begun:
 
     identity: NodeIdentity
     token: str
-    """The join token; a secret."""
+    """The join token of managers; a secret."""
+    worker_token: str
+    """That of workers; likewise."""
     ca_pem: str
 
 
@@ -147,18 +149,27 @@ def begin(
     """
     cluster_id = new_node_id()
     ca = Authority.create(cluster_id[:8], datetime.fromtimestamp(now, UTC))
-    token = Token.create(ca.fingerprint)
-    join = JoinToken(secret_hash=hash_secret(token.secret), secret=token.secret, created_at=now)
+    tokens, kept = _join_tokens(ca.fingerprint, now)
     documents: dict[str, JsonValue] = {
         keys.administrator(administrator.name): administrator.model_dump(mode="json"),
-        keys.JOIN_TOKEN: join.model_dump(mode="json"),
+        **kept,
         keys.WEB_NAMES: list(first.more_names),
     }
     cluster = ClusterRecord(
         id=cluster_id, created_at=now, ca_certificate=ca.certificate_pem, version=__version__
     )
     identity = _write(directory, first, ca, cluster, documents, now)
-    return Begun(identity, str(token), ca.certificate_pem)
+    return Begun(identity, *tokens, ca.certificate_pem)
+
+
+def _join_tokens(ca_fingerprint: str, now: float) -> tuple[tuple[str, str], dict[str, JsonValue]]:
+    """Make the two tokens of a control plane that begins: as words, and as documents by key."""
+    manager, kept = new_join_token(TokenKind.MANAGER, ca_fingerprint, now)
+    worker, kept_worker = new_join_token(TokenKind.WORKER, ca_fingerprint, now)
+    documents: dict[str, JsonValue] = {
+        keys.join_token(each.kind): each.model_dump(mode="json") for each in (kept, kept_worker)
+    }
+    return (str(manager), str(worker)), documents
 
 
 def begin_again(
@@ -169,9 +180,9 @@ def begin_again(
 ) -> Begun:
     """Write down all that a machine needs to be the only manager of a control plane that was lost.
 
-    Authority, administrators, join token and all nodes are the backup's; the other nodes find their
-    way back by themselves once they reach this machine. A node of this name in the backup is this
-    machine.
+    Authority, administrators and all nodes are the backup's; the other nodes find their way back by
+    themselves once they reach this machine. A node of this name in the backup is this machine. Join
+    tokens are new: those of the backup may be in other hands, or have been revoked after it.
 
     Raises:
         BootstrapError: it is no backup of a control plane.
@@ -180,7 +191,6 @@ def begin_again(
     try:
         cluster = ClusterRecord.model_validate(backup[keys.CLUSTER])
         kept = ControlSecrets.model_validate(backup[keys.CONTROL_SECRETS])
-        join = JoinToken.model_validate(backup[keys.JOIN_TOKEN])
         nodes = [
             Node.model_validate(value)
             for key, value in backup.items()
@@ -197,10 +207,12 @@ def begin_again(
     documents = {key: value for key, value in backup.items() if not key.startswith(_NEVER_RESTORED)}
     if before is not None:
         del documents[keys.node(before.id)]
+    tokens, kept_tokens = _join_tokens(ca.fingerprint, now)
+    documents |= kept_tokens
     identity = _write(
         directory, first, ca, cluster, documents, now, node_id=before.id if before else ""
     )
-    return Begun(identity, str(Token(ca.fingerprint, join.secret)), ca.certificate_pem)
+    return Begun(identity, *tokens, ca.certificate_pem)
 
 
 def _write(

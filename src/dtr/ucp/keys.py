@@ -26,6 +26,11 @@ DTR: Final = "/ucp/dtr/"
 PATRONI: Final = "/db/registry/"
 
 
+def join_token(kind: str) -> str:
+    """Return the key of the join token of a kind; that of managers was once the only one."""
+    return JOIN_TOKEN if kind == "manager" else f"{JOIN_TOKEN}-{kind}"
+
+
 def node(node_id: str) -> str:
     """Return the key of a node."""
     return NODES + node_id

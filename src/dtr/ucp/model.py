@@ -38,6 +38,15 @@ class Role(StrEnum):
     WORKER = "worker"
 
 
+class TokenKind(StrEnum):
+    """What a join token makes of machines."""
+
+    MANAGER = "manager"
+    """Nodes that may be managers: by themselves where UCP needs one more, or as they ask."""
+    WORKER = "worker"
+    """Nodes that are never managers, unless an administrator promotes one."""
+
+
 class Node(Document):
     """A machine that UCP manages: `/ucp/nodes/<id>`."""
 
@@ -281,12 +290,18 @@ class Administrator(Document):
 
 
 class JoinToken(Document):
-    """What lets machines join: `/ucp/tokens/join`."""
+    """What lets machines join, one of each kind: `/ucp/tokens/join`, `/ucp/tokens/join-worker`."""
 
     secret_hash: str
     secret: str = ""
     """Itself, so that it can be shown again; only controllers can read it."""
     created_at: float
+    kind: TokenKind = TokenKind.MANAGER
+    expires_at: float = 0
+    """One that was made before tokens had an end has none, and lets nobody in any more."""
+    uses: int = 0
+    """How many nodes it has made."""
+    last_used_at: float | None = None
 
 
 class ControlSecrets(Document):

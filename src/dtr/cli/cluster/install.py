@@ -35,9 +35,10 @@ from dtr.cli.ucp.connection import (
     identity_of,
     takes_connection,
 )
+from dtr.cli.ucp.join import TokenFileOption, TokenOption, join_command
 from dtr.cluster import operations
 from dtr.cluster.model import HTTP_PORT, HTTPS_PORT
-from dtr.ucp.client import UcpClient
+from dtr.ucp.client import UcpClient, UcpError
 from dtr.ucp.model import Operation
 
 
@@ -120,7 +121,7 @@ def install(
             as_json=as_json,
             prepare=lambda: bring(client, certificate),
         )
-        token = str(client.call("GET", "/token")["token"]) if is_new else ""
+        token = _join_token(client) if is_new else ""
         _tell_installed(done, token, client.address, as_json=as_json)
 
 
@@ -129,21 +130,14 @@ def join(
     options: ConnectionOptions,
     address: Annotated[
         str | None,
-        typer.Argument(metavar="[HOST[:PORT]]", help="With --token: any controller of UCP."),
+        typer.Argument(metavar="[HOST[:PORT]]", help="With a join token: any controller of UCP."),
     ] = None,
     ucp_node: NodeOption = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="UCP_JOIN_TOKEN",
-            help="Make this machine a node of UCP first: what 'ucp token show' prints.",
-        ),
-    ] = None,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
     host_address: Annotated[
         str | None,
-        typer.Option(
-            envvar="UCP_HOST_ADDRESS", help="With --token: this machine's address for others."
-        ),
+        typer.Option(envvar="UCP_HOST_ADDRESS", help="With a join token: this machine's address."),
     ] = None,
     existing_replica_id: ExistingReplicaOption = None,
     replica_id: NewReplicaOption = None,
@@ -170,10 +164,12 @@ def join(
 ) -> None:
     """Add a replica to the cluster, on another node.
 
-    Settings, certificates and storage are the cluster's. 3, 5 or 7 replicas are good numbers.
+    Settings, certificates and storage are the cluster's. 3, 5 or 7 replicas are good numbers. With
+    a join token this machine is made a node of UCP first, where it is none yet.
     """
-    if token is not None:
-        options = join_ucp(options, token, address or options.url, host_address, quiet=as_json)
+    if token is not None or token_file is not None:
+        given = (token, token_file)
+        options = join_ucp(options, given, address or options.url, host_address, quiet=as_json)
         ucp_node = ucp_node or _own_node(options)
     elif address is not None:
         options = replace(options, url=address)
@@ -246,6 +242,14 @@ def tell_numbers(done: Operation) -> None:
     typer.echo(f"Replicas: {count}. Failures tolerated: {tolerated}.")
 
 
+def _join_token(client: UcpClient) -> str:
+    """Return the join token of managers; empty where there is none that is valid."""
+    try:
+        return str(client.call("GET", "/token")["token"])
+    except UcpError:
+        return ""
+
+
 def _last(replicas: list[dict[str, Any]], given: str | None) -> str:
     if given or not replicas:
         return given or ""
@@ -254,7 +258,7 @@ def _last(replicas: list[dict[str, Any]], given: str | None) -> str:
 
 def _tell_installed(done: Operation, token: str, address: str, *, as_json: bool) -> None:
     if as_json:
-        join_line = f"dtr join --token {token} {address}" if token else None
+        join_line = join_command("dtr", token, address) if token else None
         show_json({**done.model_dump(mode="json"), "join": join_line})
         return
     replica = done.result["replica_id"]
@@ -262,7 +266,7 @@ def _tell_installed(done: Operation, token: str, address: str, *, as_json: bool)
     typer.echo(f"Later commands may name it: --existing-replica-id {replica}")
     typer.echo("\nOn each further machine, a replica:")
     typer.echo(
-        f"  dtr join --token {token} {address}" if token else "  dtr join --ucp-node <its name>"
+        f"  {join_command('dtr', token, address)}" if token else "  dtr join --ucp-node <its name>"
     )
 
 

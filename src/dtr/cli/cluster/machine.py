@@ -4,6 +4,7 @@ import getpass
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 
 import typer
 
@@ -15,13 +16,12 @@ from dtr.cli.ucp.connection import (
     ucp_failures_as_sentences,
 )
 from dtr.cli.ucp.install import install as ucp_install
-from dtr.cli.ucp.join import JoinPlan, join_node, start_joined
+from dtr.cli.ucp.join import JoinPlan, join_node, read_token, start_joined
 from dtr.cli.ucp.options import own_name
 from dtr.server.passwords import read_password
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.authority import checked_name
 from dtr.ucp.model import Role
-from dtr.ucp.tokens import Token
 
 _STANDARD_INPUT = "-"
 
@@ -58,21 +58,23 @@ def install_ucp(
 
 def join_ucp(
     options: ConnectionOptions,
-    token: str,
+    token: tuple[str | None, Path | None],
     address: str | None,
     host_address: str | None,
     *,
     quiet: bool,
 ) -> ConnectionOptions:
-    """Make this machine a node of UCP, unless it is one; return how to get at its control plane."""
+    """Make this machine a node of UCP, unless it is one; return how to get at its control plane.
+
+    The token is what was given as such, and the file that was named.
+    """
     if identity_of(options.data_directory) is not None:
         return options
     directory = NodeDirectory(options.data_directory.absolute())
-    secret = sys.stdin.readline().strip() if token == _STANDARD_INPUT else token
     with ucp_failures_as_sentences():
         plan = JoinPlan(
             address=address or ask("ucp-url", "The UCP URL including domain and port"),
-            token=Token.parse(secret),
+            token=read_token(*token),
             host_address=host_address,
             name=checked_name(own_name()),
             role=Role.AUTO,

@@ -1,6 +1,5 @@
 """`ucp token`, `ca`, `passwd`, `status` and `backup`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -20,34 +19,6 @@ from dtr.cli.ucp.connection import (
 from dtr.cli.ucp.nodes import show_nodes
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.authority import expires_at, fingerprint
-
-tokens = typer.Typer(no_args_is_help=True, help="The join token: what lets machines join.")
-
-
-@tokens.command("show")
-@takes_connection
-def show_token(options: ConnectionOptions, as_json: JsonOption = False) -> None:
-    """Print the join token; whoever has it can make machines nodes."""
-    _print_token(options, "GET", "/token", as_json=as_json)
-
-
-@tokens.command("rotate")
-@takes_connection
-def rotate_token(options: ConnectionOptions, as_json: JsonOption = False) -> None:
-    """Make a new join token and print it; the one before is worth nothing from then on."""
-    _print_token(options, "POST", "/token/rotate", as_json=as_json)
-
-
-def _print_token(options: ConnectionOptions, method: str, path: str, *, as_json: bool) -> None:
-    with connected(options) as client:
-        found = client.call(method, path)
-        address = client.address
-    if as_json:
-        show_json({**found, "join": f"ucp join --token {found['token']} {address}"})
-        return
-    typer.echo(found["token"])
-    if sys.stdout.isatty():
-        typer.echo(f"\nOn the machine that is to join:\n  ucp join --token … {address}", err=True)
 
 
 @takes_connection

@@ -10,7 +10,7 @@ application = new_command_line(
         "install": "dtr.cli.ucp.install:install",
         "join": "dtr.cli.ucp.join:join",
         "node": "dtr.cli.ucp.nodes:commands",
-        "token": "dtr.cli.ucp.administration:tokens",
+        "token": "dtr.cli.ucp.tokens:commands",
         "status": "dtr.cli.ucp.administration:status",
         "passwd": "dtr.cli.ucp.administration:passwd",
         "ca": "dtr.cli.ucp.administration:ca",

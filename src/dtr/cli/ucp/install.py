@@ -30,6 +30,7 @@ from dtr.cli.ucp.connection import (
     refuse_argument,
     ucp_failures_as_sentences,
 )
+from dtr.cli.ucp.join import join_command
 from dtr.cli.ucp.options import (
     DataDirOption,
     HostAddressOption,
@@ -129,10 +130,10 @@ def restore(
     """Begin a control plane again that was lost, from what 'ucp backup' wrote.
 
     Only when no majority of the managers can ever come back: two control planes at once would give
-    the machines different orders. Run it on a fresh machine. Authority, administrators, join token
-    and nodes are those of the backup; a node that had this machine's name is this machine. The
-    other machines go on by themselves once this one has an address that they know, else join them
-    again.
+    the machines different orders. Run it on a fresh machine. Authority, administrators and nodes
+    are those of the backup, join tokens are new; a node that had this machine's name is this
+    machine. The other machines go on by themselves once this one has an address that they know,
+    else join them again.
     """
     directory = NodeDirectory(data_dir.absolute())
     with ucp_failures_as_sentences():
@@ -230,7 +231,8 @@ def _told(directory: NodeDirectory, begun: Begun, *, no_start: bool) -> dict[str
         "address": address,
         "url": f"https://{address}",
         "token": begun.token,
-        "join": f"ucp join --token {begun.token} {address}",
+        "worker_token": begun.worker_token,
+        "join": join_command("ucp", begun.token, address),
         "start": start_command(directory) if no_start else None,
     }
 
@@ -258,6 +260,7 @@ def _show(
     typer.echo(
         f"\nOn each further machine (two more, and UCP survives the loss of any one):\n"
         f"  {told['join']}\n"
+        "It is good for 24 hours. Another one, also for workers only: ucp token rotate\n"
         f"\nThen a registry, from any of them:\n"
         f"  dtr install --ucp-node {name}\n"
         f"  dtr join --ucp-node NODE\n"

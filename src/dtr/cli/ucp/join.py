@@ -43,10 +43,49 @@ from dtr.ucp.authority import (
 )
 from dtr.ucp.bootstrap import make_directories, write_identity
 from dtr.ucp.client import UcpClient, UcpError
-from dtr.ucp.model import ETCD_CLIENT_PORT, ETCD_PEER_PORT, NodeIdentity, Role
+from dtr.ucp.model import ETCD_CLIENT_PORT, ETCD_PEER_PORT, NodeIdentity, Role, TokenKind
 from dtr.ucp.tokens import Token
 
 _JOINED_SECONDS: Final = 90.0
+
+
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar="UCP_JOIN_TOKEN",
+        help="Join token, from 'ucp token show' on a manager; '-' reads it from standard input. "
+        "Other users of the machine see arguments: the variable or a file hides it.",
+    ),
+]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="Read the join token from the first line of this file."),
+]
+
+
+def read_token(token: str | None, token_file: Path | None) -> Token:
+    """Return the join token from wherever it was given; at a terminal it is asked for.
+
+    Raises:
+        TokenError: it is none.
+        UcpError: there is none, and no terminal to ask at.
+
+    """
+    if token_file is not None:
+        return Token.parse(read_password(token_file))
+    if token == "-":  # noqa: S105 - a place, not a token
+        return Token.parse(sys.stdin.readline())
+    asked = "What 'ucp token show' prints on a manager"
+    return Token.parse(token or ask("token", asked, hidden=True, variable="UCP_JOIN_TOKEN"))
+
+
+def join_command(program: str, token: str, address: str) -> str:
+    """Return what to type on a machine that joins.
+
+    The token stands before the command: arguments are shown to every user of the machine.
+    """
+    return f"UCP_JOIN_TOKEN={token} {program} join {address}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +99,7 @@ class JoinPlan:
     """None: the one from which this machine reaches the controller."""
     name: str
     role: Role
+    """AUTO is WORKER with a worker's token."""
     creates_user: bool = True
     """Whether the system gets a user for the registry, if it has none."""
 
@@ -71,16 +111,8 @@ def join(
             metavar="HOST[:PORT]", help="Any controller.", envvar="UCP_URL", show_envvar=True
         ),
     ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="UCP_JOIN_TOKEN",
-            help="What 'ucp token show' prints on a manager; '-' reads it from standard input.",
-        ),
-    ] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(help="Read the token from the first line of this file.")
-    ] = None,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
     host_address: HostAddressOption = None,
     node_name: NodeNameOption = None,
     role: Annotated[
@@ -102,7 +134,7 @@ def join(
         check_directory(directory)
         plan = JoinPlan(
             address=address or _address(),
-            token=Token.parse(_token(token, token_file)),
+            token=read_token(token, token_file),
             host_address=host_address,
             name=checked_name(node_name or own_name()),
             role=role,
@@ -128,12 +160,13 @@ def join_node(directory: NodeDirectory, plan: JoinPlan) -> NodeIdentity:
         UcpError: the machine cannot join, or the controller refuses.
 
     """
+    role = _role(plan)
     check_writable(directory.root)
     with UcpClient(plan.address, ca_pem=pinned_authority(plan), insecure=False) as client:
         host_address = checked_host_address(plan.host_address or own_address(client.address))
         check_address(host_address)
         check_clock(client.clock())
-        if plan.role is not Role.WORKER:
+        if role is not Role.WORKER:
             check_etcd()
             check_ports(host_address, (ETCD_CLIENT_PORT, ETCD_PEER_PORT))
         note_missing_packages()
@@ -152,7 +185,7 @@ def join_node(directory: NodeDirectory, plan: JoinPlan) -> NodeIdentity:
                 "csr": request.request_pem,
                 "name": plan.name,
                 "host_address": host_address,
-                "role": str(plan.role),
+                "role": str(role),
             },
         )
     identity = NodeIdentity(
@@ -232,17 +265,16 @@ def _address() -> str:
     return ask("ucp-url", "The UCP URL including domain and port")
 
 
-def _token(token: str | None, token_file: Path | None) -> str:
-    if token_file is not None:
-        return read_password(token_file)
-    if token == "-":  # noqa: S105 - a place, not a token
-        return sys.stdin.readline()
-    return token or ask(
-        "token",
-        "What 'ucp token show' prints on a manager",
-        hidden=True,
-        variable="UCP_JOIN_TOKEN",
-    )
+def _role(plan: JoinPlan) -> Role:
+    if plan.token.kind is TokenKind.MANAGER:
+        return plan.role
+    if plan.role is Role.MANAGER:
+        raise UcpError(
+            "With a worker's token a machine becomes no manager.",
+            "Take what 'ucp token show --kind manager' prints, or promote the node later: ucp "
+            "node promote.",
+        )
+    return Role.WORKER
 
 
 def _kept_key(directory: NodeDirectory) -> str | None:

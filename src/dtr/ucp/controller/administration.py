@@ -1,16 +1,14 @@
-"""Logging in and out, passwords, and the join token."""
+"""Logging in and out, and passwords."""
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from dtr.accounts.passwords import hash_password
 from dtr.ucp import keys
 from dtr.ucp.api import Access, ApiError, ApiRequest, ApiRoute
-from dtr.ucp.authority import fingerprint
 from dtr.ucp.controller.machines import read_machines
 from dtr.ucp.controller.sessions import Administrators
-from dtr.ucp.model import Administrator, ClusterRecord, JoinToken
-from dtr.ucp.store import IsUnchanged, Put, Store
-from dtr.ucp.tokens import Token, hash_secret
+from dtr.ucp.model import Administrator
+from dtr.ucp.store import IsUnchanged, Put
 
 _MAX_PASSWORD = 1024
 
@@ -46,8 +44,6 @@ class Administration:
             ApiRoute(
                 "POST", "/administrators/{name}/password", Access.ADMINISTRATOR, self.set_password
             ),
-            ApiRoute("GET", "/token", Access.ADMINISTRATOR, self.show_token),
-            ApiRoute("POST", "/token/rotate", Access.ADMINISTRATOR, self.rotate_token),
         ]
 
     async def login(self, request: ApiRequest) -> JsonValue:
@@ -80,26 +76,3 @@ class Administration:
         if not await request.store.commit([Put(entry.key, changed.encoded())], [unchanged]):
             raise ApiError(409, "CHANGED", "Somebody else has just changed it. Try again.")
         return {"name": name}
-
-    async def show_token(self, request: ApiRequest) -> JsonValue:
-        """Return the join token."""
-        entry = await request.store.get(keys.JOIN_TOKEN)
-        if entry is None:
-            raise ApiError(404, "TOKEN_UNKNOWN", "There is no join token. Make one: rotate it.")
-        token = entry.document(JoinToken)
-        return await _shown(request.store, token)
-
-    async def rotate_token(self, request: ApiRequest) -> JsonValue:
-        """Make a new join token; the one before is worth nothing from now on."""
-        secret = Token.create("").secret
-        token = JoinToken(secret_hash=hash_secret(secret), secret=secret, created_at=request.now)
-        await request.store.commit([Put(keys.JOIN_TOKEN, token.encoded())])
-        return await _shown(request.store, token)
-
-
-async def _shown(store: Store, token: JoinToken) -> JsonValue:
-    entry = await store.get(keys.CLUSTER)
-    if entry is None:
-        raise ApiError(503, "UNAVAILABLE", "The control plane is not set up yet. Try again.")
-    pinned = fingerprint(entry.document(ClusterRecord).ca_certificate)
-    return {"token": str(Token(pinned, token.secret)), "created_at": token.created_at}

@@ -26,9 +26,9 @@ from dtr.ucp.authority import (
 from dtr.ucp.controller.budget import Rate, WriteBudget
 from dtr.ucp.controller.machines import Machine, Machines, read_machines
 from dtr.ucp.controller.names import web_names
-from dtr.ucp.model import CONTROLLER_PORT, ClusterRecord, JoinToken, Node, Role
-from dtr.ucp.store import IsUnchanged, Put, Store
-from dtr.ucp.tokens import is_secret
+from dtr.ucp.controller.tokens import admitted
+from dtr.ucp.model import CONTROLLER_PORT, ClusterRecord, Node, Role
+from dtr.ucp.store import IsUnchanged, Put
 
 MAX_NODES: Final = 500
 JOINS: Final = Rate(burst=100, per_second=5)
@@ -73,7 +73,7 @@ class Joining:
         been lost.
         """
         asked = JoinRequest.model_validate(request.body)
-        await _check_token(request.store, asked.secret)
+        await admitted(request.store, asked.secret, request.now)
         self._budget.spend("", 1)
         name, address = _checked(asked)
         cluster = await request.store.get(keys.CLUSTER)
@@ -83,6 +83,7 @@ class Joining:
         names = (*node_names(name, address), *await web_names(request.store))
         for _ in range(_ATTEMPTS):
             guard = await request.store.get(keys.JOINS)
+            admission = await admitted(request.store, asked.secret, request.now)
             machines = await read_machines(request.store)
             known = _known(machines, name, address, digest)
             node_id = known.node.id if known else new_node_id()
@@ -96,15 +97,21 @@ class Joining:
                 id=node_id,
                 name=name,
                 host_address=address,
-                role=asked.role,
+                role=admission.role(asked.role),
                 fingerprint=fingerprint(certificate),
                 key_digest=digest,
                 controller_port=self._port,
                 joined_at=request.now,
             )
             if await request.store.commit(
-                [Put(keys.node(node_id), node.encoded()), Put(keys.JOINS, node_id.encode())],
                 [
+                    Put(keys.node(node_id), node.encoded()),
+                    Put(keys.JOINS, node_id.encode()),
+                    # An answer that was lost makes the same node again, and is no second use.
+                    *([] if known else [admission.used(request.now)]),
+                ],
+                [
+                    admission.condition,
                     IsUnchanged(keys.node(node_id), known.entry.modified if known else 0),
                     IsUnchanged(keys.JOINS, guard.modified if guard else 0),
                 ],
@@ -115,19 +122,9 @@ class Joining:
                     "certificate": certificate,
                     "ca": self._authority.certificate_pem,
                     "controllers": list(machines.controllers),
+                    "role": str(node.role),
                 }
         raise ApiError(503, "BUSY", "Too many machines join at once. Try again.")
-
-
-async def _check_token(store: Store, secret: str) -> None:
-    entry = await store.get(keys.JOIN_TOKEN)
-    if entry is None or not is_secret(secret, entry.document(JoinToken).secret_hash):
-        raise ApiError(
-            401,
-            "TOKEN_INVALID",
-            "The join token is not the one that is valid now. Take what 'ucp token show' prints on "
-            "a manager.",
-        )
 
 
 def _checked(asked: JoinRequest) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from dtr.ucp.controller.nodes import node_routes
 from dtr.ucp.controller.operations import Operations
 from dtr.ucp.controller.sessions import Administrators
 from dtr.ucp.controller.status import Members, StatusRoutes
+from dtr.ucp.controller.tokens import token_routes
 
 
 def ucp_routes(
@@ -28,6 +29,7 @@ def ucp_routes(
     """Return the table."""
     return [
         *Administration(administrators).routes(),
+        *token_routes(),
         *Joining(authority, port, monotonic).routes(),
         *node_routes(),
         *Agents(authority, is_time_agreed, monotonic).routes(),
