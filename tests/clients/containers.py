@@ -10,9 +10,11 @@ from tests.support.registry import Registry
 
 STORAGE = """\
 [storage]
-driver = "vfs"
+driver = "{driver}"
 graphroot = "{home}/storage"
 runroot = "{home}/run/storage"
+[storage.options]
+pull_options = {{enable_partial_images = "true"}}
 """
 CONTAINERS = """\
 [engine]
@@ -25,11 +27,11 @@ network_config_dir = "{home}/networks"
 
 
 @contextmanager
-def private_client(name: str, home: Path) -> Iterator[Client]:
+def private_client(name: str, home: Path, *, driver: str = "vfs") -> Iterator[Client]:
     """Give podman or buildah with image storage below `home`; afterwards nothing is mounted."""
     requires_root(name)
     storage = home / "storage.conf"
-    storage.write_text(STORAGE.format(home=home))
+    storage.write_text(STORAGE.format(home=home, driver=driver))
     containers = home / "containers.conf"
     containers.write_text(CONTAINERS.format(home=home))
     environment = {
