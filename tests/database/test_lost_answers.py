@@ -22,6 +22,7 @@ from tests.support.postgresql import RunningPostgresql, temporary_database
 import dtr
 from dtr.accounts import manage as accounts
 from dtr.accounts import records as account_records
+from dtr.accounts.permits import permitted
 from dtr.accounts.signing import rotate_key
 from dtr.collect import collector
 from dtr.collect import records as collect
@@ -30,7 +31,7 @@ from dtr.database.schema import finished_units, metadata
 from dtr.jobs import records as jobs
 from dtr.jobs import schedules
 from dtr.jobs.model import JobKind, NewJob, Schedule
-from dtr.model.access import Level, Visibility
+from dtr.model.access import MAY_PUSH, Credential, Level, Permit, Principal, Visibility
 from dtr.model.digest import Algorithm, Digest
 from dtr.model.errors import RegistryError
 from dtr.model.manifests import OCI_MANIFEST, parse_manifest
@@ -47,6 +48,7 @@ pytestmark = pytest.mark.postgresql
 
 NAME = RepositoryName("alice/app")
 OTHER = RepositoryName("bob/copy")
+ALICE = Principal(account_id=2, name="alice")
 NOW = time.time()
 LATER = NOW + 1000.0
 CONTENT = [Digest.of(bytes([number])) for number in range(4)]
@@ -155,6 +157,9 @@ def of_repositories(teller: Teller) -> None:
     for level in (Level.READ_ONLY, Level.ADMIN):
         teller.do(manage.grant, str(NAME), "bob", level, whole_namespace=False)
         teller.do(manage.grant, "alice", "bob", level, whole_namespace=True)
+    permit = Permit(Credential(ALICE, epoch=1), MAY_PUSH, RepositoryName("new/one"), None)
+    for access in (permit, replace(permit, name=RepositoryName("alice/new"))):
+        teller.do(permitted, access, lambda: NOW, lambda _writer: True)
     teller.do(records.ensure_repository, RepositoryName("new/one"))
     teller.do(transfer.prepare_repository, OTHER, Visibility.PUBLIC, "alice")
     for _ in range(2):
@@ -179,7 +184,8 @@ def of_blobs(teller: Teller) -> None:
     teller.do(records.forget_upload_digests)
     source = first.repository_id
     for digest in (CONTENT[0], CONTENT[3]):
-        teller.do(uploads._mount_blob, OTHER, source, digest, LATER)
+        mounted = {"principal": ALICE, "review_at": LATER}
+        teller.do(uploads._mount_blob, OTHER, source, digest, **mounted)
         teller.do(transfer.link_known_blob, source, digest, review_at=LATER + 1)
         teller.do(records.keep_blob, source, digest, LATER + 2)
     for key in ("key 4", "key 5"):
@@ -223,7 +229,9 @@ def _session(teller: Teller, number: str) -> Upload:
 
 
 def _commit(teller: Teller, upload: Upload, blob: Blob, *, has_session: bool = True) -> None:
-    teller.do(uploads._commit_blob, upload, blob, has_session=has_session, now=NOW, review_at=LATER)
+    teller.do(
+        uploads._commit_blob, NAME, upload, blob, has_session=has_session, now=NOW, review_at=LATER
+    )
 
 
 def of_manifests(teller: Teller) -> None:
@@ -348,6 +356,6 @@ def _written() -> Iterator[str]:
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
                 and node.func.attr in {"write", "write_now", "write_soon"}
-                and ast.unparse(node.func.value).endswith("database")
+                and ast.unparse(node.func.value).endswith(("database", "gate"))
             ):
                 yield ast.unparse(node.args[0]).rpartition(".")[2]

@@ -1,13 +1,19 @@
 """Mounts: a blob of one repository linked into another (distribution-spec end-11)."""
 
+import itertools
 import secrets
 
 import pytest
 from tests.http.client import Client, Repository, assert_error
-from tests.http.targets import Target
+from tests.http.conftest import Connect, OpenRegistry
+from tests.http.targets import InProcess, Target
 
-from dtr.model.access import Level, Visibility
+from dtr.database import Reader
+from dtr.database.units import driver_of
+from dtr.model.access import Level, Principal, Visibility
 from dtr.model.digest import Algorithm, Digest
+from dtr.registry.records import mount_sources
+from dtr.testing.registry import ALICE, BOB
 
 
 @pytest.fixture
@@ -159,3 +165,59 @@ async def test_a_mount_of_no_digest_is_refused(repository: Repository) -> None:
     for digest in ("", "sha256:abc", "latest"):
         answer = await repository.client.post(repository.uploads, params={"mount": digest})
         assert_error(answer, 400, "DIGEST_INVALID")
+
+
+async def test_without_a_source_a_token_mounts_from_what_it_names(
+    source: Repository, repository: Repository
+) -> None:
+    """A token for one repository reaches no other one of its owner's, by whatever digest."""
+    content = secrets.token_bytes(100)
+    digest = await source.push_blob(content)
+    await repository.push_blob(b"here")
+    push = f"repository:{repository.name}:pull,push"
+    narrow = repository.seen_by(await repository.client.scoped(push))
+    assert (await mount(narrow, digest))[0] == 202
+    assert_error(await narrow.client.get(repository.blob(digest)), 404, "BLOB_UNKNOWN")
+    deaf = await repository.client.scoped(push, f"repository:{source.name}:push")
+    assert (await mount(repository.seen_by(deaf), digest))[0] == 202
+    wide = await repository.client.scoped(push, f"repository:{source.name}:pull")
+    assert (await mount(repository.seen_by(wide), digest))[0] == 201
+
+
+async def test_where_others_have_a_digest_no_more_is_asked_than_where_nobody_has_it(
+    open_registry: OpenRegistry, connect: Connect
+) -> None:
+    """The same statements with the same steps: time tells nothing about what others have."""
+    target = open_registry()
+    alice, bob = (connect(target).login(*who) for who in (ALICE, BOB))
+    contents = [secrets.token_bytes(50) for _ in range(2)]
+    for _ in range(20):
+        await alice.new_repository().push_blob(contents[0])
+    digests = [Digest.of(content) for content in contents]
+    mine = bob.new_repository()
+    for name in range(5):
+        await bob.repository(f"bob/other-{name}").push_blob(b"mine")
+    steps = []
+    for client in (bob, await bob.scoped(f"repository:{mine.name}:pull,push")):
+        for digest in digests:
+            principal = await _principal(target, client)
+            steps.append(target.administration._database.read_now(_steps, digest, principal))
+    assert steps[0] == steps[1] > 0
+    assert steps[2] == steps[3] > 0
+
+
+def _steps(reader: Reader, digest: Digest, principal: Principal) -> int:
+    """Return how many steps of SQLite's machine the search for sources takes."""
+    count = itertools.count()
+    driver = driver_of(reader._connection)
+    driver.set_progress_handler(lambda: next(count) < 0, 1)
+    try:
+        assert mount_sources(reader, digest, principal) == []
+    finally:
+        driver.set_progress_handler(None, 1)
+    return next(count)
+
+
+async def _principal(target: InProcess, client: Client) -> Principal:
+    identity = target.application._gate._identity
+    return (await identity.identify(client.authorization, "127.0.0.1")).principal

@@ -305,7 +305,8 @@ async def test_a_token_for_a_name_ends_with_what_had_the_name(
     target.administration.remove_repository(repository.name)
     await repository.push_image("latest")
     for _ in range(target.processes * 2):
-        assert_error(await bearer.get(repository.tags), 404, "NAME_UNKNOWN")
+        assert_error(await bearer.get(repository.tags), 401, "UNAUTHORIZED")
+        assert_error(await bob.get(repository.tags), 404, "NAME_UNKNOWN")
         assert_error(await nobody.get(repository.tags), 401, "UNAUTHORIZED")
 
 

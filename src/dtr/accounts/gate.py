@@ -1,19 +1,25 @@
 """The one gate in front of every route: deny by default (CVE-2026-27771 is why there is one)."""
 
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Concatenate, ParamSpec, TypeVar
 
 from dtr.accounts import records
 from dtr.accounts.identity import Identity
+from dtr.accounts.permits import permitted
 from dtr.asgi import Request
 from dtr.asgi.forwarded import Proxies
-from dtr.database import Database
+from dtr.database import Database, Writer
 from dtr.model.access import (
     MAY_PUSH,
     NEEDED,
     Access,
     Action,
+    Credential,
     Door,
     Level,
+    Permit,
     Principal,
     Repository,
     level_of,
@@ -21,7 +27,11 @@ from dtr.model.access import (
 from dtr.model.errors import DeniedError, NameInvalidError, NameUnknownError, UnauthorizedError
 from dtr.model.names import RepositoryName
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
 _FOR_ADMINISTRATORS = frozenset({Door.OPERATOR, Door.ADMINISTRATOR})
+_WRITES = frozenset({Action.PUSH, Action.DELETE, Action.ADMIN})
 
 
 class Gate:
@@ -39,6 +49,7 @@ class Gate:
         proxies: Proxies,
         public_url: str = "",
         metrics_public: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._identity = identity
@@ -46,9 +57,10 @@ class Gate:
         self._proxies = proxies
         self._public_url = public_url.rstrip("/")
         self._metrics_public = metrics_public
+        self._clock = clock
 
     async def admit(self, request: Request, access: Access) -> None:
-        """Let the request pass and put principal and repository on it.
+        """Let the request pass and put principal, repository and permit on it.
 
         Raises:
             UnauthorizedError: with the challenge that tells the client where to get a token.
@@ -62,16 +74,61 @@ class Gate:
             # First of all: challenges repeat the name, and headers are no place for any text.
             RepositoryName.parse(request.parameters["name"])
         try:
-            request.principal = await self._identity.identify(
+            credential = await self._identity.identify(
                 request.header(b"authorization"), self._proxies.client(request)
             )
         except UnauthorizedError as error:
             error.challenge = self._challenge(request, access, "invalid_token")
             raise
+        request.principal = credential.principal
         if access.door is Door.REPOSITORY:
-            await self._admit_to_repository(request, access)
+            await self._admit_to_repository(request, access, credential)
         elif not self._may_enter(request.principal, access.door):
             raise self._refusal(request, access)
+
+    def write(
+        self,
+        unit: Callable[Concatenate[Writer, P], T],
+        request: Request,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Awaitable[T]:
+        """Run a unit that writes to the request's repository, if it still may (`permitted`).
+
+        Raises:
+            UnauthorizedError, DeniedError, NameUnknownError: it may not any more.
+
+        """
+        return self._written(
+            self._database.write, lambda writer: unit(writer, *args, **kwargs), request
+        )
+
+    def write_soon(
+        self,
+        unit: Callable[Concatenate[Writer, P], T],
+        request: Request,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Awaitable[T]:
+        """Do as `write`, in a transaction that a power cut may undo (`Database.write_soon`)."""
+        return self._written(
+            self._database.write_soon, lambda writer: unit(writer, *args, **kwargs), request
+        )
+
+    async def _written(
+        self,
+        write: Callable[..., Awaitable[T]],
+        unit: Callable[[Writer], T],
+        request: Request,
+    ) -> T:
+        permit = request.permit
+        if permit is None:
+            raise DeniedError("the route does not say that it writes to the repository")
+        try:
+            return await write(permitted, permit, self._clock, unit)
+        except UnauthorizedError as error:
+            error.challenge = self._challenge(request, permit.access, "invalid_token")
+            raise
 
     async def level(
         self, principal: Principal, name: RepositoryName
@@ -102,10 +159,12 @@ class Gate:
 
         """
         principal = request.principal
-        if (await self.level(principal, source))[0] < Level.READ_ONLY:
+        level, repository = await self.level(principal, source)
+        if level < Level.READ_ONLY or repository is None:
             return False
-        is_narrower = principal.scope is not None and not principal.scope.allows(
-            source, Action.PULL
+        scope = principal.scope
+        is_narrower = scope is not None and not (
+            scope.allows(source, Action.PULL) and scope.is_for(source, repository.id)
         )
         if is_narrower and source != request.parameters["name"]:
             raise self._refusal(request, MAY_PUSH)
@@ -128,7 +187,9 @@ class Gate:
             )
         return Level(row[0]) if row and row[0] is not None else Level.NONE
 
-    async def _admit_to_repository(self, request: Request, access: Access) -> None:
+    async def _admit_to_repository(
+        self, request: Request, access: Access, credential: Credential
+    ) -> None:
         name = RepositoryName.parse(request.parameters["name"])
         action = access.action
         if action is None:
@@ -136,12 +197,18 @@ class Gate:
         principal = request.principal
         if principal.scope is not None and not principal.scope.allows(name, action):
             raise self._refusal(request, access)
-        level, request.repository = await self.level(principal, name)
+        level, repository = await self.level(principal, name)
+        request.repository = repository
+        found_id = repository.id if repository is not None else None
+        if principal.scope is not None and not principal.scope.is_for(name, found_id):
+            raise self._refusal(request, access)
         if level >= NEEDED[action] and (
-            request.repository is not None
+            repository is not None
             or action is not Action.PUSH
             or await self._may_create(principal, name)
         ):
+            if action in _WRITES:
+                request.permit = Permit(credential, access, name, found_id)
             return
         if principal.is_anonymous:
             raise self._refusal(request, access)

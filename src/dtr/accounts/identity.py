@@ -8,7 +8,6 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from dtr.accounts import records
@@ -18,22 +17,13 @@ from dtr.accounts.settings import AuthSettings
 from dtr.accounts.signing import KeyRing
 from dtr.accounts.throttle import LoginThrottle
 from dtr.database import Database
-from dtr.model.access import ANONYMOUS, Action, Level, Principal, Scope
+from dtr.model.access import NOBODY, Action, Credential, Level, Principal, Scope
 from dtr.model.errors import HeaderTooLargeError, UnauthorizedError
 
 _ACCOUNT_SECONDS = 1.0
 _CACHED_BEARERS = 4096
 _CACHED_ACCOUNTS = 4096
 _CACHED_CREDENTIALS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """What stands behind a login: a principal, and the access token that was used, if any."""
-
-    principal: Principal
-    epoch: int
-    token_id: int | None = None
 
 
 class Identity:
@@ -65,7 +55,7 @@ class Identity:
         self._cache_secret = secrets.token_bytes(32)
         self._used: dict[int, float] = {}
 
-    async def identify(self, authorization: str, client: str) -> Principal:
+    async def identify(self, authorization: str, client: str) -> Credential:
         """Return who sent this Authorization header from the address `client`.
 
         Raises:
@@ -75,23 +65,23 @@ class Identity:
 
         """
         if not authorization:
-            return ANONYMOUS
+            return NOBODY
         if len(authorization) > self._settings.header_bytes:
             raise HeaderTooLargeError(limit=self._settings.header_bytes)
         scheme, _, value = authorization.partition(" ")
         match scheme.lower():
             case "bearer":
-                return (await self._bearer(value.strip())).principal
+                return await self._bearer(value.strip())
             case "basic":
                 name, password = parse_basic(value)
-                return (await self.login(name, password, client)).principal
+                return await self.login(name, password, client)
             case _:
                 raise UnauthorizedError("Authorization must be Basic or Bearer")
 
     async def login(self, name: str, password: str, client: str) -> Credential:
         """Verify a name with a password or access token; see `identify` for what it raises."""
         if not name and not password:
-            return Credential(ANONYMOUS, 0)
+            return NOBODY
         key = hmac.digest(self._cache_secret, f"{name}\0{password}".encode(), hashlib.sha256)
         cached = await self._remembered(key)
         if cached is not None:
@@ -260,14 +250,17 @@ def parse_basic(value: str) -> tuple[str, str]:
 def scope_of(entries: Any) -> Scope:
     """Return the scope in the `access` claim of a bearer token (Docker token specification)."""
     repositories: dict[str, frozenset[Action]] = {}
+    ids: dict[str, int] = {}
     catalog = False
     for entry in entries:
         kind, name, actions = entry["type"], entry["name"], entry["actions"]
         if kind == "repository":
             repositories[name] = frozenset(Action(action) for action in actions)
+            if "id" in entry:
+                ids[name] = int(entry["id"])
         elif kind == "registry" and name == "catalog":
             catalog = "*" in actions
-    return Scope(repositories, catalog)
+    return Scope(repositories, catalog, ids)
 
 
 def _credential(

@@ -100,6 +100,31 @@ FIND_GRANT = Lookup(
         ),
     )
 )
+PERMITTED = Lookup(
+    select(
+        accounts.c.is_active,
+        accounts.c.epoch,
+        accounts.c.is_admin,
+        repositories.c.id,
+        repositories.c.namespace_id,
+        repositories.c.visibility,
+        tokens.c.id,
+        tokens.c.expires_at,
+    )
+    .select_from(
+        accounts.outerjoin(repositories, repositories.c.name == bindparam("name")).outerjoin(
+            tokens,
+            and_(tokens.c.id == bindparam("token_id"), tokens.c.account_id == accounts.c.id),
+        )
+    )
+    .where(accounts.c.id == bindparam("account_id"))
+)
+"""Who, by which access token, in which repository: one row, or none where there is no account."""
+FIND_REPOSITORY_BY_ID = Lookup(
+    select(repositories.c.namespace_id, repositories.c.visibility).where(
+        repositories.c.id == bindparam("id")
+    )
+)
 FIND_NAMESPACE_GRANT = Lookup(
     select(func.max(grants.c.level)).where(
         grants.c.account_id == bindparam("account_id"),

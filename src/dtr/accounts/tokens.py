@@ -8,14 +8,14 @@ from urllib.parse import parse_qs
 
 from dtr.accounts import records
 from dtr.accounts.gate import Gate
-from dtr.accounts.identity import Credential, Identity, parse_basic
+from dtr.accounts.identity import Identity, parse_basic
 from dtr.accounts.passwords import hash_token, new_token
 from dtr.accounts.settings import AuthSettings
 from dtr.accounts.signing import KeyRing
 from dtr.asgi import Endpoint, Request, Response, Route
 from dtr.asgi.forwarded import Proxies
 from dtr.database import Database
-from dtr.model.access import ANONYMOUS, NEEDED, OPEN, Action, Level, Principal
+from dtr.model.access import NEEDED, NOBODY, OPEN, Action, Credential, Level, Principal
 from dtr.model.errors import (
     HeaderTooLargeError,
     NameInvalidError,
@@ -102,7 +102,7 @@ class TokenEndpoint:
     async def _login(self, request: Request) -> Credential:
         authorization = request.header(b"authorization")
         if not authorization:
-            return Credential(ANONYMOUS, 0)
+            return NOBODY
         if len(authorization) > self._settings.header_bytes:
             raise HeaderTooLargeError(limit=self._settings.header_bytes)
         scheme, _, value = authorization.partition(" ")
@@ -168,33 +168,35 @@ class TokenEndpoint:
         wanted = [part for scope in scopes for part in scope.split(" ") if part]
         if len(wanted) > _MAX_SCOPES:
             raise ParameterInvalidError(f"more than {_MAX_SCOPES} scopes", limit=_MAX_SCOPES)
-        actions: dict[tuple[str, str], dict[str, None]] = {}
+        entries: dict[tuple[str, str], dict[str, Any]] = {}
         for scope in wanted:
             kind, name, asked = _parse_scope(scope)
-            granted = await self._allowed(principal, kind, name, asked)
-            actions.setdefault((kind, name), {}).update(dict.fromkeys(granted))
-        return [
-            {"type": kind, "name": name, "actions": list(granted)}
-            for (kind, name), granted in actions.items()
-            if granted
-        ]
+            granted, about = await self._allowed(principal, kind, name, asked)
+            if granted:
+                new = {"type": kind, "name": name, "actions": []}
+                entry = entries.setdefault((kind, name), new)
+                entry["actions"] += [each for each in granted if each not in entry["actions"]]
+                entry.update(about)
+        return list(entries.values())
 
     async def _allowed(
         self, principal: Principal, kind: str, name: str, asked: list[str]
-    ) -> list[str]:
+    ) -> tuple[list[str], dict[str, int]]:
+        """Return the actions that are granted, and which repository it is that has the name now."""
         if kind == "registry" and name == "catalog":
-            return ["*"] if not principal.is_anonymous and "*" in asked else []
+            return ["*"] if not principal.is_anonymous and "*" in asked else [], {}
         if kind != "repository":
-            return []
+            return [], {}
         try:
-            level, _ = await self._gate.level(principal, RepositoryName.parse(name))
+            level, repository = await self._gate.level(principal, RepositoryName.parse(name))
         except NameInvalidError:
-            return []
-        return [
+            return [], {}
+        granted = [
             str(action)
             for action in (Action.PULL, Action.PUSH, Action.DELETE)
             if (action in asked or "*" in asked) and level >= NEEDED[action]
         ]
+        return granted, {} if repository is None else {"id": repository.id}
 
 
 def _parse_scope(scope: str) -> tuple[str, str, list[str]]:

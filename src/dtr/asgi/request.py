@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from dtr.asgi.pace import BodyLimits, BodyWatch, SlowBodyError
-from dtr.model.access import ANONYMOUS, Principal, Repository
+from dtr.model.access import ANONYMOUS, Permit, Principal, Repository
 from dtr.model.errors import (
     NameUnknownError,
     ParameterInvalidError,
@@ -34,9 +34,9 @@ class ClientDisconnectError(Exception):
 class Request:
     """What the client asked, and what the gate found out about it.
 
-    `parameters` are the parts of the path that the route names. `principal` and `repository` are
-    the gate's; `repository` is None where the named one does not exist. `is_broken_off`: the body
-    ended before its end.
+    `parameters` are the parts of the path that the route names. `principal`, `repository` and
+    `permit` are the gate's; `repository` is None where the named one does not exist, `permit` where
+    the route writes to none. `is_broken_off`: the body ended before its end.
     """
 
     __slots__ = (
@@ -51,6 +51,7 @@ class Request:
         "method",
         "parameters",
         "path",
+        "permit",
         "principal",
         "repository",
         "scope",
@@ -71,6 +72,7 @@ class Request:
         self.limits = limits
         self.parameters: Mapping[str, str] = {}
         self.principal: Principal = ANONYMOUS
+        self.permit: Permit | None = None
         self.repository: Repository | None = None
         self.body_bytes = 0
         self.is_broken_off = False

@@ -139,7 +139,7 @@ class Writer(Reader):
     ) -> None:
         super().__init__(connection, engine)
         self._unit_id = unit_id
-        self._may_have_run = may_have_run
+        self.may_have_run = may_have_run
 
     def ran_before(self, *, is_noted: bool = True) -> bool:
         """Tell whether an earlier attempt at this very unit was committed; note that this one is.
@@ -150,7 +150,7 @@ class Writer(Reader):
         """
         if not self._unit_id:
             return False
-        if self._may_have_run and self._is_noted(self._unit_id):
+        if self.may_have_run and self._is_noted(self._unit_id):
             return True
         if is_noted:
             self._note(self._unit_id)

@@ -97,10 +97,17 @@ class Scope:
 
     repositories: dict[str, frozenset[Action]] = field(default_factory=dict)
     catalog: bool = False
+    ids: dict[str, int] = field(default_factory=dict)
+    """Which repository had each name when the token was issued; a new one has none yet."""
 
     def allows(self, name: str, action: Action) -> bool:
         """Tell whether the token may be used for `action` on the repository `name`."""
         return action in self.repositories.get(name, frozenset())
+
+    def is_for(self, name: str, repository_id: int | None) -> bool:
+        """Tell whether this is the repository that had the name when the token was issued."""
+        bound = self.ids.get(name)
+        return bound is None or bound == repository_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +140,21 @@ ANONYMOUS = Principal()
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """What stands behind a request: a principal, and the access token that was used, if any.
+
+    `epoch` is the account's when the credential was verified.
+    """
+
+    principal: Principal
+    epoch: int = 0
+    token_id: int | None = None
+
+
+NOBODY = Credential(ANONYMOUS)
+
+
+@dataclass(frozen=True, slots=True)
 class Repository:
     """A repository as the gate and the handlers see it."""
 
@@ -140,6 +162,19 @@ class Repository:
     name: RepositoryName
     namespace_id: int
     visibility: Visibility
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """What the gate let pass: who, by which credential, to do what, in which repository.
+
+    `repository_id` is None where there was no repository of that name.
+    """
+
+    credential: Credential
+    access: Access
+    name: RepositoryName
+    repository_id: int | None
 
 
 def level_of(

@@ -55,8 +55,9 @@ class Push:
         manifest = parse_manifest(payload, request.header(b"content-type"), self._settings.manifest)
         digest = _digest_of(payload, reference)
         pushed = PushedManifest(digest, payload, manifest, tags, request.principal.account_id)
-        missing = await self._context.database.write(
+        missing = await self._context.gate.write(
             put_manifest,
+            request,
             name,
             pushed,
             now=self._context.clock(),
@@ -72,12 +73,13 @@ class Push:
         now = self._context.clock()
         untagged_at = now + self._settings.untagged_grace_seconds
         if isinstance(reference, TagName):
-            await self._context.database.write(
-                _delete_tag, repository.id, reference, review_at=untagged_at
+            await self._context.gate.write(
+                _delete_tag, request, repository.id, reference, review_at=untagged_at
             )
         else:
-            await self._context.database.write(
+            await self._context.gate.write(
                 delete_manifest,
+                request,
                 repository.id,
                 reference,
                 blobs_review_at=now + self._settings.grace_seconds,

@@ -4,13 +4,15 @@ import re
 import uuid
 from dataclasses import replace
 
+from dtr.accounts.permits import may_pull
 from dtr.accounts.records import FIND_REPOSITORY
 from dtr.asgi import ClientDisconnectError, Request, Response
 from dtr.database import Writer
-from dtr.model.access import Level, Repository
+from dtr.model.access import Principal
 from dtr.model.digest import Algorithm, Digest
 from dtr.model.errors import (
     BlobUnknownError,
+    DeniedError,
     DigestInvalidError,
     NameInvalidError,
     NameUnknownError,
@@ -19,6 +21,8 @@ from dtr.model.errors import (
     RegistryError,
     RequestTimeoutError,
     SizeInvalidError,
+    UnauthorizedError,
+    UnknownError,
     UploadInvalidError,
     UploadRangeError,
     UploadUnknownError,
@@ -30,7 +34,7 @@ from dtr.registry.records import Blob, Upload
 from dtr.storage import BlobWriter, Progress
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d+|\*))?\Z", re.ASCII)
-_MOUNT_SOURCES = 100
+_REFUSALS = (UnauthorizedError, DeniedError, UnknownError)
 
 
 class Uploads:
@@ -86,7 +90,7 @@ class Uploads:
         try:
             await self._receive(request, writer)
             _check_end(request, writer.offset)
-            await self._commit(upload, writer, digest)
+            await self._commit(request, upload, writer, digest)
         except DigestInvalidError:
             await self._give_up(upload, writer)
             raise
@@ -106,7 +110,7 @@ class Uploads:
     async def cancel(self, request: Request) -> Response:
         """Answer DELETE: forget the upload (end-14)."""
         upload = await self._find(request)
-        progress = await self._context.database.write(records.take_upload, upload.id)
+        progress = await self._context.gate.write(records.take_upload, request, upload.id)
         await self._context.store.discard(upload.id, progress or Progress())
         return Response(204)
 
@@ -114,47 +118,47 @@ class Uploads:
         """Answer DELETE of a blob, unless a manifest of the repository needs it (end-10)."""
         repository = request.existing_repository()
         digest = Digest.parse(request.parameters["digest"])
-        await self._context.database.write(_delete_blob, repository.id, digest)
+        await self._context.gate.write(_delete_blob, request, repository.id, digest)
         return Response(202)
 
     async def _mount(self, request: Request, digest: Digest) -> bool:
         """Link a blob that a repository which the principal may pull from has (end-11)."""
-        database = self._context.database
-        for source in await self._sources(request, digest):
-            row = await database.lookup(FIND_REPOSITORY, {"name": source})
-            if row is not None and await database.write(
-                _mount_blob, request.name, row[0], digest, self._review_at()
+        for source_id in await self._sources(request, digest):
+            if await self._context.gate.write(
+                _mount_blob,
+                request,
+                request.name,
+                source_id,
+                digest,
+                principal=request.principal,
+                review_at=self._review_at(),
             ):
                 return True
         return False
 
-    async def _sources(self, request: Request, digest: Digest) -> list[RepositoryName]:
-        """Return where a blob may be mounted from, as far as the principal may pull there.
-
-        Without `from` the client cannot know which repositories a token should name: then the
-        account's own right to pull decides.
-        """
-        gate, named = self._context.gate, request.query("from")
-        if named is not None:
-            try:
-                source = RepositoryName.parse(named)
-            except NameInvalidError:
-                return []
-            return [source] if await gate.may_pull_source(request, source) else []
-        found = await self._context.database.read(
-            records.sources_of, digest, request.principal, _MOUNT_SOURCES
-        )
-        names = [RepositoryName(name) for name in found]
-        return [n for n in names if (await gate.level(request.principal, n))[0] >= Level.READ_ONLY]
+    async def _sources(self, request: Request, digest: Digest) -> list[int]:
+        """Return the repositories that a blob may be mounted from."""
+        named = request.query("from")
+        if named is None:
+            return await self._context.database.read(
+                records.mount_sources, digest, request.principal
+            )
+        try:
+            source = RepositoryName.parse(named)
+        except NameInvalidError:
+            return []
+        if not await self._context.gate.may_pull_source(request, source):
+            return []
+        row = await self._context.database.lookup(FIND_REPOSITORY, {"name": source})
+        return [] if row is None else [row[0]]
 
     async def _whole(self, request: Request, digest: Digest) -> Response:
         """Take a blob that came with its POST (end-4b)."""
-        repository = request.repository or await self._create(request)
-        upload = self._new_upload(request, repository, digest.algorithm)
+        upload = self._new_upload(request, digest.algorithm)
         writer = await self._context.store.begin(upload.id, digest.algorithm)
         try:
             await self._receive(request, writer)
-            await self._commit(upload, writer, digest, has_session=False)
+            await self._commit(request, upload, writer, digest, has_session=False)
         except BaseException:
             await writer.cancel()
             raise
@@ -162,25 +166,21 @@ class Uploads:
             await writer.close()
         return _created(request.name, digest)
 
-    async def _create(self, request: Request) -> Repository:
-        return await self._context.database.write(records.ensure_repository, request.name)
-
     async def _open_session(self, request: Request, algorithm: Algorithm) -> Upload:
-        upload = self._new_upload(request, request.repository, algorithm)
+        upload = self._new_upload(request, algorithm)
         database, most = self._context.database, self._settings.upload_sessions_per_account
         row = await database.lookup(records.COUNT_UPLOADS, {"account_id": upload.account_id})
         if row is not None and row[0] >= most:
             raise QuotaExceededError(f"this account has {most} uploads open", limit=most)
-        return await database.write_soon(
-            _open_upload, request.name, upload, now=self._context.clock()
+        return await self._context.gate.write_soon(
+            _open_upload, request, request.name, upload, now=self._context.clock()
         )
 
-    def _new_upload(
-        self, request: Request, repository: Repository | None, algorithm: Algorithm
-    ) -> Upload:
+    def _new_upload(self, request: Request, algorithm: Algorithm) -> Upload:
+        """Return a session that is recorded nowhere; 0 is a repository that is yet to be made."""
         return Upload(
             id=str(uuid.uuid4()),
-            repository_id=repository.id if repository else 0,
+            repository_id=request.repository.id if request.repository else 0,
             account_id=request.principal.account_id or 0,
             algorithm=algorithm,
             progress=Progress(),
@@ -249,8 +249,9 @@ class Uploads:
         """
         progress = await writer.flush()
         expires_at = self._expires_at()
-        is_there = await self._context.database.write_soon(
+        is_there = await self._context.gate.write_soon(
             records.advance_upload,
+            request,
             upload.id,
             start=upload.progress,
             progress=progress,
@@ -271,22 +272,37 @@ class Uploads:
             await self._context.store.discard(upload.id, progress)
 
     async def _commit(
-        self, upload: Upload, writer: BlobWriter, digest: Digest, *, has_session: bool = True
+        self,
+        request: Request,
+        upload: Upload,
+        writer: BlobWriter,
+        digest: Digest,
+        *,
+        has_session: bool = True,
     ) -> None:
-        """Make the bytes durable, then the metadata that makes them readable."""
+        """Make the bytes durable, then the metadata that makes them readable.
+
+        Where the metadata refuse them, because the session was moved or the right to push is gone,
+        the bytes are taken back; a session that went on from them is over.
+        """
         size = writer.offset
         key = await writer.commit(digest)
         try:
-            is_used = await self._context.database.write(
+            is_used = await self._context.gate.write(
                 _commit_blob,
+                request,
+                request.name,
                 upload,
                 Blob(digest, size, key, writer.holders),
                 has_session=has_session,
                 now=self._context.clock(),
                 review_at=self._review_at(),
             )
-        except UploadUnknownError:
+        except _REFUSALS as error:
             await writer.withdraw()
+            if has_session and not isinstance(error, UploadUnknownError):
+                database = self._context.database
+                await database.write(records.remove_upload, upload.id, upload.progress)
             raise
         await writer.recorded()
         if not is_used:
@@ -309,6 +325,7 @@ def _open_upload(writer: Writer, name: RepositoryName, upload: Upload, *, now: f
 
 def _commit_blob(
     writer: Writer,
+    name: RepositoryName,
     upload: Upload,
     blob: Blob,
     *,
@@ -316,13 +333,13 @@ def _commit_blob(
     now: float,
     review_at: float,
 ) -> bool:
-    """Make a blob readable in a repository; return False when its bytes were not needed.
+    """Make a blob readable in the upload's repository; return False when nobody needed its bytes.
 
     Raises:
         UploadUnknownError: the session is over, or another request moved it.
 
     """
-    repository_id = upload.repository_id
+    repository_id = upload.repository_id or records.ensure_repository(writer, name).id
     if has_session and not records.remove_upload(writer, upload.id, upload.progress):
         # Perhaps this very unit ran before, and its answer was lost.
         is_over = records.upload_progress(writer, upload.id) is None
@@ -344,8 +361,17 @@ def _continued_elsewhere(upload: Upload) -> UploadRangeError:
 
 
 def _mount_blob(
-    writer: Writer, name: RepositoryName, source_id: int, digest: Digest, review_at: float
+    writer: Writer,
+    name: RepositoryName,
+    source_id: int,
+    digest: Digest,
+    *,
+    principal: Principal,
+    review_at: float,
 ) -> bool:
+    """Link a blob of the source, if the principal may pull from it; return whether it did."""
+    if not may_pull(writer, principal, source_id):
+        return False
     if records.missing_blobs(writer, source_id, [digest]):
         return False
     target = records.ensure_repository(writer, name)

@@ -68,6 +68,7 @@ def build_application(
         proxies=proxies,
         public_url=settings.server.public_url,
         metrics_public=settings.server.metrics_public,
+        clock=clock,
     )
     pulls = PullCounter(database)
     context = RegistryContext(

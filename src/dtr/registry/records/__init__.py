@@ -17,7 +17,6 @@ from dtr.registry.records.blobs import (
     keep_blob,
     link_blob,
     missing_blobs,
-    sources_of,
     store_blob,
     unlink_blob,
 )
@@ -38,6 +37,7 @@ from dtr.registry.records.manifests import (
     review_manifest,
     review_untagged,
 )
+from dtr.registry.records.mounts import mount_sources
 from dtr.registry.records.repositories import (
     CATALOG_PAGE,
     CATALOG_PAGE_OF_ACCOUNT,
@@ -111,6 +111,7 @@ __all__ = [
     "list_repositories",
     "missing_blobs",
     "missing_manifests",
+    "mount_sources",
     "put_tag",
     "referring_manifest",
     "remove_manifest",
@@ -120,7 +121,6 @@ __all__ = [
     "review_manifest",
     "review_untagged",
     "set_visibility",
-    "sources_of",
     "storage_in_use",
     "store_blob",
     "take_upload",

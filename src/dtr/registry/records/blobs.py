@@ -10,11 +10,9 @@ from dtr.database import Change, Lookup, Reader, Writer
 from dtr.database.schema import (
     blob_holders,
     blobs,
-    repositories,
     repository_blobs,
 )
 from dtr.database.statements import insert_unless_there
-from dtr.model.access import Principal
 from dtr.model.digest import Digest
 from dtr.registry.records.membership import missing
 
@@ -196,18 +194,3 @@ def keep_blob(writer: Writer, repository_id: int, digest: Digest, review_at: flo
         return False
     link_blob(writer, repository_id, digest, review_at)
     return True
-
-
-def sources_of(reader: Reader, digest: Digest, principal: Principal, count: int) -> list[str]:
-    """Return names of repositories with this blob, those of the principal first."""
-    rows = reader.execute(
-        select(repositories.c.name)
-        .join_from(
-            repository_blobs, repositories, repositories.c.id == repository_blobs.c.repository_id
-        )
-        .join(blobs, blobs.c.digest == repository_blobs.c.digest)
-        .where(repository_blobs.c.digest == digest, blobs.c.state == LIVE)
-        .order_by(repositories.c.namespace_id != (principal.account_id or 0), repositories.c.id)
-        .limit(count)
-    )
-    return [row[0] for row in rows]

@@ -1,0 +1,134 @@
+"""Rights inside of a unit of work: what the gate found is looked at again where it is written.
+
+A body may take minutes to arrive. Who was let in when it began may have lost the right to write
+by the time it ends: a grant revoked, a user disabled, an access token revoked or expired, the
+repository removed and another one made under its name.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from dtr.accounts import records
+from dtr.database import Reader, Writer
+from dtr.model.access import NEEDED, Action, Level, Permit, Principal, Visibility, level_of
+from dtr.model.errors import (
+    DeniedError,
+    NameUnknownError,
+    UnauthorizedError,
+    UnavailableError,
+    UnknownError,
+)
+from dtr.model.names import RepositoryName
+
+T = TypeVar("T")
+
+
+def permitted(
+    writer: Writer, permit: Permit, clock: Callable[[], float], unit: Callable[[Writer], T]
+) -> T:
+    """Run a unit of work if `permit` still holds, in the same transaction.
+
+    Raises:
+        UnauthorizedError, DeniedError, NameUnknownError: it does not; nothing was written.
+        UnavailableError: it does not, and an earlier attempt may have been committed before.
+
+    """
+    try:
+        check(writer, permit, clock())
+    except (UnauthorizedError, DeniedError, UnknownError):
+        if writer.may_have_run:
+            message = "whether this was written before the right to it ended is not known"
+            raise UnavailableError(message) from None
+        raise
+    return unit(writer)
+
+
+def check(reader: Reader, permit: Permit, now: float) -> None:
+    """Make sure that what the gate let pass may still be done.
+
+    A bearer token's own end does not matter here: it says until when requests may begin.
+
+    Raises:
+        UnauthorizedError: the account or the access token behind the credential has changed.
+        NameUnknownError: the repository is not the one that it was.
+        DeniedError: the account may not any more.
+
+    """
+    credential, action = permit.credential, permit.access.action
+    principal = credential.principal
+    if principal.account_id is None or action is None:
+        raise DeniedError(name=str(permit.name), action=str(action))
+    row = reader.first(
+        records.PERMITTED,
+        {
+            "account_id": principal.account_id,
+            "name": permit.name,
+            "token_id": credential.token_id,
+        },
+    )
+    if row is None or not row[0] or row[1] != credential.epoch:
+        raise UnauthorizedError("the account behind this credential has changed")
+    is_token_gone = row[6] is None or (row[7] is not None and row[7] <= now)
+    if credential.token_id is not None and is_token_gone:
+        raise UnauthorizedError("the access token behind this credential has ended")
+    if permit.repository_id is not None and row[3] != permit.repository_id:
+        raise NameUnknownError("the repository was removed meanwhile", name=str(permit.name))
+    principal = replace(principal, is_admin=bool(row[2]))
+    if row[3] is None:
+        # What is new is created: by whoever administers the namespace, whatever the token's level.
+        may = level_to_create(reader, replace(principal, ceiling=Level.ADMIN), permit.name)
+        is_allowed = may is Level.ADMIN and principal.ceiling >= NEEDED[action]
+    else:
+        visibility = Visibility(row[5])
+        may = level_in(reader, principal, row[3], namespace_id=row[4], visibility=visibility)
+        is_allowed = may >= NEEDED[action]
+    if not is_allowed:
+        raise DeniedError(name=str(permit.name), action=str(action))
+
+
+def may_pull(reader: Reader, principal: Principal, repository_id: int) -> bool:
+    """Tell whether a principal may pull from a repository; either may be gone."""
+    row = reader.first(records.FIND_REPOSITORY_BY_ID, {"id": repository_id})
+    account = reader.first(records.FIND_ACCOUNT, {"id": principal.account_id})
+    if row is None or account is None:
+        return False
+    principal = replace(principal, is_admin=records.account_of(account).is_admin)
+    visibility = Visibility(row[1])
+    found = level_in(reader, principal, repository_id, namespace_id=row[0], visibility=visibility)
+    return found >= NEEDED[Action.PULL]
+
+
+def level_in(
+    reader: Reader,
+    principal: Principal,
+    repository_id: int,
+    *,
+    namespace_id: int,
+    visibility: Visibility,
+) -> Level:
+    """Return what a principal may do with a repository."""
+    owns = principal.account_id == namespace_id
+    granted = Level.NONE
+    if not (principal.is_anonymous or principal.is_admin or owns):
+        parameters = {
+            "account_id": principal.account_id,
+            "repository_id": repository_id,
+            "namespace_id": namespace_id,
+        }
+        granted = _granted(reader.first(records.FIND_GRANT, parameters))
+    return level_of(principal, owns_namespace=owns, visibility=visibility, granted=granted)
+
+
+def level_to_create(reader: Reader, principal: Principal, name: RepositoryName) -> Level:
+    """Return what a principal may do with a repository that does not exist yet."""
+    owns = principal.name == name.namespace and not principal.is_anonymous
+    granted = Level.NONE
+    if not (principal.is_anonymous or principal.is_admin or owns):
+        parameters = {"account_id": principal.account_id, "namespace": name.namespace}
+        granted = _granted(reader.first(records.FIND_NAMESPACE_GRANT, parameters))
+    return level_of(principal, owns_namespace=owns, visibility=None, granted=granted)
+
+
+def _granted(row: tuple[int | None, ...] | None) -> Level:
+    return Level(row[0]) if row and row[0] is not None else Level.NONE
