@@ -126,11 +126,12 @@ ANALYZE planned;
         "images",
         """
 INSERT INTO manifests (
-    id, repository_id, digest, media_type, payload, size, artifact_type, annotations, pushed_at
+    id, repository_id, digest, media_type, payload, size, artifact_type, annotations, pushed_at,
+    edge_rules
 )
 SELECT manifest, repository, 'sha256:' || encode(sha256(payload), 'hex'),
     'application/vnd.oci.image.manifest.v1+json', payload, length(payload), '', '{{}}',
-    {now} - manifest % 1000
+    {now} - manifest % 1000, 1
 FROM (
     SELECT planned.manifest, min(planned.repository) AS repository, convert_to(
         '{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",' ||
@@ -163,10 +164,10 @@ WHERE planned.place % 10 = 9;
 
 INSERT INTO manifests (
     id, repository_id, digest, media_type, payload, size, subject, artifact_type, annotations,
-    pushed_at
+    pushed_at, edge_rules
 )
 SELECT manifest, repository, 'sha256:' || encode(sha256(payload), 'hex'), media_type, payload,
-    length(payload), subject, artifact_type, '{{}}', {now} - manifest % 1000
+    length(payload), subject, artifact_type, '{{}}', {now} - manifest % 1000, 1
 FROM (
     SELECT planned.manifest, repository, 'application/vnd.oci.image.manifest.v1+json' AS media_type,
         image.digest AS subject, 'application/vnd.example.signature' AS artifact_type, convert_to(

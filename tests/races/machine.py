@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.collect.yard import GRACE, UNTAGGED_GRACE, Yard, open_yard
-from tests.http.client import Repository, descriptor, image
+from tests.http.client import LAYER_TYPE, Repository, descriptor
 from tests.races.model import Manifest, Shelf
 from tests.races.stepping import SteppedCollector
 
@@ -41,6 +41,31 @@ contents = st.sampled_from(CONTENTS)
 tags = st.sampled_from(TAGS)
 optional_tags = st.sampled_from((*TAGS, None))
 picks = st.integers(0, 1000)
+
+Thing = tuple[bytes, int | None, str]
+"""A blob's content, or which manifest instead, and the media type that a document says it has."""
+FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+things = st.tuples(
+    contents,
+    st.one_of(st.none(), picks),
+    st.sampled_from((LAYER_TYPE, OCI_MANIFEST, OCI_INDEX, FOREIGN)),
+)
+
+
+def made_of(document: dict[str, Any]) -> Manifest:
+    """Return what the model knows of a document: every digest, in whichever position."""
+    entries = document.get("manifests") or [document["config"], *document["layers"]]
+    references = {str(entry["digest"]) for entry in entries}
+    needed = {str(entry["digest"]) for entry in entries if entry["mediaType"] != FOREIGN}
+    subject = document.get("subject")
+    return Manifest(
+        json.dumps(document).encode(),
+        document["mediaType"],
+        0,
+        references=frozenset(references),
+        optional=frozenset(references - needed),
+        subject=str(subject["digest"]) if subject else None,
+    )
 
 
 class Registry(RuleBasedStateMachine):
@@ -158,66 +183,59 @@ class Registry(RuleBasedStateMachine):
     @rule(
         name=names,
         tag=optional_tags,
-        config=contents,
-        layer=contents,
-        subject=picks,
+        of=st.lists(things, min_size=2, max_size=3),
+        subject=st.one_of(st.none(), things),
+        is_index=st.booleans(),
         is_whole=st.sampled_from((True, True, True, False)),
     )
     def push_manifest(
         self,
         name: str,
         tag: str | None,
-        config: bytes,
-        layer: bytes,
-        subject: int,
-        is_whole: bool,  # noqa: FBT001
+        of: list[Thing],
+        subject: Thing | None,
+        *,
+        is_index: bool,
+        is_whole: bool,
     ) -> None:
-        """Push a manifest, mostly after its blobs; every third refers to a subject."""
-        if is_whole:
-            self.push_blob(name, config)
-            self.push_blob(name, layer)
+        """Push a document whose every position names a blob or a manifest as whatever it likes."""
+        named = [self._named(name, thing, is_whole=is_whole) for thing in of]
         self.notes += 1
-        more: dict[str, Any] = {"annotations": {"note": str(self.notes % 4)}}
-        found = self._pick(name, subject) if subject % 3 == 0 else None
-        if found is not None:
-            of = self.shelves[name].manifests[found]
-            more["subject"] = descriptor(of.payload, of.media_type)
-        payload = json.dumps(image(config, layer, **more)).encode()
-        blobs = frozenset({str(Digest.of(config)), str(Digest.of(layer))})
-        is_owed = blobs <= self.shelves[name].owed_blobs(self.clock())
-        made = Manifest(payload, OCI_MANIFEST, 0, blobs=blobs, subject=found)
-        self._put(name, tag, made, is_owed=is_owed)
-
-    @rule(name=names, tag=optional_tags, first=picks, second=picks)
-    def push_index(self, name: str, tag: str | None, first: int, second: int) -> None:
-        """Push an index of manifests that may be there."""
-        children = {found for pick in (first, second) if (found := self._pick(name, pick))}
-        shelf = self.shelves[name]
-        document = {
+        document: dict[str, Any] = {
             "schemaVersion": 2,
-            "mediaType": OCI_INDEX,
-            "manifests": [
-                descriptor(shelf.manifests[child].payload, shelf.manifests[child].media_type)
-                for child in sorted(children)
-            ],
+            "mediaType": OCI_INDEX if is_index else OCI_MANIFEST,
+            "annotations": {"note": str(self.notes % 4)},
         }
-        payload = json.dumps(document).encode()
-        is_owed = children <= shelf.owed_manifests(self.clock())
-        made = Manifest(payload, OCI_INDEX, 0, children=frozenset(children))
-        self._put(name, tag, made, is_owed=is_owed)
+        if is_index:
+            document["manifests"] = named
+        else:
+            document |= {"config": named[0], "layers": named[1:]}
+        about = subject and self._named(name, subject, is_whole=is_whole)
+        if about:
+            document["subject"] = about
+        self._put(name, tag, made_of(document))
+
+    def _named(self, name: str, thing: Thing, *, is_whole: bool) -> dict[str, Any]:
+        """Return a descriptor of a blob, mostly pushed first, or of a manifest that was there."""
+        content, pick, media_type = thing
+        found = self._pick(name, pick) if pick is not None else None
+        if found is not None:
+            return descriptor(self.shelves[name].manifests[found].payload, media_type)
+        if is_whole:
+            self.push_blob(name, content)
+        return descriptor(content, media_type)
 
     @rule(name=names, tag=tags, pick=picks)
     def retag(self, name: str, tag: str, pick: int) -> None:
         """Push a manifest that was pushed before."""
         digest = self._pick(name, pick)
-        if digest is None:
-            return
-        shelf = self.shelves[name]
-        is_owed = digest in shelf.owed_manifests(self.clock())
-        self._put(name, tag, shelf.manifests[digest], is_owed=is_owed)
+        if digest is not None:
+            self._put(name, tag, self.shelves[name].manifests[digest])
 
-    def _put(self, name: str, tag: str | None, made: Manifest, *, is_owed: bool) -> None:
+    def _put(self, name: str, tag: str | None, made: Manifest) -> None:
         repository, shelf, now = self._repository(name), self.shelves[name], self.clock()
+        here = shelf.owed_manifests(now) | shelf.owed_blobs(now)
+        is_owed = made.references - made.optional <= here
         answer = self.run(repository.put_manifest(made.payload, tag, content_type=made.media_type))
         if answer.status_code != 201:
             assert answer.status_code == 404, answer.text
@@ -225,6 +243,7 @@ class Registry(RuleBasedStateMachine):
             return
         digest = Digest.of(made.payload)
         with shelf.change(now):
+            shelf.accept(made)
             found = shelf.manifests.setdefault(digest, made)
             if tag is not None:
                 shelf.tags[tag] = digest
@@ -244,7 +263,7 @@ class Registry(RuleBasedStateMachine):
 
     @rule(name=names, pick=picks)
     def delete_manifest(self, name: str, pick: int) -> None:
-        """Delete a manifest that no index needs."""
+        """Delete a manifest that no other needs."""
         digest = self._pick(name, pick)
         if digest is None:
             return
@@ -256,7 +275,7 @@ class Registry(RuleBasedStateMachine):
             return
         assert answer.status_code in ({202} if was_owed else {202, 404}), answer.text
         with shelf.change(now):
-            blobs = shelf.manifests[digest].blobs
+            blobs = shelf.manifests[digest].named & shelf.owed_blobs(now)
             shelf.forget(digest)
         if answer.status_code == 202:
             for blob in blobs:
@@ -267,10 +286,15 @@ class Registry(RuleBasedStateMachine):
         """Delete a blob that no manifest needs."""
         digest, shelf = Digest.of(content), self.shelves[name]
         answer = self.run(self.yard.client.delete(self._repository(name).blob(digest)))
-        if answer.status_code != 409:
-            assert answer.status_code in {202, 404}, answer.text
-            shelf.blobs.pop(digest, None)
-            assert digest not in shelf.owed_blobs(self.clock())
+        if answer.status_code == 409:
+            assert shelf.is_referred_to(digest)
+            return
+        assert answer.status_code in {202, 404}, answer.text
+        if digest in shelf.owed_blobs(self.clock()):
+            assert answer.status_code == 202
+            owed = shelf.owed_manifests(self.clock())
+            assert not any(digest in shelf.manifests[each].references for each in owed)
+        shelf.blobs.pop(digest, None)
 
     # Time, collection, crashes.
 
@@ -369,6 +393,7 @@ class Registry(RuleBasedStateMachine):
                 answer = await self.reader.get(repository.blob(blob))
                 assert answer.status_code == 200, f"{name}@{blob} is lost: {answer.text}"
                 assert Digest.of(answer.content) == blob
+            shelf.forget_blobs(now)
 
     @invariant()
     def metadata_and_storage_agree(self) -> None:

@@ -13,14 +13,23 @@ FOREVER = math.inf
 
 @dataclass
 class Manifest:
-    """A manifest or index that was acknowledged; owed until then even if nothing reaches it."""
+    """A manifest or index that was acknowledged; owed until then even if nothing reaches it.
+
+    `references` are the digests that it names in any position but `subject`, whatever they are of;
+    `optional` those that it names as nondistributable only.
+    """
 
     payload: bytes
     media_type: str
     until: float
-    blobs: frozenset[str] = frozenset()
-    children: frozenset[str] = frozenset()
+    references: frozenset[str] = frozenset()
+    optional: frozenset[str] = frozenset()
     subject: str | None = None
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Everything that it names."""
+        return self.references | ({self.subject} if self.subject else set())
 
 
 @dataclass
@@ -32,6 +41,7 @@ class Shelf:
     manifests: dict[str, Manifest] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     blobs: dict[str, float] = field(default_factory=dict)
+    """Blobs that are known to be here, and how long that is owed even if nothing names them."""
 
     def owed_manifests(self, now: float, *, but_for_its_time: str = "") -> set[str]:
         """Return what must be here: recently pushed, tagged, or reached by such.
@@ -55,8 +65,20 @@ class Shelf:
         """Return what must be here: recently pushed, or needed by what must."""
         owed = {digest for digest, until in self.blobs.items() if until > now}
         for digest in self.owed_manifests(now):
-            owed |= self.manifests[digest].blobs
+            owed |= self.manifests[digest].named & self.blobs.keys()
         return owed
+
+    def forget_blobs(self, now: float) -> None:
+        """Drop blobs that are not owed any more: they may be gone from now on."""
+        self.blobs = {digest: self.blobs[digest] for digest in self.owed_blobs(now)}
+
+    def accept(self, found: Manifest) -> None:
+        """Conclude what must be here from that a manifest was taken, where nothing may be missing.
+
+        What is not a manifest that the model knows is then a blob.
+        """
+        for digest in found.references - found.optional - self.manifests.keys():
+            self.blobs.setdefault(digest, 0)
 
     def change(self, now: float) -> "Change":
         """Return a context for something that may let manifests go: they get their grace."""
@@ -71,8 +93,8 @@ class Shelf:
         }
 
     def is_referred_to(self, digest: str) -> bool:
-        """Tell whether an index that may be here has it as a child."""
-        return any(digest in found.children for found in self.manifests.values())
+        """Tell whether a manifest that may be here names it."""
+        return any(digest in found.references for found in self.manifests.values())
 
     def keep_blob(self, digest: str, until: float) -> None:
         """Count on a blob until then at least."""
@@ -85,7 +107,7 @@ class Shelf:
 
     def _reached(self, owed: set[str]) -> Iterator[str]:
         for digest in owed:
-            yield from self.manifests[digest].children & self.manifests.keys()
+            yield from self.manifests[digest].references & self.manifests.keys()
         for digest, found in self.manifests.items():
             if found.subject in owed:
                 yield digest
@@ -108,5 +130,5 @@ class Change:
         for digest in (self._before & shelf.manifests.keys()) - after:
             found = shelf.manifests[digest]
             found.until = max(found.until, until)
-            for blob in found.blobs:
+            for blob in found.named & shelf.blobs.keys():
                 shelf.keep_blob(blob, until)

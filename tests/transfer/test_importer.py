@@ -1,18 +1,20 @@
 """What an import brings over from a directory, what it leaves, and what it says of that."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
-from tests.transfer.tree import Tree, index, write
+from tests.transfer.tree import LAYER_TYPE, Tree, descriptor, image, index, write
 
 from dtr.database import Reader
-from dtr.database.schema import accounts, manifests, repositories, tags
+from dtr.database.schema import accounts, blobs, manifests, repositories, tags
 from dtr.model.access import Level, Visibility
 from dtr.model.digest import Digest
+from dtr.model.manifests import OCI_INDEX, OCI_MANIFEST
 from dtr.model.names import RepositoryName
 from dtr.registry import manage, records
 from dtr.registry.context import RegistrySettings
@@ -72,6 +74,11 @@ def tags_of(state: RegistryState) -> dict[str, str]:
         return {f"{row.repository}:{row.name}": row.digest for row in rows}
 
     return state.database.read_now(read)
+
+
+def blobs_of(state: RegistryState) -> set[str]:
+    """Return the digests of the blobs that are here."""
+    return state.database.read_now(lambda r: {row[0] for row in r.execute(select(blobs.c.digest))})
 
 
 def reasons(done: Imported) -> dict[str, str]:
@@ -261,6 +268,47 @@ def test_an_index_comes_with_its_parts_and_also_without_some(
     assert tags_of(state) == {"team/app:whole": whole, "team/app:sparse": sparse}
     assert set(said) == {sparse}
     assert lost in said[sparse]
+
+
+FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+
+
+def test_a_foreign_layer_comes_where_the_source_has_it(
+    tree: Tree, state: RegistryState, run: Import
+) -> None:
+    """One that was pushed on purpose, for a network of its own; where it is not, nothing lacks."""
+    config, layer = (tree.add_blob("team/app", content) for content in (b"config", b"layer"))
+    payload = image(config, layer).replace(LAYER_TYPE.encode(), FOREIGN.encode())
+    foreign = tree.add_manifest("team/app", payload, "windows")
+    tree.layer_link("team/app", layer).rename(tree.root / "aside")
+    assert foreign not in reasons(run())
+    assert layer not in blobs_of(state)
+
+    (tree.root / "aside").rename(tree.layer_link("team/app", layer))
+    assert foreign not in reasons(run())
+    assert layer in blobs_of(state)
+
+
+def test_an_index_comes_with_its_blobs(tree: Tree, state: RegistryState, run: Import) -> None:
+    """As BuildKit's cache names layers, and also a blob that it takes for a manifest."""
+    layer, other = (tree.add_blob("team/app", content) for content in (b"layer", b"other"))
+    entries = [descriptor(FOREIGN, layer), descriptor(OCI_MANIFEST, other)]
+    cache = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+    tree.add_manifest("team/app", json.dumps(cache).encode(), "cache")
+    assert run().problems == []
+    assert blobs_of(state) == {layer, other}
+
+
+def test_a_manifest_that_another_names_as_a_layer_comes(
+    tree: Tree, state: RegistryState, run: Import
+) -> None:
+    """What a digest refers to is what the source has of it."""
+    named = tree.add_image("team/app", content="named")
+    config = tree.add_blob("team/app", b"config")
+    strange = tree.add_manifest("team/app", image(config, named), "strange")
+    assert run().problems == []
+    assert tags_of(state) == {"team/app:strange": strange}
+    assert count_of_manifests(state) == 2
 
 
 def test_referrers_come_with_their_subject(tree: Tree, state: RegistryState, run: Import) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from dtr.model.digest import Digest
 from dtr.model.manifests import OCI_INDEX, OCI_MANIFEST
 
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -75,7 +77,7 @@ def image(config: Digest, layer: Digest, subject: Digest | None = None) -> bytes
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
             "config": descriptor("application/vnd.oci.image.config.v1+json", config),
-            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", layer)],
+            "layers": [descriptor(LAYER_TYPE, layer)],
             **({"subject": descriptor(OCI_MANIFEST, subject)} if subject else {}),
         }
     ).encode()

@@ -174,9 +174,36 @@ def test_the_greatest_size_is_of_63_bits() -> None:
     [FOREIGN, FOREIGN + "+gzip", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"],
 )
 def test_a_nondistributable_layer_is_not_needed(media_type: str) -> None:
-    """It counts as a reference all the same."""
-    document = manifest() | {"layers": [descriptor(1, media_type), descriptor(2)]}
-    assert parse(document).blobs == (Digest.of(b"0"), Digest.of(b"2"))
+    """It is a reference all the same, and needed where it is named as something else, too."""
+    zero, one, two = (Digest.of(b"%d" % number) for number in range(3))
+    found = parse(manifest() | {"layers": [descriptor(1, media_type), descriptor(2)]})
+    assert (found.blobs, found.needed, found.optional) == (
+        (zero, one, two),
+        (zero, two),
+        frozenset({one}),
+    )
+    found = parse(manifest() | {"layers": [descriptor(1, media_type), descriptor(1)]})
+    assert (found.needed, found.optional) == ((zero, one), frozenset())
+    found = parse(index() | {"manifests": [descriptor(1, media_type)]})
+    assert (found.blobs, found.needed) == ((one,), ())
+
+
+def test_the_media_type_says_what_a_reference_should_be() -> None:
+    """In any position: BuildKit's cache index names layers, and nothing forbids the opposite."""
+    zero, one, two = (Digest.of(b"%d" % number) for number in range(3))
+    found = parse(index() | {"manifests": [descriptor(1, OCI_INDEX), descriptor(2)]})
+    assert (found.children, found.blobs, found.needed) == ((one,), (two,), (two, one))
+    found = parse(manifest() | {"layers": [descriptor(1, OCI_MANIFEST), descriptor(2)]})
+    assert (found.children, found.blobs) == ((one,), (zero, two))
+
+
+def test_what_stands_in_blobs_is_a_reference_that_need_not_be_here() -> None:
+    """The withdrawn artifact manifest had them; today no specification says what they are."""
+    for document in (manifest(2), index(2)):
+        found = parse(document | {"blobs": [descriptor(1), {"digest": "x"}, 7, descriptor(2)]})
+        assert {Digest.of(b"1"), Digest.of(b"2")} <= {*found.blobs, *found.children}
+        assert found.optional == {Digest.of(b"1")}
+        assert parse(document | {"blobs": 7}) == parse(document)
 
 
 def test_references_are_counted_to_the_limit() -> None:

@@ -9,19 +9,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from dtr.collect import records
 from dtr.database import Database
 from dtr.model.digest import Digest
-from dtr.model.errors import ContentDamagedError, RegistryError
-from dtr.model.manifests import Limits, parse_manifest
+from dtr.model.errors import ContentDamagedError
 from dtr.registry import records as registry
 from dtr.storage import BlobStore, StoredBlob
 
 _PAGE = 500
 _YOUNG_SECONDS = 86400  # no upload takes so long between storage and metadata, no clock errs so
-# What was accepted under other limits is still to be checked.
-_ANY_SIZE = Limits(references=2**31, json_nesting=512)
 
 
 class Severity(StrEnum):
@@ -143,18 +141,30 @@ class Checker:
                 if Digest.of(row.payload, digest.algorithm) != digest:
                     yield Finding(Severity.DAMAGE, "manifest has another digest", where)
                     continue
-                for missing in await self._missing(row.id, row.payload, row.media_type):
-                    yield Finding(Severity.NOTE, f"refers to {missing}, which is not here", where)
+                for finding in await self._lacking(row, where):
+                    yield finding
             last = page[-1].id
 
-    async def _missing(self, manifest_id: int, payload: bytes, media_type: str) -> list[Digest]:
-        try:
-            manifest = parse_manifest(payload, media_type, _ANY_SIZE)
-        except RegistryError:
-            return []
-        return await self._database.read(
-            records.missing_references, manifest_id, manifest.blobs, manifest.children
-        )
+    async def _lacking(self, row: Any, where: str) -> list[Finding]:
+        """Return what a manifest lacks: an edge that protects nothing, or what it refers to."""
+        manifest = registry.references_of(row.payload, row.media_type)
+        found = await self._database.read(records.lacking, row.id, manifest)
+        if found.edges and self._repair:
+            await self._database.write(registry.remake_edges, row.id)
+        edges = [
+            Finding(
+                # Edges that an older program did not make are made before anything is collected.
+                Severity.DAMAGE if row.edge_rules else Severity.NOTE,
+                f"refers to {digest}, which collection does not know",
+                where,
+                self._repair,
+            )
+            for digest in found.edges
+        ]
+        return edges + [
+            Finding(Severity.NOTE, f"refers to {digest}, which is not here", where)
+            for digest in found.content
+        ]
 
     async def _orphans(self, page: list[StoredBlob]) -> list[Finding]:
         if not page:

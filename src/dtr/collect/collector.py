@@ -2,7 +2,8 @@
 
 Manifests that nothing reaches go first, then the links of repositories to blobs that no manifest
 needs, then the bytes of blobs that no repository links. Every step looks again inside its own
-transaction, so a push that comes between is always seen:
+transaction, so a push that comes between is always seen. None looks at anything while a manifest
+is without its edges, as an older version of the program may have left it:
 
     live --(no link left, in one transaction)--> condemned --(bytes deleted)--> no row
       ^                                             |
@@ -81,7 +82,12 @@ class Collector:
         return done
 
     async def plan(self) -> Collected:
-        """Return what `run` would take away now; nothing is changed."""
+        """Return what `run` would take away now; nothing is taken away.
+
+        The edges that an older version of the program did not make are made first.
+        """
+        while await self._database.write(registry.make_edges):
+            pass
         return await self._database.read(_plan, self._clock(), self._settings)
 
     async def _with_rest(self, step: Step, done: Collected) -> bool:
@@ -135,6 +141,8 @@ class Collector:
 
 def _collect_manifests(writer: Writer, now: float, settings: CollectSettings) -> tuple[int, int]:
     """Delete a batch of manifests that nothing reaches; put aside those that something does."""
+    if registry.make_edges(writer):
+        return settings.batch, 0
     due = records.due_manifests(writer, now, settings.batch)
     # First, since what is deleted may have been all that reached one of these.
     records.put_aside_manifests(writer, [row for row, is_needed in due if is_needed])
@@ -152,6 +160,8 @@ def _collect_manifests(writer: Writer, now: float, settings: CollectSettings) ->
 
 def _collect_links(writer: Writer, now: float, batch: int) -> tuple[int, int]:
     """Remove a batch of links that no manifest needs, and mark blobs that have none left."""
+    if registry.make_edges(writer):
+        return batch, 0
     due = records.due_links(writer, now, batch)
     unneeded = [link for link, is_needed in due if not is_needed]
     records.put_aside_links(writer, [link for link, is_needed in due if is_needed])

@@ -20,7 +20,6 @@ from sqlalchemy import (
 from dtr.database import Reader, Writer
 from dtr.database.schema import (
     blobs,
-    manifest_references,
     manifests,
     repositories,
     repository_blobs,
@@ -28,6 +27,7 @@ from dtr.database.schema import (
     uploads,
 )
 from dtr.model.digest import Digest
+from dtr.model.manifests import Manifest
 from dtr.registry import records as registry
 from dtr.registry.records import holders
 from dtr.storage import Progress
@@ -43,23 +43,18 @@ class Link:
 
 # Spelled out, and not as a parameter: only so does a generic plan see that the index serves.
 _CONDEMNED = text("blobs.state = 'condemned'")
-_child = manifest_references.alias("child")
 _referrer = manifests.alias("referrer")
 _subject = manifests.alias("subject_of")
 
 
 def _is_needed() -> Any:
-    """Return the condition that something reaches a manifest: a tag, an index or a subject.
+    """Return the condition that something reaches a manifest: a tag, an edge or a subject.
 
     A tagged referrer reaches its subject; a subject that is here reaches its referrers.
     """
     return or_(
         exists().where(tags.c.manifest_id == manifests.c.id),
-        exists().where(
-            _child.c.repository_id == manifests.c.repository_id,
-            _child.c.digest == manifests.c.digest,
-            _child.c.kind == "manifest",
-        ),
+        registry.is_referred_to(manifests.c.repository_id, manifests.c.digest),
         exists().where(
             _referrer.c.repository_id == manifests.c.repository_id,
             _referrer.c.subject == manifests.c.digest,
@@ -116,11 +111,7 @@ def due_links(reader: Reader, now: float, count: int) -> list[tuple[Link, bool]]
         .limit(count)
         .subquery()
     )
-    needed = exists().where(
-        manifest_references.c.repository_id == due.c.repository_id,
-        manifest_references.c.digest == due.c.digest,
-        manifest_references.c.kind == "blob",
-    )
+    needed = registry.is_needed_blob(due.c.repository_id, due.c.digest)
     rows = reader.execute(select(due.c.repository_id, due.c.digest, needed.label("is_needed")))
     return [(Link(row.repository_id, Digest(row.digest)), bool(row.is_needed)) for row in rows]
 
@@ -218,6 +209,7 @@ def manifests_after(reader: Reader, manifest_id: int, count: int) -> list[Any]:
                 manifests.c.digest,
                 manifests.c.media_type,
                 manifests.c.payload,
+                manifests.c.edge_rules,
             )
             .join_from(manifests, repositories, repositories.c.id == manifests.c.repository_id)
             .where(manifests.c.id > manifest_id)
@@ -227,21 +219,28 @@ def manifests_after(reader: Reader, manifest_id: int, count: int) -> list[Any]:
     )
 
 
-def missing_references(
-    reader: Reader, manifest_id: int, blobs: Sequence[Digest], children: Sequence[Digest]
-) -> list[Digest]:
-    """Return what a manifest refers to and its repository lacks; nothing if the manifest is gone.
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """What a manifest has not: edges that it should have, and content that it needs."""
 
-    Both in one unit: what was deleted since the manifest was read may take its blobs with it.
+    edges: Sequence[str] = ()
+    content: Sequence[Digest] = ()
+
+
+def lacking(reader: Reader, manifest_id: int, manifest: Manifest) -> Lacking:
+    """Return what a manifest lacks; nothing if it is gone.
+
+    All in one unit: what was deleted since the manifest was read may take its blobs with it.
     """
     where = manifests.c.id == manifest_id
     repository_id = reader.scalar(select(manifests.c.repository_id).where(where))
     if repository_id is None:
-        return []
-    return [
-        *registry.missing_blobs(reader, repository_id, blobs),
-        *registry.missing_manifests(reader, repository_id, children),
-    ]
+        return Lacking()
+    expected = {*manifest.blobs, *manifest.children}
+    return Lacking(
+        sorted(expected - registry.edges_of(reader, manifest_id)),
+        registry.missing_references(reader, repository_id, manifest.needed),
+    )
 
 
 def known_keys(reader: Reader, keys: list[str]) -> set[str]:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -196,6 +197,8 @@ manifests = Table(
     Column("pushed_at", Double, nullable=False),
     # As for repository_blobs: when collection asks whether anything reaches this manifest.
     Column("review_at", Double),
+    # By which rules its edges were made (`registry.records.edges`); 0 by programs of schema 0003.
+    Column("edge_rules", SmallInteger, nullable=False, server_default="0"),
     UniqueConstraint("repository_id", "digest"),
     Index(
         "ix_manifests_subject",
@@ -211,15 +214,23 @@ manifests = Table(
         sqlite_where=text("review_at IS NOT NULL"),
         postgresql_where=text("review_at IS NOT NULL"),
     ),
+    Index(
+        "ix_manifests_edges",
+        "id",
+        sqlite_where=text("edge_rules = 0"),
+        postgresql_where=text("edge_rules = 0"),
+    ),
     sqlite_autoincrement=True,
 )
 
+# What manifests refer to by digest, whatever is stored under it, now or later.
 manifest_references = Table(
     "manifest_references",
     metadata,
     Column("manifest_id", Id, ForeignKey("manifests.id", ondelete="CASCADE"), primary_key=True),
     Column("digest", DigestText, primary_key=True),
     Column("repository_id", Id, nullable=False),
+    # What the descriptor's media type says. Programs of schema 0003 went by it, and may run beside.
     Column("kind", String(8), nullable=False),
     CheckConstraint("kind IN ('blob', 'manifest')", name="kind"),
     Index("ix_manifest_references_digest", "repository_id", "digest", "kind"),

@@ -25,6 +25,7 @@ _NONDISTRIBUTABLE = re.compile(
 _MEDIA_TYPE = re.compile(
     r"[A-Za-z0-9][\w!#$&^.+-]{0,126}/[A-Za-z0-9][\w!#$&^.+-]{0,126}\Z", re.ASCII
 )
+_DIGEST = re.compile(rb"sha256:[a-f0-9]{64}(?![a-f0-9])|sha512:[a-f0-9]{128}(?![a-f0-9])")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _MAX_SIZE = 2**63 - 1
@@ -33,6 +34,8 @@ _KNOWN_KEYS = frozenset(
     {"schemaVersion", "mediaType", "config", "layers", "manifests", "subject", "artifactType"}
     | {"annotations", "digest", "size", "urls", "fsLayers", "history", "signatures"}
 )
+_Descriptor = tuple[Digest, str]
+"""A digest and the media type that it is said to have."""
 _FOLDED = {key.casefold(): key for key in _KNOWN_KEYS}
 
 
@@ -44,17 +47,25 @@ class Limits:
     json_nesting: int = 32
 
 
+UNLIMITED = Limits(references=2**31, json_nesting=512)
+"""For what is stored already: it may have been accepted under other limits."""
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What the registry needs to know of a manifest or index.
 
-    `blobs` are the config and the layers that must be here for a pull to succeed, without those
-    that are nondistributable; `children` are an index's manifests.
+    `blobs` and `children` together are all that it refers to, but for the subject. Which of the two
+    a digest is in, its descriptor's media type says, and not its place: an index may name layers,
+    as BuildKit's cache does. It is a hint about where to look first. What the digest refers to is
+    whatever is stored under it. `optional` are those that need not be here: they are
+    nondistributable wherever the document names them.
     """
 
     media_type: str
     blobs: tuple[Digest, ...] = ()
     children: tuple[Digest, ...] = ()
+    optional: frozenset[Digest] = frozenset()
     subject: Digest | None = None
     artifact_type: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -63,6 +74,12 @@ class Manifest:
     def is_index(self) -> bool:
         """An OCI index or a Docker manifest list."""
         return self.media_type in INDEX_TYPES
+
+    @property
+    def needed(self) -> tuple[Digest, ...]:
+        """What must be here for a pull to succeed, each once."""
+        references = dict.fromkeys((*self.blobs, *self.children))
+        return tuple(digest for digest in references if digest not in self.optional)
 
 
 def parse_manifest(payload: bytes, content_type: str, limits: Limits | None = None) -> Manifest:
@@ -84,19 +101,29 @@ def parse_manifest(payload: bytes, content_type: str, limits: Limits | None = No
         raise ManifestInvalidError("schemaVersion must be 2")
     if "fsLayers" in document:
         raise ManifestInvalidError("a manifest of schema version 2 has no fsLayers")
-    blobs, children = _references(document, media_type)
-    if len(blobs) + len(children) > limits.references:
-        message = f"manifest has more than {limits.references} references"
-        raise ManifestInvalidError(message, limit=limits.references)
+    references = _references(document, media_type, limits)
     subject = _optional_descriptor(document, "subject")
+    types = MANIFEST_TYPES | INDEX_TYPES
+    named = [each for each, kind in references if kind not in types]
+    extra = _extra(document)
     return Manifest(
         media_type=media_type,
-        blobs=tuple(dict.fromkeys(blobs)),
-        children=tuple(dict.fromkeys(children)),
+        blobs=tuple(dict.fromkeys([*named, *extra])),
+        children=tuple(dict.fromkeys(each for each, kind in references if kind in types)),
+        optional=_optional(references) | extra.difference(each for each, _ in references),
         subject=subject[0] if subject else None,
         artifact_type=_artifact_type(document, media_type),
         annotations=_annotations(document),
     )
+
+
+def _found(text: str) -> tuple[Digest, ...]:
+    return tuple(each for each in digests_in(text.encode(errors="replace")) if each == text)
+
+
+def digests_in(payload: bytes) -> tuple[Digest, ...]:
+    """Return every digest that stands anywhere in a document, whatever the document is."""
+    return tuple(dict.fromkeys(Digest(found.decode()) for found in _DIGEST.findall(payload)))
 
 
 def _load(payload: bytes, limits: Limits) -> dict[str, Any]:
@@ -174,34 +201,59 @@ def _type_by_shape(document: dict[str, Any]) -> str:
     return OCI_INDEX if "manifests" in document else OCI_MANIFEST
 
 
-def _references(document: dict[str, Any], media_type: str) -> tuple[list[Digest], list[Digest]]:
+def _references(document: dict[str, Any], media_type: str, limits: Limits) -> list[_Descriptor]:
+    """Return the descriptors in every position but `subject`."""
     if "manifests" in document and ("layers" in document or "config" in document):
         raise ManifestInvalidError("a document must not have both layers and manifests")
     if media_type in INDEX_TYPES:
-        return [], [digest for digest, _ in _descriptors(document, "manifests")]
-    if "manifests" in document:
+        found = _descriptors(document, "manifests")
+    elif "manifests" in document:
         raise ManifestInvalidError("a manifest has no manifests; an index has")
-    config = _optional_descriptor(document, "config")
-    if config is None:
-        raise ManifestInvalidError("a manifest must have a config")
-    layers = _descriptors(document, "layers")
-    wanted = [digest for digest, kind in layers if not _NONDISTRIBUTABLE.match(kind)]
-    return [config[0], *wanted], []
+    else:
+        config = _optional_descriptor(document, "config")
+        if config is None:
+            raise ManifestInvalidError("a manifest must have a config")
+        found = [config, *_descriptors(document, "layers")]
+    if len(found) > limits.references:
+        message = f"manifest has more than {limits.references} references"
+        raise ManifestInvalidError(message, limit=limits.references)
+    return found
 
 
-def _descriptors(document: dict[str, Any], key: str) -> list[tuple[Digest, str]]:
+def _extra(document: dict[str, Any]) -> frozenset[Digest]:
+    """Return what stands in `blobs`, where the withdrawn artifact manifest had descriptors.
+
+    No specification asks that it be here or be anything, so it is taken for what it looks like.
+    """
+    entries = document.get("blobs")
+    found = entries if isinstance(entries, list) else []
+    texts = [entry.get("digest") for entry in found if isinstance(entry, dict)]
+    return frozenset(each for text in texts if isinstance(text, str) for each in _found(text))
+
+
+def _optional(references: list[_Descriptor]) -> frozenset[Digest]:
+    """Return what is nondistributable, and nowhere named as something that must be here."""
+    optional = {digest for digest, kind in references if _NONDISTRIBUTABLE.match(kind)}
+    if not optional:
+        return frozenset()
+    return frozenset(
+        optional - {digest for digest, kind in references if not _NONDISTRIBUTABLE.match(kind)}
+    )
+
+
+def _descriptors(document: dict[str, Any], key: str) -> list[_Descriptor]:
     entries = document.get(key)
     if not isinstance(entries, list):
         raise ManifestInvalidError(f"{key} must be a list")
     return [_descriptor(entry, f"{key}[{position}]") for position, entry in enumerate(entries)]
 
 
-def _optional_descriptor(document: dict[str, Any], key: str) -> tuple[Digest, str] | None:
+def _optional_descriptor(document: dict[str, Any], key: str) -> _Descriptor | None:
     entry = document.get(key)
     return None if entry is None else _descriptor(entry, key)
 
 
-def _descriptor(entry: object, where: str) -> tuple[Digest, str]:
+def _descriptor(entry: object, where: str) -> _Descriptor:
     """Return digest and media type of a content descriptor (image-spec descriptor.md)."""
     if not isinstance(entry, dict):
         raise ManifestInvalidError(f"{where} must be a descriptor")

@@ -113,10 +113,7 @@ def put_manifest(
     """
     repository = records.ensure_repository(writer, name)
     manifest = pushed.manifest
-    missing = [
-        *records.missing_blobs(writer, repository.id, manifest.blobs),
-        *records.missing_manifests(writer, repository.id, manifest.children),
-    ]
+    missing = records.missing_references(writer, repository.id, manifest.needed)
     if missing and not accept_missing:
         raise ManifestBlobUnknownError(missing)
     if writer.ran_before():  # its tags may have moved on meanwhile
@@ -158,11 +155,11 @@ def delete_manifest(
     blobs_review_at: float,
     manifests_review_at: float,
 ) -> None:
-    """Delete a manifest and its tags, unless an index of the repository needs it.
+    """Delete a manifest and its tags, unless another manifest of the repository refers to it.
 
     Raises:
         ManifestUnknownError: it is not here.
-        ReferencedError: an index refers to it.
+        ReferencedError: an index, or another manifest, refers to it.
 
     """
     if writer.ran_before():
@@ -170,7 +167,7 @@ def delete_manifest(
     manifest_id = records.find_manifest_id(writer, repository_id, digest)
     if manifest_id is None:
         raise ManifestUnknownError(digest=str(digest))
-    index = records.referring_manifest(writer, repository_id, digest, "manifest")
+    index = records.referring_manifest(writer, repository_id, digest)
     if index is not None:
         message = "an index of this repository needs the manifest; delete the index first"
         raise ReferencedError(message, index=index)

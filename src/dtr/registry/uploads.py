@@ -382,7 +382,7 @@ def _mount_blob(
 def _delete_blob(writer: Writer, repository_id: int, digest: Digest) -> None:
     if writer.ran_before():
         return
-    referring = records.referring_manifest(writer, repository_id, digest, "blob")
+    referring = records.referring_manifest(writer, repository_id, digest)
     if referring is not None and not records.missing_blobs(writer, repository_id, [digest]):
         message = "a manifest of this repository needs the blob; delete the manifest first"
         raise ReferencedError(message, manifest=referring)

@@ -253,9 +253,8 @@ class Importer:
             self._fail(place.source, found.digest, f"it is nested deeper than {_DEEPEST}")
             return False
         is_here = await self._is_here(place, found.digest)
-        if not is_here and not await self._blobs(place, found.digest, manifest.blobs):
+        if not await self._parts(place, found.digest, manifest, depth) and not is_here:
             return False
-        await self._related(place, found.digest, manifest.children, depth, "its part")
         if is_here:
             self._done.manifests_present += 1
         else:
@@ -263,7 +262,7 @@ class Importer:
             self._done.manifests += 1
         self._seen[found.digest] = True  # for what refers to it names it, too
         referrers = await self._referrers(place, found.digest)
-        await self._related(place, found.digest, referrers, depth, "what refers to it")
+        await self._related(place, found.digest, referrers, depth)
         return True
 
     async def _referrers(self, place: _Place, digest: Digest) -> list[Digest]:
@@ -277,17 +276,51 @@ class Importer:
             self._fail(place.source, digest, reason)
         return found
 
+    async def _parts(self, place: _Place, digest: Digest, manifest: Manifest, depth: int) -> bool:
+        """Bring everything that a manifest refers to; return whether it may be put.
+
+        Each as what its media type says it is, or else as the other: what counts is what the source
+        has. An index may lack parts, as it may there; what is nondistributable need not be there.
+        """
+        lacking = await self._blobs(place, manifest.blobs)
+        for other in list(lacking):
+            if await self._part(place, other, depth) is None and self._seen.get(other):
+                del lacking[other]
+        for other in manifest.children:
+            reason = await self._part(place, other, depth)
+            if reason and await self._blobs(place, [other]):
+                lacking[other] = reason
+        for other in manifest.optional:
+            lacking.pop(other, None)
+        if not lacking:
+            return True
+        if manifest.is_index:
+            for other, reason in lacking.items():
+                self._fail(place.source, digest, f"its part {other} is not there: {reason}")
+            return True
+        problems = [f"{other}: {reason}" for other, reason in lacking.items()]
+        self._fail(place.source, digest, f"it lacks {'; '.join(problems)}")
+        return False
+
+    async def _part(self, place: _Place, digest: Digest, depth: int) -> str | None:
+        """Bring a manifest that another refers to; return why the source does not have it."""
+        if digest in self._seen:
+            return None
+        try:
+            await self._keep(place, await self._manifest_of(place, digest), depth - 1)
+        except (SourceError, OSError) as error:
+            return _reason(error)
+        return None
+
     async def _related(
-        self, place: _Place, digest: Digest, related: Sequence[Digest], depth: int, role: str
+        self, place: _Place, digest: Digest, related: Sequence[Digest], depth: int
     ) -> None:
-        """Bring other manifests; an index without some of its parts is as good as before."""
+        """Bring what refers to a manifest."""
         for other in related:
-            if other in self._seen:
-                continue
-            try:
-                await self._keep(place, await self._manifest_of(place, other), depth - 1)
-            except (SourceError, OSError) as error:
-                self._fail(place.source, digest, f"{role} {other} is not there: {_reason(error)}")
+            reason = await self._part(place, other, depth)
+            if reason:
+                message = f"what refers to it {other} is not there: {reason}"
+                self._fail(place.source, digest, message)
 
     async def _is_here(self, place: _Place, digest: Digest) -> bool:
         if not place.id:
@@ -307,8 +340,8 @@ class Importer:
             untagged_grace_seconds=self._limits.untagged_grace_seconds,
         )
 
-    async def _blobs(self, place: _Place, manifest: Digest, wanted: Sequence[Digest]) -> bool:
-        """Bring the blobs of a manifest, several at once; return whether all are here now."""
+    async def _blobs(self, place: _Place, wanted: Sequence[Digest]) -> dict[Digest, str]:
+        """Bring blobs, several at once; return those that could not be brought, and why."""
         missing: Sequence[Digest] = wanted
         if place.id:
             missing = await self._database.read(registry.missing_blobs, place.id, wanted)
@@ -318,10 +351,7 @@ class Importer:
         except BaseExceptionGroup as error:
             raise error.exceptions[0] from None
         reasons = {digest: task.result() for digest, task in tasks.items()}
-        problems = [f"{digest}: {reason}" for digest, reason in reasons.items() if reason]
-        if problems:
-            self._fail(place.source, manifest, f"it lacks {'; '.join(problems)}")
-        return not problems
+        return {digest: reason for digest, reason in reasons.items() if reason}
 
     async def _blob(self, place: _Place, digest: Digest) -> str | None:
         """Bring a blob; return why it could not be brought."""

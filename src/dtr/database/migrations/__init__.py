@@ -1,9 +1,9 @@
 """The schema's history, applied by `dtr.database.migrate`."""
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision; a test compares it with the files in `versions`."""
 
-NEEDED = "0003"
+NEEDED = "0004"
 """The newest *before* revision: without it this program cannot work. Tested likewise."""
 
 APPLICATION_NAME = f"dtr schema {HEAD}"

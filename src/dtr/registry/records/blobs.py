@@ -14,7 +14,7 @@ from dtr.database.schema import (
 )
 from dtr.database.statements import insert_unless_there
 from dtr.model.digest import Digest
-from dtr.registry.records.membership import missing
+from dtr.registry.records.membership import Find, missing
 
 LIVE = "live"
 
@@ -173,6 +173,11 @@ def condemn_unlinked(writer: Writer, digest: Digest) -> bool:
 
 def missing_blobs(reader: Reader, repository_id: int, wanted: Sequence[Digest]) -> list[Digest]:
     """Return those of `wanted` that the repository does not link to live bytes."""
+    return missing(reader, [blob_in(repository_id)], wanted)
+
+
+def blob_in(repository_id: int) -> Find:
+    """Return what finds a digest among the live blobs that a repository links."""
 
     def find(digest: ColumnElement[str]) -> Select[Any]:
         return (
@@ -185,7 +190,7 @@ def missing_blobs(reader: Reader, repository_id: int, wanted: Sequence[Digest]) 
             )
         )
 
-    return missing(reader, find, wanted)
+    return find
 
 
 def keep_blob(writer: Writer, repository_id: int, digest: Digest, review_at: float) -> bool:

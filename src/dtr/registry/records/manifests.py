@@ -1,22 +1,18 @@
 """Statements about manifests, what they refer to, and tags."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import orjson
-from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, insert, or_, select, update
+from sqlalchemy import bindparam, delete, exists, or_, select, update
 
-from dtr.database import Lookup, Reader, Row, Writer
+from dtr.database import Lookup, Reader, Writer
 from dtr.database.schema import (
     manifest_references,
     manifests,
-    repository_blobs,
     tags,
 )
 from dtr.database.statements import insert_unless_there
 from dtr.model.digest import Digest
 from dtr.model.manifests import Manifest
-from dtr.registry.records.membership import missing
+from dtr.registry.records.edges import RULES, add_edges, review_edges
 
 _PULLED = (
     manifests.c.digest,
@@ -64,33 +60,6 @@ REFERRER_PAGE = Lookup(
 )
 
 
-def referring_manifest(reader: Reader, repository_id: int, digest: Digest, kind: str) -> str | None:
-    """Return the digest of a manifest in the repository that refers to `digest`, if any does."""
-    found = reader.scalar(
-        select(manifests.c.digest)
-        .join_from(
-            manifest_references, manifests, manifests.c.id == manifest_references.c.manifest_id
-        )
-        .where(
-            manifest_references.c.repository_id == repository_id,
-            manifest_references.c.digest == digest,
-            manifest_references.c.kind == kind,
-        )
-        .limit(1)
-    )
-    return None if found is None else str(found)
-
-
-def missing_manifests(reader: Reader, repository_id: int, wanted: Sequence[Digest]) -> list[Digest]:
-    """Return those of `wanted` that are not manifests of the repository."""
-
-    def find(digest: ColumnElement[str]) -> Select[Any]:
-        where = (manifests.c.repository_id == repository_id, manifests.c.digest == digest)
-        return select(manifests.c.id).where(*where)
-
-    return missing(reader, find, wanted)
-
-
 def find_manifest_id(reader: Reader, repository_id: int, digest: Digest) -> int | None:
     """Return the row of a repository's manifest."""
     where = (manifests.c.repository_id == repository_id, manifests.c.digest == digest)
@@ -106,7 +75,7 @@ def add_manifest(
     manifest: Manifest,
     now: float,
 ) -> int | None:
-    """Insert a manifest and its references; return its row, or None where it is here already."""
+    """Insert a manifest and its edges; return its row, or None where it is here already."""
     manifest_id = writer.scalar(
         insert_unless_there(manifests, "repository_id", "digest")
         .values(
@@ -119,24 +88,13 @@ def add_manifest(
             artifact_type=manifest.artifact_type,
             annotations=orjson.dumps(manifest.annotations).decode(),
             pushed_at=now,
+            edge_rules=RULES,
         )
         .returning(manifests.c.id)
     )
     if manifest_id is None:
         return None
-    edges = [(blob, "blob") for blob in manifest.blobs]
-    edges += [(child, "manifest") for child in manifest.children if child not in manifest.blobs]
-    rows = [
-        {
-            "manifest_id": manifest_id,
-            "digest": str(digest),
-            "repository_id": repository_id,
-            "kind": kind,
-        }
-        for digest, kind in edges
-    ]
-    if rows:
-        writer.execute(insert(manifest_references), rows)
+    add_edges(writer, int(manifest_id), repository_id, manifest)
     return int(manifest_id)
 
 
@@ -217,11 +175,13 @@ def remove_manifest(
         )
     ).one()
     repository_id, digest = row.repository_id, row.digest
-    edges = select(manifest_references.c.digest, manifest_references.c.kind).where(
-        manifest_references.c.manifest_id == manifest_id
-    )
-    _review_all(
-        writer, repository_id, writer.execute(edges).all(), blobs_review_at, manifests_review_at
+    review_edges(
+        writer,
+        manifest_id,
+        repository_id,
+        row.subject,
+        blobs_review_at=blobs_review_at,
+        manifests_review_at=manifests_review_at,
     )
     in_repository = manifests.c.repository_id == repository_id
     for related in (manifests.c.subject == digest, manifests.c.digest == row.subject):
@@ -233,28 +193,3 @@ def remove_manifest(
         delete(manifest_references).where(manifest_references.c.manifest_id == manifest_id)
     )
     writer.execute(delete(manifests).where(manifests.c.id == manifest_id))
-
-
-def _review_all(
-    writer: Writer,
-    repository_id: int,
-    edges: Sequence[Row],
-    blobs_review_at: float,
-    manifests_review_at: float,
-) -> None:
-    """Have each of what a manifest refers to reviewed.
-
-    One by one, in one go: PostgreSQL might look for them all by reading the whole repository.
-    """
-    for table, kind, review_at in (
-        (repository_blobs, "blob", blobs_review_at),
-        (manifests, "manifest", manifests_review_at),
-    ):
-        statement = (
-            update(table)
-            .where(table.c.repository_id == repository_id, table.c.digest == bindparam("which"))
-            .values(review_at=review_at)
-        )
-        rows = [{"which": edge[0]} for edge in edges if edge[1] == kind]
-        if rows:
-            writer.execute(statement, rows)

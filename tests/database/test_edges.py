@@ -1,0 +1,96 @@
+"""The edges that an older program did not make are made, on either engine, a few at a time."""
+
+import json
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from tests.database.conftest import OpenMetadata
+
+from dtr.collect.collector import Collector, CollectSettings
+from dtr.database import Database, Reader, Writer
+from dtr.database.schema import manifest_references, manifests
+from dtr.model.digest import Digest
+from dtr.model.manifests import OCI_INDEX, OCI_MANIFEST, parse_manifest
+from dtr.model.names import RepositoryName, TagName
+from dtr.registry import records
+from dtr.registry.push import PushedManifest, put_manifest
+from dtr.registry.records import Blob
+from dtr.storage import MemoryBlobStore
+
+NAME = RepositoryName.parse("team/app")
+NOW = 1000.0
+FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+FEW = 120
+
+
+def descriptor(digest: str, media_type: str) -> dict[str, Any]:
+    """Return a descriptor of something of one byte."""
+    return {"mediaType": media_type, "digest": digest, "size": 1}
+
+
+def add_blob(writer: Writer, content: bytes) -> Digest:
+    """Put a blob into the repository whose review is due."""
+    digest = Digest.of(content)
+    repository = records.ensure_repository(writer, NAME)
+    records.store_blob(writer, Blob(digest, len(content), f"key-{digest.encoded}"), NOW)
+    records.link_blob(writer, repository.id, digest, NOW)
+    return digest
+
+
+def put(database: Database, document: dict[str, Any], tag: str) -> None:
+    """Push a manifest as a tag."""
+    payload = json.dumps({"schemaVersion": 2, **document}).encode()
+    manifest = parse_manifest(payload, document["mediaType"])
+    pushed = PushedManifest(Digest.of(payload), payload, manifest, [TagName.parse(tag)], None)
+    put_tagged = {"now": NOW, "untagged_grace_seconds": 0.0, "accept_missing": False}
+    database.write_now(put_manifest, NAME, pushed, **put_tagged)  # type: ignore[arg-type]
+
+
+def fill(database: Database) -> int:
+    """Push images with foreign layers and a cache index; return how many blobs they have."""
+    config = database.write_now(add_blob, b"config")
+    for number in range(FEW):
+        layer = database.write_now(add_blob, b"%d" % number)
+        layers = [descriptor(layer, FOREIGN)]
+        entry = descriptor(config, "application/x.config")
+        document = {"mediaType": OCI_MANIFEST, "config": entry, "layers": layers}
+        put(database, document, f"v{number}")
+    cached = database.write_now(add_blob, b"cached")
+    entries = [descriptor(cached, "application/x.layer")]
+    put(database, {"mediaType": OCI_INDEX, "manifests": entries}, "cache")
+    return FEW + 2
+
+
+def become_old(writer: Writer) -> None:
+    """Leave what an older program would have stored."""
+    foreign = select(manifest_references.c.digest).where(
+        manifest_references.c.digest != str(Digest.of(b"config"))
+    )
+    writer.execute(delete(manifest_references).where(manifest_references.c.digest.in_(foreign)))
+    writer.execute(update(manifests).values(edge_rules=0))
+
+
+def unfinished(reader: Reader) -> int:
+    """Count manifests without their edges."""
+    where = manifests.c.edge_rules == 0
+    return int(reader.scalar(select(func.count()).select_from(manifests).where(where)))
+
+
+async def test_collection_finds_every_edge_of_what_was_stored_before(
+    open_metadata: OpenMetadata,
+) -> None:
+    """Nothing goes that a tag leads to, and another process goes on where one ended."""
+    database = open_metadata()
+    count = fill(database)
+    database.write_now(become_old)
+    assert database.read_now(unfinished) == FEW + 1
+    assert database.write_now(records.make_edges)
+    assert 0 < database.read_now(unfinished) < FEW + 1
+
+    settings = CollectSettings(untagged=True, batch=10, rest=0)
+    collector = Collector(open_metadata(), MemoryBlobStore(), settings, clock=lambda: NOW + 10**9)
+    done = await collector.run()
+    assert (done.manifests, done.links, done.blobs) == (0, 0, 0)
+    assert database.read_now(unfinished) == 0
+    edges = select(func.count()).select_from(manifest_references)
+    assert database.read_now(lambda reader: reader.scalar(edges)) == count - 1 + FEW
