@@ -13,6 +13,7 @@ from typer.main import get_command_from_info, get_group_from_info
 from typer.models import CommandInfo, TyperInfo
 
 from dtr import __version__
+from dtr.cli.output import echo
 
 
 class Commands(MutableMapping[str, Any]):
@@ -71,7 +72,7 @@ def new_command_line(name: str, about: str, places: Mapping[str, str]) -> typer.
 
     def show_version(value: bool) -> None:
         if value:
-            typer.echo(f"{name} {__version__}")
+            echo(f"{name} {__version__}")
             raise typer.Exit
 
     @application.callback()
@@ -92,7 +93,7 @@ def new_command_line(name: str, about: str, places: Mapping[str, str]) -> typer.
     ) -> None:
         """Show the version."""
         shown = {"name": name, "version": __version__}
-        typer.echo(json.dumps(shown, indent=2) if as_json else " ".join(shown.values()))
+        echo(json.dumps(shown, indent=2) if as_json else " ".join(shown.values()))
 
     return application
 

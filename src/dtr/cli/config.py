@@ -11,6 +11,7 @@ from dtr.cli.context import (
     settings_of,
     sourced_settings,
 )
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, show, show_json
 from dtr.database.migrate import pending_steps
 from dtr.server.datadir import DataDirectory
@@ -49,7 +50,7 @@ def check(
         _check_metadata(settings, connect=connect)
         if connect and settings.storage.url:
             check_storage(settings, settings.data.directory)
-    typer.echo(f"The settings are good: {settings.data.directory}, {settings.server.listen}.")
+    echo(f"The settings are good: {settings.data.directory}, {settings.server.listen}.")
 
 
 @commands.command("show")
@@ -88,7 +89,7 @@ def show_settings(
 @commands.command("sample")
 def sample() -> None:
     """Print a TOML file with every setting, its default and what it does."""
-    typer.echo(sample_config())
+    echo(sample_config())
 
 
 def _check_metadata(settings: Settings, *, connect: bool) -> None:

@@ -19,6 +19,7 @@ from rich.progress import (
 from sqlalchemy import Engine
 
 from dtr.cli.context import failures_as_sentences, refuse_password
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, fail, show, show_json
 from dtr.database import Database, open_database, open_postgresql
 from dtr.server.datadir import DataDirectory, DataDirectoryError
@@ -80,7 +81,7 @@ def copy_metadata(
         return
     show(tables, {"TABLE": lambda t: t.name, "ROWS": lambda t: t.rows}, as_json=False)
     rows = sum(table.rows for table in tables)
-    typer.echo(f"{'Would copy' if dry_run else 'Copied and compared'} {rows} rows.")
+    echo(f"{'Would copy' if dry_run else 'Copied and compared'} {rows} rows.")
 
 
 def _progress() -> Progress:

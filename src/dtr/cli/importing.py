@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from dtr.cli.context import ConfigOption, DataDirOption, Registry, open_registry
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, fail, show, show_json
 from dtr.model.access import Visibility
 from dtr.model.errors import UnavailableError
@@ -177,10 +178,10 @@ def _show(done: Imported, *, dry_run: bool) -> None:
     if shown:
         show(shown, columns, as_json=False)
     if len(done.problems) > len(shown):
-        typer.echo(f"... and {len(done.problems) - len(shown)} more; --json lists all.")
-    typer.echo(f"{'Would import' if dry_run else 'Imported'} {_counts(done)}.")
+        echo(f"... and {len(done.problems) - len(shown)} more; --json lists all.")
+    echo(f"{'Would import' if dry_run else 'Imported'} {_counts(done)}.")
     if done.problems:
-        typer.echo(f"Not imported: {len(done.problems)}.", err=True)
+        echo(f"Not imported: {len(done.problems)}.", err=True)
 
 
 def _counts(done: Imported) -> str:

@@ -1,6 +1,5 @@
 """`dtr jobs`."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,7 +9,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dtr.cli.context import ConfigOption, DataDirOption, open_registry
-from dtr.cli.terminal import JsonOption, fail, show, show_json, time_of
+from dtr.cli.output import echo, one_line
+from dtr.cli.terminal import JsonOption, fail, json_text, show, show_json, time_of
 from dtr.database import Database
 from dtr.jobs import Job, NewJob, State, records
 from dtr.jobs.model import Line
@@ -97,7 +97,7 @@ def show_job(
         ("error", job.error),
     ]
     for name, value in rows:
-        typer.echo(f"{name:12}{value or '-'}")
+        echo(f"{name:12}{one_line(str(value or '-'))}")
 
 
 @commands.command("logs")
@@ -128,7 +128,7 @@ def cancel(job_id: Id, data_dir: DataDirOption = None, config: ConfigOption = No
     if job is None:
         _no_such(job_id)
     done = "is asked to stop" if job.state is State.RUNNING else f"is {job.state}"
-    typer.echo(f"Job {job_id} {done}.")
+    echo(f"Job {job_id} {done}.")
 
 
 @commands.command("run")
@@ -161,7 +161,7 @@ def run(
         fail(f"job {job_id} {_ended(job)}")
     if not as_json:
         hint = f"waits for a runner; dtr jobs logs {job_id} --follow shows it"
-        typer.echo(f"Job {job_id} {_ended(job) if wait else hint}.")
+        echo(f"Job {job_id} {_ended(job) if wait else hint}.")
 
 
 @commands.command("schedules")
@@ -214,12 +214,12 @@ def _wait(database: Database, job_id: int, *, quiet: bool) -> Job:
                 _print_line(line, as_json=False)
         if job.progress not in {"", said}:
             said = job.progress
-            typer.echo(f"{job.kind}: {said}", err=True)
+            echo(f"{job.kind}: {said}", err=True)
         if job.state.is_end:
             return job
         if job.attempts == 0 and time.monotonic() > obstacle_at:
             obstacle_at = float("inf")
-            typer.echo(f"Job {job_id} still waits. {_obstacle(database, job)}", err=True)
+            echo(f"Job {job_id} still waits. {_obstacle(database, job)}", err=True)
         time.sleep(_POLL_SECONDS)
 
 
@@ -232,9 +232,9 @@ def _obstacle(database: Database, job: Job) -> str:
 
 def _print_line(line: Line, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(line._asdict()))
+        echo(json_text(line._asdict()))
     else:
-        typer.echo(f"{time_of(line.at)} {line.level:7} {line.message}")
+        echo(f"{time_of(line.at)} {line.level:7} {one_line(line.message)}")
 
 
 def _state(job: Job) -> str:

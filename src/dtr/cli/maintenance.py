@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from dtr.cli.context import ConfigOption, DataDirOption, Registry, open_registry
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, fail, show_json
 from dtr.collect.check import Checker, Finding, Severity
 from dtr.collect.collector import Collected, Collector
@@ -50,7 +51,7 @@ def gc(
     if as_json:
         show_json({"dry_run": dry_run, **asdict(done)})
     else:
-        typer.echo(f"{'Would collect' if dry_run else 'Collected'} {done}.")
+        echo(f"{'Would collect' if dry_run else 'Collected'} {done}.")
 
 
 def fsck(
@@ -81,7 +82,7 @@ def fsck(
         show_json([asdict(finding) for finding in findings])
     else:
         counts = {kind: sum(found.severity is kind for found in findings) for kind in Severity}
-        typer.echo(", ".join(f"{count} {kind}" for kind, count in counts.items()) + ".")
+        echo(", ".join(f"{count} {kind}" for kind, count in counts.items()) + ".")
     if not all(map(is_harmless, findings)):
         raise typer.Exit(1)
 
@@ -115,9 +116,9 @@ def _check(
         async for finding in checked(checker, context):
             findings.append(finding)
             if not quiet:
-                typer.echo(sentence_of(finding))
+                echo(sentence_of(finding))
 
-    job = _run_here(registry, FSCK, parameters, check, lambda text: typer.echo(text, err=True))
+    job = _run_here(registry, FSCK, parameters, check, lambda text: echo(text, err=True))
     if job.state is not State.SUCCEEDED and all(map(is_harmless, findings)):
         fail(f"the check {job.state}{job.error and ': '}{job.error}")
     return findings

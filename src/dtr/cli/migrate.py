@@ -15,6 +15,7 @@ from dtr.cli.context import (
     refuse_password,
     settings_of,
 )
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, confirm, show_json
 from dtr.database.migrate import (
     Kind,
@@ -87,9 +88,9 @@ def migrate_metadata(
 
 
 def _show(what: str, steps: Sequence[Step]) -> None:
-    typer.echo(f"{what}:" if steps else f"{what}: nothing.")
+    echo(f"{what}:" if steps else f"{what}: nothing.")
     for step in steps:
-        typer.echo(f"  {step.revision} {step.kind}: {step.summary}")
+        echo(f"  {step.revision} {step.kind}: {step.summary}")
 
 
 def _check_servers(engine: Engine, steps: Sequence[Step], *, yes: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dtr.cli.context import ConfigOption, DataDirOption, open_registry
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, confirm, fail, show, time_of
 from dtr.model.access import Level, Visibility
 from dtr.model.names import RepositoryName
@@ -57,7 +58,7 @@ def create(
     with open_registry(config, data_dir) as registry:
         repository = RepositoryName.parse(name)
         registry.database.write_now(manage.create_repository, repository, _visibility(public))
-        typer.echo(f"Created {name}, {_visibility(public)}.")
+        echo(f"Created {name}, {_visibility(public)}.")
 
 
 @commands.command("set")
@@ -71,7 +72,7 @@ def set_visibility(
     with open_registry(config, data_dir) as registry:
         repository = RepositoryName.parse(name)
         registry.database.write_now(manage.set_visibility, repository, _visibility(public))
-        typer.echo(f"{name} is {_visibility(public)} now.")
+        echo(f"{name} is {_visibility(public)} now.")
 
 
 @commands.command("rm")
@@ -88,7 +89,7 @@ def remove(
         confirm(f"Remove {name} with everything in it?", yes=yes)
         sessions = registry.database.write_now(manage.remove_repository, repository)
         asyncio.run(_discard(registry.drivers.store, sessions))
-        typer.echo(f"Removed {name}.")
+        echo(f"Removed {name}.")
 
 
 @commands.command("grant")
@@ -109,7 +110,7 @@ def grant(
         registry.database.write_now(
             manage.grant, name, user, granted, whole_namespace=whole_namespace
         )
-        typer.echo(f"{user} has {granted} on {name} now.")
+        echo(f"{user} has {granted} on {name} now.")
 
 
 @commands.command("revoke")
@@ -125,7 +126,7 @@ def revoke(
         registry.database.write_now(
             manage.grant, name, user, Level.NONE, whole_namespace=whole_namespace
         )
-        typer.echo(f"{user} has no grant on {name} any more.")
+        echo(f"{user} has no grant on {name} any more.")
 
 
 @commands.command("grants")

@@ -12,6 +12,7 @@ from dtr.cli.context import (
     refuse_password,
     settings_of,
 )
+from dtr.cli.output import echo
 from dtr.server.serve import Started
 from dtr.server.serve import serve as serve_registry
 
@@ -119,18 +120,18 @@ def serve(
 
 def _announce(started: Started) -> None:
     host = started.url.partition("://")[2]
-    typer.echo(f"Registry at {started.url}")
+    echo(f"Registry at {started.url}")
     if started.ca is not None:
-        typer.echo(f"Clients must trust {started.ca}, also served at {started.url}/ca")
+        echo(f"Clients must trust {started.ca}, also served at {started.url}/ca")
     if started.administrator is not None:
         password = started.administrator.password
         which = "whose hash is in" if started.administrator.is_hashed else "in"
         shown = password or f"the one {which} {started.administrator.password_file}"
-        typer.echo(f"\n  Administrator  {started.administrator.name}")
-        typer.echo(f"  Password       {shown}")
+        echo(f"\n  Administrator  {started.administrator.name}")
+        echo(f"  Password       {shown}")
         if password:
-            typer.echo(f"  also kept in   {started.administrator.password_file}")
-        typer.echo(
+            echo(f"  also kept in   {started.administrator.password_file}")
+        echo(
             f"\nTry it:\n  docker login {host} -u {started.administrator.name}\n"
             f"  docker tag IMAGE {host}/admin/hello && docker push {host}/admin/hello\n"
             f"  docker pull {host}/admin/hello\n"

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from dtr.cli.context import ConfigOption, DataDirOption, Registry, open_registry
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, show_json
 from dtr.server.drivers import storage_options
 from dtr.storage import BlobStore, open_blob_store
@@ -72,9 +73,9 @@ def copy(
         show_json({"dry_run": dry_run, **asdict(done)})
     else:
         for digest in done.damaged:
-            typer.echo(f"damaged or missing: {digest}")
+            echo(f"damaged or missing: {digest}")
         verb = "Would copy" if dry_run else "Copied"
-        typer.echo(
+        echo(
             f"{verb} {done.copied} blobs ({_readable(done.copied_bytes)}); "
             f"{done.present} were there already ({_readable(done.present_bytes)})."
         )

@@ -13,8 +13,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from dtr.cli.output import cell, echo, printable
 from dtr.server.passwords import read_password
 
 T = TypeVar("T")
@@ -35,9 +35,14 @@ def fail(message: str, *, is_sentence: bool = False) -> NoReturn:
 
     What is no sentence yet gets a capital; a sentence may begin with the name of a node.
     """
-    typer.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(message if is_sentence else message[:1].upper() + message[1:], err=True)
+    warn("Error: ", "red")
+    echo(message if is_sentence else message[:1].upper() + message[1:], err=True)
     raise typer.Exit(1)
+
+
+def warn(word: str, colour: str) -> None:
+    """Print a word in colour to standard error, before a message that echo prints."""
+    typer.secho(word, fg=colour, bold=True, err=True, nl=False)  # noqa: TID251 - our own words
 
 
 def ask_password(name: str, password_file: Path | None) -> str:
@@ -77,7 +82,7 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         fail(f"{question} Not at a terminal: pass --yes to go ahead.")
-    typer.confirm(question, abort=True)
+    typer.confirm(printable(question), abort=True)
 
 
 def show(rows: Sequence[T], columns: Mapping[str, Callable[[T], Any]], *, as_json: bool) -> None:
@@ -90,13 +95,19 @@ def show(rows: Sequence[T], columns: Mapping[str, Callable[[T], Any]], *, as_jso
         table.add_column(name, no_wrap=not _CONSOLE.is_terminal)
     for row in rows:
         # As text, not as markup: what users chose is shown as it is.
-        table.add_row(*(Text(_cell(value(row))) for value in columns.values()))
+        table.add_row(*(cell(_cell(value(row))) for value in columns.values()))
     _CONSOLE.print(table)
 
 
 def show_json(document: Any) -> None:
     """Print a JSON document."""
-    typer.echo(json.dumps(document, indent=2, default=str))
+    echo(json_text(document, indent=2))
+
+
+def json_text(document: Any, *, indent: int | None = None) -> str:
+    """Return a JSON document in ASCII that is printable as it is."""
+    # JSON leaves DEL as it is.
+    return json.dumps(document, indent=indent, default=str).replace("\x7f", "\\u007f")
 
 
 def time_of(moment: float | None) -> str | None:

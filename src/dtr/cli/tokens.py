@@ -8,6 +8,7 @@ import typer
 from dtr.accounts import manage
 from dtr.accounts.passwords import new_token
 from dtr.cli.context import ConfigOption, DataDirOption, open_registry
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, fail, show, show_json, time_of
 from dtr.model.access import Level
 
@@ -47,7 +48,7 @@ def create(
             {"id": token.id, "user": user, "token": secret, "expires": time_of(token.expires_at)}
         )
     else:
-        typer.echo(secret)
+        echo(secret)
 
 
 @commands.command("list")
@@ -87,7 +88,7 @@ def revoke(
         fail("Name a token's id, or pass --all.")
     with open_registry(config, data_dir) as registry:
         count = registry.database.write_now(manage.revoke_token, user, token_id)
-        typer.echo(f"Revoked {count}.")
+        echo(f"Revoked {count}.")
 
 
 def _seconds(text: str) -> float:

@@ -7,6 +7,7 @@ import typer
 from dtr.accounts import manage, records
 from dtr.accounts.passwords import hash_password
 from dtr.cli.context import ConfigOption, DataDirOption, open_registry
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, PasswordFileOption, ask_password, confirm, show
 
 commands = typer.Typer(no_args_is_help=True, help="Users and organizations: who may log in.")
@@ -25,7 +26,7 @@ def add(
     with open_registry(config, data_dir) as registry:
         password_hash = hash_password(ask_password(name, password_file))
         registry.database.write_now(manage.add_user, name, password_hash, is_admin=admin)
-        typer.echo(f"Added {name}.")
+        echo(f"Added {name}.")
 
 
 @commands.command("list")
@@ -57,7 +58,7 @@ def passwd(
     with open_registry(config, data_dir) as registry:
         password_hash = hash_password(ask_password(name, password_file))
         registry.database.write_now(manage.set_password, name, password_hash)
-        typer.echo(f"Changed the password of {name}.")
+        echo(f"Changed the password of {name}.")
 
 
 @commands.command("disable")
@@ -84,7 +85,7 @@ def remove(
         registry.database.read_now(manage.require_account, name)
         confirm(f"Remove {name} with all tokens and grants?", yes=yes)
         registry.database.write_now(manage.remove_user, name)
-        typer.echo(f"Removed {name}.")
+        echo(f"Removed {name}.")
 
 
 def _set_active(
@@ -92,4 +93,4 @@ def _set_active(
 ) -> None:
     with open_registry(config, data_dir) as registry:
         registry.database.write_now(manage.set_active, name, is_active=is_active)
-        typer.echo(f"{'Enabled' if is_active else 'Disabled'} {name}.")
+        echo(f"{'Enabled' if is_active else 'Disabled'} {name}.")

@@ -438,7 +438,7 @@ def _refuse_error(response: httpx.Response, address: str) -> None:
         return
     try:
         error = response.json()["errors"][0]
-        message, code = str(error["message"]), str(error["code"])
+        message, code = " ".join(str(error["message"]).split()), str(error["code"])
     except (ValueError, LookupError, TypeError):
         raise UcpError(
             f"{address} answered with status {response.status_code}, and not as UCP does.",

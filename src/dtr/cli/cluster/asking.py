@@ -4,8 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import typer
-
+from dtr.cli.output import echo, one_line
 from dtr.cli.terminal import fail
 from dtr.cli.ucp.connection import ConnectionOptions, ask, identity_of
 from dtr.ucp.client import UcpClient
@@ -25,9 +24,9 @@ def choose_node(client: UcpClient, given: str | None, *, free_of: str = "") -> s
     ]
     if not nodes:
         fail("Every node of UCP has one already. Join another machine first: ucp join.")
-    typer.echo("Nodes:", err=True)
+    echo("Nodes:", err=True)
     for number, node in enumerate(nodes, 1):
-        typer.echo(f"  {number}) {node['name']}  {node['host_address']}", err=True)
+        echo(one_line(f"  {number}) {node['name']}  {node['host_address']}"), err=True)
     answer = ask(
         "ucp-node",
         "The hostname of the node, or its number in the list",
@@ -91,7 +90,8 @@ def choose_leaving(
 
 def show_choice(replicas: Sequence[dict[str, Any]]) -> None:
     """Print a line for each replica, on standard error as all questions."""
-    typer.echo("Replicas:", err=True)
+    echo("Replicas:", err=True)
     for each in replicas:
         health = "healthy" if each["health"] == "OK" else each["health"]
-        typer.echo(f"  {each['id']}  {each['node']}  {each['role'] or '-'}  {health}", err=True)
+        row = f"  {each['id']}  {each['node']}  {each['role'] or '-'}  {health}"
+        echo(one_line(row), err=True)

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 from dtr.cli.cluster.asking import choose_node
 from dtr.cli.cluster.following import carry_out, show_plan
 from dtr.cli.cluster.options import DryRunOption, NodeOption
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, fail, show_json
 from dtr.cli.ucp.connection import ConnectionOptions, connected, takes_connection
 from dtr.cluster import operations
@@ -54,7 +55,7 @@ def install(
         if as_json:
             show_json(done.model_dump(mode="json"))
         else:
-            typer.echo(f"The load balancer runs on {arguments['node']}, port {https_port}.")
+            echo(f"The load balancer runs on {arguments['node']}, port {https_port}.")
 
 
 @commands.command("remove")
@@ -74,7 +75,7 @@ def remove(
         if as_json:
             show_json(done.model_dump(mode="json"))
         else:
-            typer.echo(f"The load balancer on {arguments['node']} has ended.")
+            echo(f"The load balancer on {arguments['node']} has ended.")
 
 
 @commands.command("config")
@@ -106,6 +107,6 @@ def config(
             has_users_certificate=bool(found.get("has_users_certificate")),
         )
         try:
-            typer.echo(render(form, pool, own), nl=False)
+            echo(render(form, pool, own), nl=False)
         except ValueError as error:
             fail(str(error))

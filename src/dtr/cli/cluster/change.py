@@ -23,6 +23,7 @@ from dtr.cli.cluster.options import (
     settings_of,
     web_certificate,
 )
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, confirm, fail, show, show_json, time_of
 from dtr.cli.ucp.connection import ConnectionOptions, connected, takes_connection
 from dtr.cluster import operations
@@ -73,7 +74,7 @@ def remove(
         if as_json:
             show_json(done.model_dump(mode="json"))
             return
-        typer.echo(f"Removed: {', '.join(leaving)}.")
+        echo(f"Removed: {', '.join(leaving)}.")
         tell_numbers(done)
 
 
@@ -91,7 +92,7 @@ def cancel(options: ConnectionOptions, as_json: JsonOption = False) -> None:
         if as_json:
             show_json(cancelled.model_dump(mode="json"))
         else:
-            typer.echo(f"The {running['kind']} is asked to stop. See how it ends: dtr status.")
+            echo(f"The {running['kind']} is asked to stop. See how it ends: dtr status.")
 
 
 def _others(replicas: list[dict[str, Any]], leaving: str | None) -> list[dict[str, Any]]:
@@ -144,7 +145,7 @@ def reconfigure(
         if as_json:
             show_json(done.model_dump(mode="json"))
             return
-        typer.echo("All replicas have the new settings.")
+        echo("All replicas have the new settings.")
 
 
 @takes_connection
@@ -179,7 +180,7 @@ def emergency_repair(
         if as_json:
             show_json(done.model_dump(mode="json"))
             return
-        typer.echo(f"Replica {chosen} is the primary. Add others with dtr join.")
+        echo(f"Replica {chosen} is the primary. Add others with dtr join.")
         tell_numbers(done)
 
 

@@ -15,9 +15,9 @@ import typer
 from pydantic import JsonValue
 from rich.console import Console
 from rich.status import Status
-from rich.text import Text
 
-from dtr.cli.terminal import drawing, fail, show_json
+from dtr.cli.output import Text, echo, one_line
+from dtr.cli.terminal import drawing, fail, show_json, warn
 from dtr.cluster import operations
 from dtr.ucp.api import ApiError
 from dtr.ucp.client import UcpClient, UcpError
@@ -64,17 +64,17 @@ def carry_out(
         operation = client.start_operation(kind, {**arguments, **more})
     elif not as_json:
         begun = "is running already" if _is_running(operation) else "has just been done"
-        typer.echo(f"This {kind} {begun} (operation {operation.id}).", err=True)
+        echo(f"This {kind} {begun} (operation {operation.id}).", err=True)
     if _is_running(operation):
         operation = _follow(client, operation.id, as_json=as_json)
     if operation.state is OperationState.FAILED:
         if as_json:
             show_json(operation.model_dump(mode="json"))
-        fail(operation.error, is_sentence=True)
+        fail(one_line(operation.error), is_sentence=True)
     if not as_json:
         for warning in warnings_of(operation):
-            typer.secho("Warning: ", fg="yellow", bold=True, err=True, nl=False)
-            typer.echo(warning, err=True)
+            warn("Warning: ", "yellow")
+            echo(one_line(warning), err=True)
     return operation
 
 
@@ -86,11 +86,11 @@ def show_plan(client: UcpClient, kind: str, arguments: Arguments, *, as_json: bo
     if as_json:
         show_json(found)
     else:
-        typer.echo(f"{kind} would go through these phases:")
+        echo(f"{kind} would go through these phases:")
         for number, name in enumerate(found["phases"], 1):
-            typer.echo(f"  {number}. {name}")
+            echo(f"  {number}. {name}")
     if found["problem"]:
-        fail(f"It would be refused: {found['problem']}")
+        fail(f"It would be refused: {one_line(found['problem'])}")
     raise typer.Exit(0)
 
 
@@ -134,7 +134,7 @@ class PhaseView:
 
     def _move(self, phase: Phase) -> None:
         waiting = f": waiting {phase.message}" if phase.message.startswith("for ") else ""
-        text = Text(f"{phase.name}{waiting}")
+        text = Text(one_line(f"{phase.name}{waiting}"))
         if self._status is None:
             self._status = Status(text, console=self._console)
             self._status.start()
@@ -148,7 +148,7 @@ class PhaseView:
         self._print(f"{phase.name}: {mark} ({seconds:.1f} s)")
 
     def _print(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(one_line(text)), soft_wrap=True)
 
 
 def _follow(client: UcpClient, operation_id: str, *, as_json: bool) -> Operation:
@@ -160,7 +160,7 @@ def _follow(client: UcpClient, operation_id: str, *, as_json: bool) -> Operation
                 view.show(last)
     except KeyboardInterrupt:
         view.end()
-        typer.echo(
+        echo(
             f"\nThe operation {operation_id} goes on without this command. Run the same command "
             "again to see the rest, or look with dtr status.",
             err=True,

@@ -28,6 +28,7 @@ from dtr.cli.cluster.options import (
     settings_of,
     web_certificate,
 )
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, confirm, show_json
 from dtr.cli.ucp.connection import (
     ConnectionOptions,
@@ -190,7 +191,7 @@ def join(
         if as_json:
             show_json(done.model_dump(mode="json"))
             return
-        typer.echo(f"Replica {done.result['replica_id']} has joined on {done.result['node']}.")
+        echo(f"Replica {done.result['replica_id']} has joined on {done.result['node']}.")
         tell_numbers(done)
 
 
@@ -224,7 +225,7 @@ def destroy(
         if as_json:
             show_json(done.model_dump(mode="json"))
         else:
-            typer.echo("The registry is deleted. UCP and its nodes stay.")
+            echo("The registry is deleted. UCP and its nodes stay.")
 
 
 def bring(client: UcpClient, certificate: dict[str, str] | None) -> dict[str, JsonValue]:
@@ -239,7 +240,7 @@ def bring(client: UcpClient, certificate: dict[str, str] | None) -> dict[str, Js
 def tell_numbers(done: Operation) -> None:
     """Print how many replicas there are now, and how many may fail."""
     count, tolerated = done.result.get("replicas"), done.result.get("failures_tolerated")
-    typer.echo(f"Replicas: {count}. Failures tolerated: {tolerated}.")
+    echo(f"Replicas: {count}. Failures tolerated: {tolerated}.")
 
 
 def _join_token(client: UcpClient) -> str:
@@ -262,10 +263,10 @@ def _tell_installed(done: Operation, token: str, address: str, *, as_json: bool)
         show_json({**done.model_dump(mode="json"), "join": join_line})
         return
     replica = done.result["replica_id"]
-    typer.echo(f"DTR is installed on {done.result['node']}. Replica id: {replica}")
-    typer.echo(f"Later commands may name it: --existing-replica-id {replica}")
-    typer.echo("\nOn each further machine, a replica:")
-    typer.echo(
+    echo(f"DTR is installed on {done.result['node']}. Replica id: {replica}")
+    echo(f"Later commands may name it: --existing-replica-id {replica}")
+    echo("\nOn each further machine, a replica:")
+    echo(
         f"  {join_command('dtr', token, address)}" if token else "  dtr join --ucp-node <its name>"
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from dtr.cli.output import echo
 from dtr.cli.terminal import fail
 from dtr.cli.ucp.connection import (
     ConnectionOptions,
@@ -42,7 +43,7 @@ def install_ucp(
     username = options.username or "admin"
     password = _first_password(options)
     if not quiet:
-        typer.echo("Installing UCP on this machine.", err=True)
+        echo("Installing UCP on this machine.", err=True)
     # Its own words go to standard error here: standard output is the command's answer.
     with redirect_stdout(sys.stderr):
         ucp_install(
@@ -82,7 +83,7 @@ def join_ucp(
         identity = join_node(directory, plan)
         start_joined(directory, quiet=quiet)
     if not quiet:
-        typer.echo(f"{identity.name} is a node of UCP.", err=True)
+        echo(f"{identity.name} is a node of UCP.", err=True)
     return replace(options, url=None)
 
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
+from dtr.cli.output import Text, cell, one_line
 from dtr.cli.terminal import time_of
 
 _PIPE_COLUMNS: Final = 10_000
@@ -30,7 +30,8 @@ def rendered(document: dict[str, Any], *, is_current: bool = True) -> Renderable
     operation = document["operation"]
     if operation is not None:
         phase = " ".join(filter(None, (operation["phase"], operation["message"])))
-        parts += [Text(), Text(f"Running: {operation['kind']} ({operation['id']}): {phase}")]
+        running = f"Running: {operation['kind']} ({operation['id']}): {phase}"
+        parts += [Text(), Text(one_line(running))]
     parts += [Text(), *_issues(document["rethink_system_tables"]["current_issues"])]
     return Group(*parts)
 
@@ -51,9 +52,10 @@ def _head(document: dict[str, Any], *, is_current: bool) -> Text:
         f" {may_fail}: {still['replicas']} of {count} replicas, "
         f"{still['managers']} of {managers} managers."
     )
-    text.append(f"\nStorage: {document['storage']}. Version: {document['version']}.")
+    stored = f"Storage: {document['storage']}. Version: {document['version']}."
+    text.append(f"\n{one_line(stored)}")
     if document["external_url"]:
-        text.append(f" Address: {document['external_url']}.")
+        text.append(f" Address: {one_line(document['external_url'])}.")
     return text
 
 
@@ -76,7 +78,7 @@ def _replicas(replicas: list[Replica]) -> Table:
         table.add_column(name, no_wrap=True)
     for each in replicas:
         style = "" if each["health"] == "OK" else "red"
-        table.add_row(*(Text(str(value(each)), style=style) for value in columns.values()))
+        table.add_row(*(cell(value(each), style) for value in columns.values()))
     return table
 
 
@@ -88,7 +90,7 @@ def _balancers(balancers: list[dict[str, Any]]) -> Table:
         pool = " ".join(f"{name}:{state}" for name, state in each["pool"].items())
         state = "ready" if each["is_ready"] else each["message"] or "not ready"
         address = f"{each['address']}:{each['https_port']}"
-        table.add_row(Text(each["node"]), Text(address), Text(state), Text(pool or "-"))
+        table.add_row(*map(cell, (each["node"], address, state, pool or "-")))
     return table
 
 
@@ -98,7 +100,7 @@ def _issues(issues: list[dict[str, Any]]) -> list[Text]:
     lines = []
     for each in issues:
         mark, style = ("!! ", "bold red") if each["critical"] else ("!  ", "yellow")
-        lines.append(Text(mark, style=style).append(each["description"], style="default"))
+        lines.append(Text(mark, style=style).append(one_line(each["description"]), style="default"))
     return lines
 
 

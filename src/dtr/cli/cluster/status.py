@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import RenderableType
 from rich.live import Live
-from rich.text import Text
 
 from dtr.cli.cluster.rendering import console, rendered
 from dtr.cli.cluster.unanswered import UnansweredError, ask_for_status, fail_unanswered, shown_alone
+from dtr.cli.output import Text
 from dtr.cli.terminal import JsonOption, drawing, show_json
 from dtr.cli.ucp.connection import (
     ConnectionOptions,

@@ -5,9 +5,9 @@ from typing import Any, Final, NoReturn
 
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from dtr.cli.cluster.rendering import console, rendered
+from dtr.cli.output import Text, cell, one_line
 from dtr.cli.terminal import fail, show_json, time_of
 from dtr.cli.ucp.connection import ConnectionOptions, identity_of, log_in
 from dtr.cli.ucp.this_node import ThisNode, look_at_this_node
@@ -81,19 +81,19 @@ def shown_alone(error: UnansweredError) -> RenderableType:
     parts += [Text(), _own_head(node)]
     if node.report is not None:
         parts += [_processes(node.report["processes"])]
-        parts += [Text(f"!  {each}", style="yellow") for each in node.report["problems"]]
+        parts += [Text(f"!  {one_line(each)}", style="yellow") for each in node.report["problems"]]
     if node.status is not None:
         age = _ago(node.status_age_seconds)
         title = Text(f"The cluster, as a controller told it {age}; it may be otherwise now:")
         parts += [Text(), title, rendered(dict(node.status), is_current=False)]
     parts += [Text(), Text("What to do", style="bold")]
-    parts += [Text(f"- {each}") for each in node.advice()]
+    parts += [Text(f"- {one_line(each)}") for each in node.advice()]
     return Group(*parts)
 
 
 def _unanswered(options: ConnectionOptions, problems: Mapping[str, str]) -> UnansweredError:
     what = _headline(problems)
-    lines = "".join(f"\n- {address}: {why}" for address, why in problems.items())
+    lines = "".join(f"\n- {one_line(f'{address}: {why}')}" for address, why in problems.items())
     identity = identity_of(options.data_directory)
     if identity is None or options.url is not None:
         remedy = (
@@ -121,7 +121,7 @@ def _controllers(problems: Mapping[str, str]) -> Table:
     for name in ("controller", "what is wrong"):
         table.add_column(name)
     for address, why in problems.items():
-        table.add_row(Text(address), Text(why))
+        table.add_row(cell(address), cell(why))
     return table
 
 
@@ -136,7 +136,7 @@ def _own_head(node: ThisNode) -> Text:
         is_well = node.registry_health == "OK"
         text.append("\nThe registry here: ")
         told = "healthy" if is_well else node.registry_health
-        text.append(told, style="green" if is_well else "red")
+        text.append(one_line(told), style="green" if is_well else "red")
     return text
 
 
@@ -147,7 +147,7 @@ def _processes(processes: list[dict[str, Any]]) -> Table:
     for each in processes:
         pid = "-" if each["pid"] is None else str(each["pid"])
         cells = (each["name"], each["state"], pid, time_of(each["since"]), each["restarts"])
-        table.add_row(*(Text(str(cell)) for cell in cells), Text(each["message"]))
+        table.add_row(*map(cell, (*cells, each["message"])))
     return table
 
 

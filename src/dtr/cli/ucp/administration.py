@@ -7,6 +7,7 @@ from urllib.parse import quote
 import typer
 
 from dtr.cli.cluster.unanswered import UnansweredError, ask_for_status, fail_unanswered
+from dtr.cli.output import echo, one_line
 from dtr.cli.terminal import JsonOption, ask_password, show, show_json, time_of
 from dtr.cli.ucp.archive import refuse_terminal, write_archive
 from dtr.cli.ucp.connection import (
@@ -39,8 +40,8 @@ def ca(options: ConnectionOptions, as_json: JsonOption = False) -> None:
         if as_json:
             show_json({"certificate": pem, "fingerprint": found, "expires_at": expires_at(pem)})
             return
-    typer.echo(pem, nl=False)
-    typer.echo(f"SHA-256 {found}", err=True)
+    echo(pem, nl=False)
+    echo(f"SHA-256 {found}", err=True)
 
 
 @takes_connection
@@ -59,7 +60,7 @@ def passwd(
         password = ask_password(f"{target} (new)", password_file)
         path = f"/administrators/{quote(target, safe='')}/password"
         client.call("POST", path, {"password": password})
-    typer.echo(f"Changed the password of {target}.")
+    echo(f"Changed the password of {target}.")
 
 
 @takes_connection
@@ -98,8 +99,8 @@ def _show_status(found: dict[str, Any]) -> None:
         ("authority", f"until {time_of(found['authority_expires_at'])}"),
     ]
     for name, value in rows:
-        typer.echo(f"{name:11}{value}")
-    typer.echo("\nManagers")
+        echo(f"{name:11}{one_line(str(value))}")
+    echo("\nManagers")
     show(
         found["managers"],
         {
@@ -111,12 +112,12 @@ def _show_status(found: dict[str, Any]) -> None:
         },
         as_json=False,
     )
-    typer.echo("\nNodes")
+    echo("\nNodes")
     show_nodes(found["nodes"])
     problems = found["problems"]
-    typer.echo("\nNo problems." if not problems else "\nProblems")
+    echo("\nNo problems." if not problems else "\nProblems")
     for problem in problems:
-        typer.echo(f"- {problem}")
+        echo(f"- {one_line(problem)}")
 
 
 def _etcd(manager: dict[str, Any]) -> str:
@@ -149,6 +150,4 @@ def backup(
         write_archive(found, output)
     if output is not None:
         count = len(found["documents"])
-        typer.echo(
-            f"Wrote {count} documents to {output}. It holds secrets: keep it safe.", err=True
-        )
+        echo(f"Wrote {count} documents to {output}. It holds secrets: keep it safe.", err=True)

@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import typer
-
+from dtr.cli.output import echo
 from dtr.cluster.engines.programs import ProgramsMissingError, find_programs
 from dtr.cluster.model import DATABASE_PORT
 from dtr.ucp.agent.port import NodeDirectory
@@ -116,7 +115,7 @@ def check_ports(address: str, ports: Sequence[int]) -> None:
 def note_running_database() -> None:
     """Say that a database runs at the port of a replica's; a node may do without a replica."""
     if _why_not(_LOOPBACK, DATABASE_PORT):
-        typer.echo(
+        echo(
             f"Before this machine can host a replica, port {DATABASE_PORT} must be free. Debian's "
             "PostgreSQL starts by itself: systemctl disable --now postgresql",
             err=True,
@@ -156,7 +155,7 @@ def missing_packages() -> list[str]:
 def note_missing_packages() -> None:
     """Say what a replica or balancer would still need here; a node may do without."""
     if missing := missing_packages():
-        typer.echo(
+        echo(
             "Before this machine can host all of a cluster's services: "
             f"{_INSTALL} {' '.join(missing)}",
             err=True,

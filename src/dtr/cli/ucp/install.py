@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from dtr.accounts.passwords import hash_password, new_password
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, show_json
 from dtr.cli.ucp.agents import start_agent_until, start_command
 from dtr.cli.ucp.archive import read_archive
@@ -150,12 +151,10 @@ def restore(
     if as_json:
         show_json(_told(directory, begun, no_start=no_start))
         return
-    typer.echo(
-        f"UCP is {'written down' if no_start else 'back'} at {begun.identity.controllers[0]}"
-    )
+    echo(f"UCP is {'written down' if no_start else 'back'} at {begun.identity.controllers[0]}")
     if no_start:
-        typer.echo(f"Start it: {start_command(directory)}")
-    typer.echo("Look at it: ucp status, ucp node ls")
+        echo(f"Start it: {start_command(directory)}")
+    echo("Look at it: ucp status, ucp node ls")
 
 
 def start_and_wait(directory: NodeDirectory, begun: Begun, *, quiet: bool) -> None:
@@ -166,7 +165,7 @@ def start_and_wait(directory: NodeDirectory, begun: Begun, *, quiet: bool) -> No
 
     """
     if not quiet:
-        typer.echo("Starting the agent, etcd and the controller …", err=True)
+        echo("Starting the agent, etcd and the controller …", err=True)
     with UcpClient(begun.identity.controllers[0], ca_pem=begun.ca_pem) as client:
         start_agent_until(
             client.is_healthy,
@@ -253,11 +252,11 @@ def _show(
         return
     where = "the one that you gave" if password.file is None else f"in {password.file}"
     name = begun.identity.name
-    typer.echo(f"UCP {'is written down for' if no_start else 'runs at'} {told['url']}")
-    typer.echo(f"\n  Administrator  {administrator}\n  Password       {where}")
+    echo(f"UCP {'is written down for' if no_start else 'runs at'} {told['url']}")
+    echo(f"\n  Administrator  {administrator}\n  Password       {where}")
     if no_start:
-        typer.echo(f"\nStart it, and keep it running:\n  {told['start']}")
-    typer.echo(
+        echo(f"\nStart it, and keep it running:\n  {told['start']}")
+    echo(
         f"\nOn each further machine (two more, and UCP survives the loss of any one):\n"
         f"  {told['join']}\n"
         "It is good for 24 hours. Another one, also for workers only: ucp token rotate\n"

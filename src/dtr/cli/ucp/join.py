@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, show_json
 from dtr.cli.ucp.agents import start_agent_until, start_command
 from dtr.cli.ucp.checks import (
@@ -147,10 +148,10 @@ def join(
         start = start_command(directory) if no_start else None
         show_json({**identity.model_dump(mode="json"), "start": start})
         return
-    typer.echo(f"{identity.name} is a node of UCP at {', '.join(identity.controllers)}.")
+    echo(f"{identity.name} is a node of UCP at {', '.join(identity.controllers)}.")
     if no_start:
-        typer.echo(f"Start it, and keep it running:\n  {start_command(directory)}")
-    typer.echo(f"A registry here: dtr join --ucp-node {identity.name}")
+        echo(f"Start it, and keep it running:\n  {start_command(directory)}")
+    echo(f"A registry here: dtr join --ucp-node {identity.name}")
 
 
 def join_node(directory: NodeDirectory, plan: JoinPlan) -> NodeIdentity:
@@ -246,7 +247,7 @@ def start_joined(directory: NodeDirectory, *, quiet: bool) -> None:
 
     """
     if not quiet:
-        typer.echo("Starting the agent …", err=True)
+        echo("Starting the agent …", err=True)
     start_agent_until(
         directory.wanted.exists,
         directory,

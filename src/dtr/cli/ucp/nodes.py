@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import typer
 
+from dtr.cli.output import echo, one_line
 from dtr.cli.terminal import JsonOption, confirm, show, show_json, time_of
 from dtr.cli.ucp.connection import ConnectionOptions, connected, takes_connection
 
@@ -68,10 +69,10 @@ def inspect_node(
         ("services", ", ".join(_services(found))),
     ]
     for name, value in rows:
-        typer.echo(f"{name:12}{value or '-'}")
+        echo(f"{name:12}{one_line(str(value or '-'))}")
     processes = found.get("processes", [])
     if processes:
-        typer.echo("")
+        echo("")
         show(
             processes,
             {
@@ -85,7 +86,7 @@ def inspect_node(
             as_json=False,
         )
     for problem in found.get("problems", []):
-        typer.echo(f"\n{problem}")
+        echo(f"\n{one_line(problem)}")
 
 
 @commands.command("rm")
@@ -114,7 +115,7 @@ def remove_node(
     if as_json:
         show_json(removed)
         return
-    typer.echo(f"Removed {removed['name']}.")
+    echo(f"Removed {removed['name']}.")
 
 
 @commands.command("promote")
@@ -157,7 +158,7 @@ def _change(options: ConnectionOptions, node: str, change: str, *, as_json: bool
         "pause": "gets nothing new",
         "resume": "may be used again",
     }
-    typer.echo(f"{found['name']} {done[change]}.")
+    echo(f"{found['name']} {done[change]}.")
 
 
 def _manager(node: dict[str, Any]) -> str | None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import ValidationError
 
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, confirm, show_json
 from dtr.cli.ucp.agents import agent_pid, wait_for
 from dtr.cli.ucp.connection import DATA_DIRECTORY, ucp_failures_as_sentences
@@ -101,7 +102,7 @@ def emergency_repair(
             )
             write_repair(directory, repair)
         elif not as_json:
-            typer.echo("A repair is under way already; waiting for it.")
+            echo("A repair is under way already; waiting for it.")
         _follow(directory, repair)
         _tell_done(_told(_Survivor(directory, wanted, {}, repair.lost), repair), as_json=as_json)
 
@@ -256,12 +257,12 @@ def _tell(told: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         show_json(told)
         return
-    typer.echo(f"Goes on    {told['node']} ({told['address']}), as the only manager")
-    typer.echo(f"Lost       {_listed(told['lost'])}: no nodes any more, their certificates revoked")
+    echo(f"Goes on    {told['node']} ({told['address']}), as the only manager")
+    echo(f"Lost       {_listed(told['lost'])}: no nodes any more, their certificates revoked")
     if told["reachable"]:
-        typer.echo(f"Stays      {_listed(told['reachable'])}: nodes; they become managers anew")
-    typer.echo(f"Copy       etcd's data as they are: {told['copy']}")
-    typer.echo(
+        echo(f"Stays      {_listed(told['reachable'])}: nodes; they become managers anew")
+    echo(f"Copy       etcd's data as they are: {told['copy']}")
+    echo(
         "May be lost: what the lost managers had agreed on last and this one had not heard yet,\n"
         "such as a machine that joined or a setting that was changed in that moment. Images and\n"
         "metadata of the registry are not touched. A lost machine that returns after this stops\n"
@@ -297,13 +298,13 @@ def _tell_done(told: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         show_json(told)
         return
-    typer.echo(f"{told['node']} is the only manager now. etcd's data as they were: {told['copy']}")
-    typer.echo("Next:")
+    echo(f"{told['node']} is the only manager now. etcd's data as they were: {told['copy']}")
+    echo("Next:")
     if told["replica_id"]:
-        typer.echo(f"  dtr emergency-repair --existing-replica-id {told['replica_id']}")
-    typer.echo("  ucp token show, and 'ucp join' on new machines, as many as were lost")
+        echo(f"  dtr emergency-repair --existing-replica-id {told['replica_id']}")
+    echo("  ucp token show, and 'ucp join' on new machines, as many as were lost")
     if told["replica_id"]:
-        typer.echo("  dtr join on each of them")
+        echo("  dtr join on each of them")
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -6,8 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Final
 
-import typer
-
+from dtr.cli.output import echo
 from dtr.cli.ucp.checks import find_program
 from dtr.ucp.agent.users import DEFAULT_USERS, exists
 from dtr.ucp.client import UcpError
@@ -47,7 +46,7 @@ def create_registry_user(users: Mapping[str, str]) -> None:
             f"Create it (useradd {' '.join(_words())}), or pass --no-create-user: the registry of "
             "a replica then runs as root.",
         )
-    typer.echo(
+    echo(
         f"Created the system user {REGISTRY_USER}, as whom the registry of a replica runs.",
         err=True,
     )

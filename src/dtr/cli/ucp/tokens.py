@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import JsonValue
 
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, fail, show, show_json, time_of
 from dtr.cli.ucp.connection import ConnectionOptions, connected, takes_connection
 from dtr.cli.ucp.join import join_command
@@ -67,7 +68,7 @@ def revoke_token(
     if as_json:
         show_json(found)
     else:
-        typer.echo(f"Revoked the join token for {kind}s. It was used {_times(found['uses'])}.")
+        echo(f"Revoked the join token for {kind}s. It was used {_times(found['uses'])}.")
 
 
 @commands.command("ls")
@@ -93,11 +94,11 @@ def _print(found: dict[str, Any], address: str, *, as_json: bool) -> None:
     if as_json:
         show_json({**found, "join": join_command("ucp", found["token"], address)})
         return
-    typer.echo(found["token"])
+    echo(found["token"])
     if sys.stdout.isatty():
         command = join_command("ucp", "…", address)
         used = f"Valid until {time_of(found['expires_at'])}, used {_times(found['uses'])}."
-        typer.echo(f"\n{used}\nOn the machine that is to join:\n  {command}", err=True)
+        echo(f"\n{used}\nOn the machine that is to join:\n  {command}", err=True)
 
 
 def _seconds(text: str) -> float:

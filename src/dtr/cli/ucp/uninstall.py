@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, confirm, show_json
 from dtr.cli.ucp.agents import agent_pid, stop_agent
 from dtr.cli.ucp.connection import DATA_DIRECTORY, identity_of, ucp_failures_as_sentences
@@ -52,7 +53,7 @@ def uninstall(
     if as_json:
         show_json({**told, "was_running": was_running})
         return
-    typer.echo(f"Uninstalled: {directory.root} is gone{', its agent has ended' * was_running}.")
+    echo(f"Uninstalled: {directory.root} is gone{', its agent has ended' * was_running}.")
     _tell_left_user(told)
 
 
@@ -69,17 +70,17 @@ def _tell(told: Mapping[str, object], *, as_json: bool) -> None:
         show_json(told)
         return
     agent = told["agent"]
-    typer.echo(f"Node       {told['node']}")
-    typer.echo(f"Would end  {'its agent, process ' + str(agent) if agent else 'no agent'}")
-    typer.echo(f"Would delete {told['data_dir']} with")
+    echo(f"Node       {told['node']}")
+    echo(f"Would end  {'its agent, process ' + str(agent) if agent else 'no agent'}")
+    echo(f"Would delete {told['data_dir']} with")
     for name in told["deletes"] if isinstance(told["deletes"], list) else ():
-        typer.echo(f"  {name}")
+        echo(f"  {name}")
     _tell_left_user(told)
 
 
 def _tell_left_user(told: Mapping[str, object]) -> None:
     if user := told["leaves_user"]:
-        typer.echo(f"The system user {user} is left; 'userdel {user}' deletes it.")
+        echo(f"The system user {user} is left; 'userdel {user}' deletes it.")
 
 
 def _delete(root: Path) -> None:
