@@ -1,5 +1,6 @@
 """`dtr user` and `dtr token`."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -87,11 +88,33 @@ def test_a_token_is_created_listed_and_revoked(dtr: CommandLine) -> None:
     assert (first["label"], first["level"]) == ("ci", "read-write")
     assert first["expires"] is not None
     assert (second["id"], second["level"]) == (made["id"], "read-only")
-    assert second["expires"] is None
+    assert second["expires"] is not None
     assert secret not in dtr.good("token", "list", "admin").out
     assert dtr.good("token", "revoke", "admin", str(first["id"])).out == "Revoked 1.\n"
     assert dtr.good("token", "revoke", "admin", "--all").out == "Revoked 1.\n"
     assert dtr.good("token", "list", "admin", "--json").json == []
+
+
+def test_a_token_ends_within_the_longest_life(
+    quick: QuickCommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A year unless told otherwise; no longer than the setting; without end where that is 0."""
+
+    def days(*words: str) -> float | None:
+        made = quick.good("token", "create", "admin", *words, "--json").json
+        if made["expires"] is None:
+            return None
+        left = datetime.fromisoformat(made["expires"]) - datetime.now(UTC)
+        return round(left.total_seconds() / 86400)
+
+    assert days() == 365
+    assert days("--expires", "90d") == 90
+    assert "365 days" in quick.fails("token", "create", "admin", "--expires", "2y")
+    monkeypatch.setenv("DTR_AUTH__ACCESS_TOKEN_MAX_SECONDS", str(7 * 86400))
+    assert days() == 7
+    monkeypatch.setenv("DTR_AUTH__ACCESS_TOKEN_MAX_SECONDS", "0")
+    assert days() is None
+    assert days("--expires", "2y") == 730
 
 
 def test_a_label_is_shown_as_it_was_given(quick: QuickCommandLine) -> None:

@@ -24,6 +24,7 @@ from dtr.accounts import manage as accounts
 from dtr.accounts import records as account_records
 from dtr.accounts.permits import permitted
 from dtr.accounts.signing import rotate_key
+from dtr.accounts.tokens import add_refresh_token
 from dtr.collect import collector
 from dtr.collect import records as collect
 from dtr.database import Database, Reader, open_postgresql, proof
@@ -132,6 +133,9 @@ def of_accounts(teller: Teller) -> None:
             expires_at=NOW - 1,
             parent_id=made[1].id,
         )
+    for secret in ("first", "second"):
+        login = Credential(ALICE, epoch=1)
+        teller.do(add_refresh_token, login, secret, expires_at=LATER, most=1)
     teller.do(account_records.mark_tokens_used, {made[0].id: NOW, made[1].id: LATER})
     for _ in range(2):
         teller.do(accounts.revoke_token, "carol", made[0].id)
@@ -140,9 +144,10 @@ def of_accounts(teller: Teller) -> None:
         teller.do(accounts.remove_user, "bob")
     teller.do(accounts.remove_user, "admin")
     for _ in range(3):
-        teller.do(account_records.record_failure, ("a@b", "b"), NOW)
-    teller.do(account_records.record_failure, ("c@b", "b"), NOW - 1000)
-    teller.do(account_records.forget_failures, "a@b")
+        teller.do(account_records.record_failure, "a@b", "b", NOW)
+    teller.do(account_records.record_failure, "c@b", "b", NOW - 1000)
+    teller.do(account_records.forgive_failures, "a@b", "b")
+    teller.do(account_records.note_known, {"a@b#known": NOW, "d@b#known": NOW - 1000})
     teller.do(account_records.remove_expired, NOW, forget_failures_before=NOW - 500)
     teller.do(bootstrap._add_first, "hash", name="first")
     for rotation_seconds in (1e6, 1.0):

@@ -192,8 +192,10 @@ def _administer(database: Database) -> None:
     """Do what administrators and logins do to accounts."""
     account = database.read_now(accounts.find_account, "user-000001")
     assert account is not None
-    database.write_now(accounts.record_failure, ["name@10.0.0.1"], NOW)
-    database.write_now(accounts.forget_failures, "name@10.0.0.1")
+    for _ in range(2):
+        database.write_now(accounts.record_failure, "name@10.0.0.1", "10.0.0.1", NOW)
+    database.write_now(accounts.note_known, {"name@10.0.0.1#known": NOW})
+    database.write_now(accounts.forgive_failures, "name@10.0.0.1", "10.0.0.1")
     database.write_now(accounts.mark_tokens_used, {1: NOW})
     database.write_now(accounts.remove_expired, 3.0, forget_failures_before=3.0)
     database.write_now(accounts.set_grant, account.id, Level.READ_ONLY, repository_id=2)

@@ -10,7 +10,7 @@ from tests.http.conftest import Connect, OpenRegistry
 from tests.http.targets import InProcess
 from tests.http.test_tokens import post
 
-from dtr.testing.registry import ALICE
+from dtr.testing.registry import ALICE, BOB
 
 AUTH: dict[str, int] = {
     "failed_logins_before_delay": 3,
@@ -100,10 +100,122 @@ async def test_an_address_that_tries_many_names_is_slowed_down(slow: InProcess) 
     assert (await login(slow, *ALICE, peer="10.0.0.2")).status == 200
 
 
-async def test_wrong_access_tokens_count_as_failures(slow: InProcess) -> None:
-    """They are guesses as well."""
-    for _ in range(3):
+async def test_access_tokens_are_never_slowed_down(slow: InProcess) -> None:
+    """Nobody guesses one: wrong ones count for nothing, and right ones are taken meanwhile."""
+    for _ in range(100):
         assert (await login(slow, "alice", "dtr_" + "x" * 40)).status == 401
+    assert (await login(slow, *ALICE)).status == 200
+    _, secret = slow.administration.create_token("alice")
+    await fail(slow)
+    for number in range(29):
+        await fail(slow, f"user{number}", times=1)
+    assert (await login(slow, *ALICE)).status == 429
+    assert (await login(slow, *BOB)).status == 429
+    assert (await login(slow, "alice", secret)).status == 200
+
+
+async def test_one_clients_mistake_does_not_lock_out_others_at_its_address(
+    slow: InProcess,
+) -> None:
+    """A thousand retries of one wrong password are one mistake, not an address that guesses."""
+    for _ in range(100):
+        assert (await login(slow, "alice", "wrong")).status in {401, 429}
+        slow.clock.advance(11)
+    assert (await login(slow, *BOB)).status == 200
+    assert (await login(slow, *ALICE, peer="10.0.0.2")).status == 200
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+async def test_who_has_logged_in_from_an_address_is_not_kept_out_by_others_there(
+    slow: InProcess, *, is_written: bool
+) -> None:
+    """An address that guesses keeps out new names only; a name's own failures count as ever."""
+    assert (await login(slow, *ALICE)).status == 200
+    if is_written:
+        await slow.application._gate._identity.failures.write()
+    for number in range(30):
+        await fail(slow, f"user{number}", times=1)
+    assert (await login(slow, *BOB)).status == 429
+    assert (await login(slow, *ALICE)).status == 200
+    await fail(slow)
+    assert (await login(slow, *ALICE)).status == 429
+
+
+async def test_a_success_takes_back_what_failed_before(slow: InProcess) -> None:
+    """People who mistype do not use up their address."""
+    for _ in range(20):
+        await fail(slow, "alice", times=2)
+        assert (await login(slow, *ALICE)).status == 200
+        await fail(slow, "bob", times=2)
+        assert (await login(slow, *BOB)).status == 200
+    await fail(slow, "a stranger", times=1)
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["2001:db8::{n:x}", "2001:db8:0:0:{n:x}::1"],
+        ["::ffff:10.0.0.1", "10.0.0.1"],
+        ["[2001:db8::1]:{n}", "2001:db8::1"],
+        ["10.0.0.1:{n}"],
+        ["no address {n}"],
+    ],
+    ids=str,
+)
+async def test_an_address_in_other_words_is_the_same_client(
+    slow: InProcess, addresses: list[str]
+) -> None:
+    """One IPv6 site, one IPv4 address however it is written, whatever the port."""
+    for number in range(30):
+        form = addresses[number % len(addresses)]
+        await fail(slow, f"user{number}", times=1, peer=form.format(n=number + 1))
+    form = addresses[0]
+    assert (await login(slow, "another", "wrong", peer=form.format(n=999))).status == 429
+    assert (await login(slow, "another", "wrong", peer="2001:db8:0:1::1")).status == 401
+
+
+async def test_names_that_are_sent_together_are_counted_together(slow: InProcess) -> None:
+    """Of 400 names at once from one address no more are tried than one after another."""
+    answers = await asyncio.gather(*(login(slow, f"user{n}", "guess") for n in range(400)))
+    statuses = [answer.status for answer in answers]
+    assert set(statuses) == {401, 429}
+    assert statuses.count(401) <= 30
+    assert all(answer.header("retry-after") for answer in answers if answer.status == 429)
+
+
+async def test_behind_a_proxy_only_names_are_slowed_down(open_registry: OpenRegistry) -> None:
+    """The address of a trusted proxy is everybody's: it never waits."""
+    target = open_registry({"auth": AUTH, "server": {"trusted_proxies": ["10.0.0.1"]}})
+    for number in range(60):
+        await fail(target, f"user{number}", times=1)
+    assert (await login(target, "another", "wrong")).status == 401
+    await fail(target)
+    assert (await login(target, *ALICE)).status == 429
+    assert (await login(target, *BOB)).status == 200
+
+
+async def test_more_passwords_than_can_be_verified_soon_are_refused(slow: InProcess) -> None:
+    """429 with the time to come back, not a queue that grows for ever; nobody is counted."""
+    peers = [f"10.0.{n}.1" for n in range(200)]
+    answers = await asyncio.gather(*(login(slow, *ALICE, peer=peer) for peer in peers))
+    statuses = [answer.status for answer in answers]
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) >= 64
+    assert all(answer.header("retry-after") for answer in answers if answer.status == 429)
+    assert (await login(slow, *ALICE, peer=peers[-1])).status == 200
+
+
+async def test_a_guess_whose_client_goes_away_is_counted(slow: InProcess) -> None:
+    """Or guesses would be free for whoever does not wait for the answer."""
+    for _ in range(3):
+        guess = asyncio.create_task(login(slow, "alice", "wrong"))
+        verifier = slow.application._gate._identity._passwords
+        for _ in range(10_000):
+            if verifier._waiting:
+                break
+            await asyncio.sleep(0)
+        guess.cancel()
+        await asyncio.wait({guess})
     assert (await login(slow, *ALICE)).status == 429
 
 

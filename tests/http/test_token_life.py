@@ -1,6 +1,7 @@
 """How long credentials live: refresh, revocation, expiry, disabled users, changed rights."""
 
 import secrets
+from typing import Any
 
 import httpx
 import pytest
@@ -9,6 +10,8 @@ from tests.http.conftest import Connect, OpenRegistry
 from tests.http.targets import Target
 from tests.http.test_tokens import granted, post
 
+from dtr.accounts.records import mark_tokens_used
+from dtr.accounts.signing import KeyRing
 from dtr.model.access import Level
 from dtr.testing.registry import ALICE
 
@@ -202,6 +205,7 @@ async def test_a_disabled_user_is_out_within_a_second(target: Target, carol: Cli
     await target.wait(1)
     assert (await carol.get("/v2/")).status_code == 200
     assert_error(await bearer.get(repository.tags), 401, "UNAUTHORIZED")
+    assert_error(await refreshed(carol, refresh), 401, "UNAUTHORIZED")
 
 
 async def test_a_changed_password_ends_what_the_old_one_began(
@@ -293,3 +297,63 @@ async def test_a_refresh_token_expires(open_registry: OpenRegistry, connect: Con
     assert (await refreshed(alice, refresh)).status_code == 200
     target.clock.advance(20)
     assert_error(await refreshed(alice, refresh), 401, "UNAUTHORIZED")
+
+
+async def test_of_more_refresh_tokens_than_allowed_the_longest_unused_end(
+    open_registry: OpenRegistry, connect: Connect
+) -> None:
+    """Logins of machines that are long gone make room; one that is used stays."""
+    target = open_registry({"auth": {"refresh_tokens_per_user": 3}})
+    alice = connect(target).login(*ALICE)
+    tokens = []
+    for _ in range(3):
+        tokens.append(await refresh_token(alice))
+        target.clock.advance(10)
+    assert (await refreshed(alice, tokens[0])).status_code == 200
+    used = target.application._gate._identity.take_used_tokens()
+    target.administration._database.write_now(mark_tokens_used, used)
+    tokens.append(await refresh_token(alice))
+    statuses = [(await refreshed(alice, token)).status_code for token in tokens]
+    assert statuses == [200, 401, 200, 200]
+
+
+@pytest.mark.parametrize("change", ["disabled", "revoked"])
+async def test_a_refresh_token_is_not_made_for_a_login_that_has_just_ended(
+    open_registry: OpenRegistry, connect: Connect, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The account is looked at again in the transaction that writes the token."""
+    target = open_registry()
+    token_id, secret = target.administration.create_token("alice")
+    client = connect(target).login("alice", secret)
+    sign = KeyRing.sign
+
+    async def late(*args: Any, **kwargs: Any) -> str:
+        if change == "disabled":
+            target.administration.set_active("alice", is_active=False)
+        else:
+            target.administration.revoke_token("alice", token_id)
+        return await sign(*args, **kwargs)
+
+    monkeypatch.setattr(KeyRing, "sign", late)
+    answer = await client.get("/auth/token", params={"offline_token": "true"})
+    assert_error(answer, 401, "UNAUTHORIZED")
+    assert answer.headers["WWW-Authenticate"]
+
+
+async def test_refresh_tokens_may_be_withheld(
+    open_registry: OpenRegistry, connect: Connect
+) -> None:
+    """Then `docker login` keeps the password, which others can use as well."""
+    target = open_registry({"auth": {"refresh_tokens": "withhold"}})
+    alice = connect(target).login(*ALICE)
+    asked = await alice.get("/auth/token", params={"offline_token": "true"})
+    posted = await post(
+        alice,
+        grant_type="password",
+        username=alice.name,
+        password=ALICE[1],
+        access_type="offline",
+    )
+    for answer in (asked, posted):
+        assert answer.status_code == 200
+        assert "refresh_token" not in answer.json()

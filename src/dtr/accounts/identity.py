@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from dtr.accounts import records
+from dtr.accounts.failures import SharedFailures
 from dtr.accounts.passwords import TOKEN_PREFIX, PasswordVerifier, hash_token
 from dtr.accounts.records import Account
 from dtr.accounts.settings import AuthSettings
 from dtr.accounts.signing import KeyRing
-from dtr.accounts.throttle import LoginThrottle
+from dtr.accounts.throttle import LoginThrottle, ThrottleLimits
 from dtr.database import Database
 from dtr.model.access import NOBODY, Action, Credential, Level, Principal, Scope
 from dtr.model.errors import HeaderTooLargeError, UnauthorizedError
@@ -40,6 +41,7 @@ class Identity:
         keys: KeyRing,
         settings: AuthSettings,
         *,
+        is_shared: Callable[[str], bool] = lambda _client: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
@@ -47,7 +49,13 @@ class Identity:
         self._settings = settings
         self._clock = clock
         self._passwords = PasswordVerifier()
-        self._throttle = LoginThrottle(database, settings, clock)
+        self.failures = SharedFailures(database)
+        limits = ThrottleLimits(
+            settings.failed_logins_before_delay,
+            settings.failed_login_delay_seconds,
+            settings.failed_login_delay_max_seconds,
+        )
+        self._throttle = LoginThrottle(self.failures, limits, is_shared=is_shared)
         self._accounts: OrderedDict[int, tuple[float, Account | None]] = OrderedDict()
         self._tokens: OrderedDict[int, tuple[float, bool]] = OrderedDict()
         self._bearers: OrderedDict[str, tuple[float, Credential]] = OrderedDict()
@@ -86,25 +94,26 @@ class Identity:
         cached = await self._remembered(key)
         if cached is not None:
             return cached
-        async with self._throttle.turn(name, client):
+        if password.startswith(TOKEN_PREFIX):
+            # Nobody guesses one, so nobody is slowed down: not for what others at the address do.
+            return self._logged_in(key, await self._access_token(name, password))
+        attempt = self._throttle.attempt(name, client)
+        async with self._throttle.turn(attempt):
             # Whoever waited may find that the one before asked the same, or failed once too often.
             cached = await self._remembered(key)
             if cached is not None:
                 return cached
-            await self._throttle.check(name, client)
-            credential = await self._verified(name, password)
-            if credential is None:
-                await self._throttle.failed(name, client)
-                raise UnauthorizedError("user name or password is not correct")
-            await self._throttle.succeeded(name, client)
+            async with self._throttle.attempting(attempt, self._clock()) as outcome:
+                credential = await self._password(name, password)
+                outcome.is_success = credential is not None
+        return self._logged_in(key, credential)
+
+    def _logged_in(self, key: bytes, credential: Credential | None) -> Credential:
+        if credential is None:
+            raise UnauthorizedError("user name or password is not correct")
         until = self._clock() + self._settings.credential_cache_seconds
         _remember(self._credentials, key, (until, credential), _CACHED_CREDENTIALS)
         return credential
-
-    async def _verified(self, name: str, password: str) -> Credential | None:
-        if password.startswith(TOKEN_PREFIX):
-            return await self._access_token(name, password)
-        return await self._password(name, password)
 
     async def refresh(self, token: str) -> Credential:
         """Return the credential that a refresh token stands for.
@@ -120,10 +129,11 @@ class Identity:
         account = await self._account(found.account_id)
         if account is None or not await self._is_token_live(found.parent_id):
             raise UnauthorizedError("refresh token is not valid")
+        self._used[found.id] = self._clock()
         return _credential(account, found.level, found.parent_id)
 
     def take_used_tokens(self) -> dict[int, float]:
-        """Return when access tokens were used since the last call, for a batched write."""
+        """Return when tokens were used since the last call, for a batched write."""
         used, self._used = self._used, {}
         return used
 

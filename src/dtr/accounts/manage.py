@@ -62,7 +62,7 @@ def set_password(writer: Writer, name: str, password_hash: str) -> None:
 
 
 def set_active(writer: Writer, name: str, *, is_active: bool) -> None:
-    """Let a user log in, or not any more.
+    """Let a user log in, or not any more; either way bearer and refresh tokens are void at once.
 
     Raises:
         AccountConflictError: it is the last administrator.
@@ -72,6 +72,7 @@ def set_active(writer: Writer, name: str, *, is_active: bool) -> None:
     if not is_active:
         _keep_an_administrator(writer, account)
     records.change_account(writer, account.id, is_active=is_active)
+    records.remove_refresh_tokens(writer, account.id)
 
 
 def remove_user(writer: Writer, name: str) -> None:

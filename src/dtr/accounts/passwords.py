@@ -9,11 +9,13 @@ from functools import cache
 from argon2 import PasswordHasher, Type, extract_parameters
 from argon2.exceptions import InvalidHashError, UnsupportedParametersError, VerificationError
 
-from dtr.model.errors import InvalidError
+from dtr.model.errors import InvalidError, TooManyRequestsError
 
 MIN_PASSWORD_LENGTH = 8
 MAX_PASSWORD_LENGTH = 1024
 TOKEN_PREFIX = "dtr_"  # noqa: S105 - a mark, so that people and scanners recognise a leaked token
+_MOST_WAITING = 64
+_BUSY_SECONDS = 2.0
 
 # OWASP's second choice for argon2id: a verification costs 19 MiB, so that a few at once do not
 # crowd out the registry, and some 20 ms.
@@ -71,11 +73,29 @@ class PasswordVerifier:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="passwords")
+        self._waiting = 0
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
-        """Tell whether `password` is the one."""
+        """Tell whether `password` is the one.
+
+        Raises:
+            TooManyRequestsError: so many are to be verified that it would take seconds.
+
+        """
+        if self._waiting >= _MOST_WAITING:
+            raise TooManyRequestsError(
+                "too many logins at once; try again", retry_after_seconds=_BUSY_SECONDS
+            )
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, verify_password, password, password_hash)
+        self._waiting += 1
+        running = loop.run_in_executor(self._threads, verify_password, password, password_hash)
+        # Counted until it ends: whoever goes away leaves it in the queue, or at work.
+        running.add_done_callback(self._left)
+        return await running
+
+    def _left(self, running: "asyncio.Future[bool]") -> None:
+        del running
+        self._waiting -= 1
 
     def close(self) -> None:
         """Let go of the threads."""

@@ -1,13 +1,13 @@
 """Statements about accounts, tokens, keys, grants and repositories as the gate sees them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 
-from dtr.database import Lookup, Reader, Writer
+from dtr.database import Change, Lookup, Reader, Writer
 from dtr.database.schema import (
     accounts,
     failed_logins,
@@ -17,6 +17,7 @@ from dtr.database.schema import (
     signing_keys,
     tokens,
 )
+from dtr.database.statements import insert_unless_there
 from dtr.model.access import Level, Repository, Visibility
 from dtr.model.names import RepositoryName
 
@@ -54,6 +55,7 @@ class AccessToken:
 
 # No attempt at a unit of work comes later than `database.failover_wait_seconds`, an hour at most.
 _LONGEST_WAIT_SECONDS = 2 * 3600
+_KNOWN_SECONDS = 30 * 86400
 
 _ACCOUNT = (
     accounts.c.id,
@@ -133,10 +135,30 @@ FIND_NAMESPACE_GRANT = Lookup(
         ),
     )
 )
-FIND_FAILURES = Lookup(
-    select(failed_logins.c.failures, failed_logins.c.last_at).where(
-        failed_logins.c.subject == bindparam("subject")
+FAILURES = Lookup(
+    select(failed_logins.c.subject, failed_logins.c.failures, failed_logins.c.last_at).where(
+        failed_logins.c.subject.in_(
+            [bindparam("pair"), bindparam("known"), bindparam("address")],
+        )
     )
+)
+ADD_FAILURES = Change(
+    insert_unless_there(failed_logins, "subject").values(
+        subject=bindparam("subject"), failures=bindparam("count"), last_at=bindparam("at")
+    )
+)
+COUNT_FAILURE = Change(
+    update(failed_logins)
+    .where(failed_logins.c.subject == bindparam("which"))
+    .values(failures=failed_logins.c.failures + bindparam("more"), last_at=bindparam("at"))
+)
+FORGIVE_ADDRESS = Change(
+    update(failed_logins)
+    .where(failed_logins.c.subject == bindparam("which"), failed_logins.c.failures > 0)
+    .values(failures=failed_logins.c.failures - 1)
+)
+FORGET_FAILURES = Change(
+    delete(failed_logins).where(failed_logins.c.subject == bindparam("subject"))
 )
 SIGNING_KEYS = Lookup(
     select(signing_keys.c.id, signing_keys.c.private_key, signing_keys.c.created_at)
@@ -271,6 +293,20 @@ def remove_refresh_tokens(writer: Writer, account_id: int) -> None:
     writer.execute(delete(tokens).where(where))
 
 
+def has_token(reader: Reader, token_id: int) -> bool:
+    """Tell whether a token is still there."""
+    return reader.execute(select(tokens.c.id).where(tokens.c.id == token_id)).first() is not None
+
+
+def remove_oldest_refresh_tokens(writer: Writer, account_id: int, *, keep: int) -> None:
+    """Delete an account's refresh tokens but for the `keep` that were used or made last."""
+    mine = and_(tokens.c.account_id == account_id, tokens.c.kind == "refresh")
+    last = func.coalesce(tokens.c.last_used_at, tokens.c.created_at)
+    oldest = select(tokens.c.id).where(mine).order_by(last.desc(), tokens.c.id.desc()).offset(keep)
+    # A bound that both engines want to see beside an offset; more come one by one.
+    writer.execute(delete(tokens).where(tokens.c.id.in_(oldest.limit(1000))))
+
+
 def mark_tokens_used(writer: Writer, used: dict[int, float]) -> None:
     """Record when tokens were last used, gathered over a while."""
     statement = (
@@ -285,33 +321,44 @@ def remove_expired(writer: Writer, now: float, *, forget_failures_before: float)
     for statement in (
         delete(tokens).where(tokens.c.expires_at <= now),
         delete(signing_keys).where(signing_keys.c.expires_at <= now),
-        delete(failed_logins).where(failed_logins.c.last_at < forget_failures_before),
+        delete(failed_logins).where(
+            failed_logins.c.last_at < forget_failures_before,
+            # Without a failure: who has logged in from where, which is worth more.
+            or_(failed_logins.c.failures > 0, failed_logins.c.last_at < now - _KNOWN_SECONDS),
+        ),
         delete(finished_units).where(finished_units.c.finished_at < now - _LONGEST_WAIT_SECONDS),
     ):
         removed += writer.execute(statement).rowcount
     return removed
 
 
-def record_failure(writer: Writer, subjects: Sequence[str], now: float) -> None:
-    """Count one more failed login for each of `subjects`."""
+def record_failure(writer: Writer, pair: str, address: str, now: float) -> None:
+    """Count a failed login of a name at an address; only the name's first for the address."""
     if writer.ran_before():
         return
-    for subject in subjects:
-        found = writer.first(FIND_FAILURES, {"subject": subject})
-        if found is None:
-            values = {"subject": subject, "failures": 1, "last_at": now}
-            writer.execute(insert(failed_logins).values(values))
-        else:
-            writer.execute(
-                update(failed_logins)
-                .where(failed_logins.c.subject == subject)
-                .values(failures=failed_logins.c.failures + 1, last_at=now)
-            )
+    is_first = _count_failure(writer, pair, 1, now)
+    if address and is_first:
+        _count_failure(writer, address, 1, now)
 
 
-def forget_failures(writer: Writer, subject: str) -> None:
-    """Start counting anew after a successful login."""
-    writer.execute(delete(failed_logins).where(failed_logins.c.subject == subject))
+def _count_failure(writer: Writer, subject: str, more: int, now: float) -> bool:
+    """Add to a count; return whether it was made."""
+    if writer.change(ADD_FAILURES, {"subject": subject, "count": more, "at": now}):
+        return True
+    writer.change(COUNT_FAILURE, {"which": subject, "more": more, "at": now})
+    return False
+
+
+def forgive_failures(writer: Writer, pair: str, address: str) -> None:
+    """Start counting anew after a successful login, and take back what counts for the address."""
+    if writer.change(FORGET_FAILURES, {"subject": pair}) and address:
+        writer.change(FORGIVE_ADDRESS, {"which": address})
+
+
+def note_known(writer: Writer, known: Mapping[str, float]) -> None:
+    """Note who has logged in from where, gathered over a while."""
+    for subject, at in sorted(known.items()):
+        _count_failure(writer, subject, 0, at)
 
 
 def newest_key_time(reader: Reader) -> float | None:

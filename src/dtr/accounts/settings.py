@@ -10,6 +10,8 @@ class AuthSettings:
     service: str = "dtr"
     token_seconds: int = 300
     refresh_token_seconds: int = 30 * 86400
+    refresh_tokens_per_user: int = 500
+    refresh_tokens: str = "offer"
     credential_cache_seconds: float = 60
     header_bytes: int = 32768
     failed_logins_before_delay: int = 5

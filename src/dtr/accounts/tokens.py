@@ -14,7 +14,7 @@ from dtr.accounts.settings import AuthSettings
 from dtr.accounts.signing import KeyRing
 from dtr.asgi import Endpoint, Request, Response, Route
 from dtr.asgi.forwarded import Proxies
-from dtr.database import Database
+from dtr.database import Database, Writer
 from dtr.model.access import NEEDED, NOBODY, OPEN, Action, Credential, Level, Principal
 from dtr.model.errors import (
     HeaderTooLargeError,
@@ -67,10 +67,14 @@ class TokenEndpoint:
 
     async def get(self, request: Request) -> Response:
         """Answer GET: basic credentials or none, any number of scopes."""
-        credential = await self._login(request)
-        scopes = request.query_all("scope")
-        refresh = request.query("offline_token") in {"true", "1"}
-        return await self._answer(credential, scopes, refresh=refresh)
+        try:
+            credential = await self._login(request)
+            scopes = request.query_all("scope")
+            refresh = request.query("offline_token") in {"true", "1"}
+            return await self._answer(credential, scopes, refresh=refresh)
+        except UnauthorizedError as error:
+            error.challenge = self._challenge
+            raise
 
     async def post(self, request: Request) -> Response:
         """Answer POST: a form with a password or a refresh token."""
@@ -108,13 +112,9 @@ class TokenEndpoint:
         scheme, _, value = authorization.partition(" ")
         if scheme.lower() != "basic":
             message = "a token is issued for a name and password"
-            raise UnauthorizedError(message, challenge=self._challenge)
-        try:
-            name, password = parse_basic(value)
-            return await self._identity.login(name, password, self._proxies.client(request))
-        except UnauthorizedError as error:
-            error.challenge = self._challenge
-            raise
+            raise UnauthorizedError(message)
+        name, password = parse_basic(value)
+        return await self._identity.login(name, password, self._proxies.client(request))
 
     async def _answer(
         self,
@@ -143,7 +143,8 @@ class TokenEndpoint:
             "expires_in": seconds,
             "issued_at": datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
-        if refresh and not principal.is_anonymous:
+        is_offered = self._settings.refresh_tokens == "offer"
+        if refresh and is_offered and not principal.is_anonymous:
             token = await self._new_refresh_token(credential)
         if token:
             answer["refresh_token"] = token
@@ -152,14 +153,11 @@ class TokenEndpoint:
     async def _new_refresh_token(self, credential: Credential) -> str:
         token = new_token()
         await self._database.write(
-            records.add_token,
-            credential.principal.account_id or 0,
-            kind="refresh",
-            secret_hash=hash_token(token),
-            label="",
-            level=credential.principal.ceiling,
+            add_refresh_token,
+            credential,
+            hash_token(token),
             expires_at=self._clock() + self._settings.refresh_token_seconds,
-            parent_id=credential.token_id,
+            most=self._settings.refresh_tokens_per_user,
         )
         return token
 
@@ -197,6 +195,35 @@ class TokenEndpoint:
             if (action in asked or "*" in asked) and level >= NEEDED[action]
         ]
         return granted, {} if repository is None else {"id": repository.id}
+
+
+def add_refresh_token(
+    writer: Writer, credential: Credential, secret_hash: str, *, expires_at: float, most: int
+) -> None:
+    """Keep a new refresh token, if what it was asked for with is still good; the oldest give way.
+
+    Raises:
+        UnauthorizedError: the account or the access token has changed since it was verified.
+
+    """
+    principal, parent_id = credential.principal, credential.token_id
+    found = writer.first(records.FIND_ACCOUNT, {"id": principal.account_id})
+    account = records.account_of(found) if found else None
+    is_parent_gone = parent_id is not None and not records.has_token(writer, parent_id)
+    is_changed = account is None or not account.is_active or account.epoch != credential.epoch
+    if account is None or is_changed or is_parent_gone:
+        raise UnauthorizedError("the account or token behind this credential has changed")
+    records.add_token(
+        writer,
+        account.id,
+        kind="refresh",
+        secret_hash=secret_hash,
+        label="",
+        level=principal.ceiling,
+        expires_at=expires_at,
+        parent_id=parent_id,
+    )
+    records.remove_oldest_refresh_tokens(writer, account.id, keep=most)
 
 
 def _parse_scope(scope: str) -> tuple[str, str, list[str]]:

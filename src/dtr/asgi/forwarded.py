@@ -51,7 +51,7 @@ class Proxies:
     def client(self, request: Request) -> str:
         """Return the address of the client: the last one that no trusted proxy vouches for."""
         peer = _peer(request)
-        if not self.trusted or not self._is_trusted(peer):
+        if not self.trusted or not self.is_trusted(peer):
             return peer
         return self._first_hop(request, peer).address
 
@@ -59,7 +59,7 @@ class Proxies:
         """Return scheme and host that the client used, without a slash at the end."""
         scheme, host = request.scope["scheme"], request.header(b"host")
         peer = _peer(request)
-        if self.trusted and self._is_trusted(peer):
+        if self.trusted and self.is_trusted(peer):
             hop = self._first_hop(request, peer)
             scheme = hop.scheme or scheme
             host = hop.host if _HOST.match(hop.host) else host
@@ -75,7 +75,7 @@ class Proxies:
         for hop in self._hops(request):
             address = canonical_address(hop.address) if hop.address else found.address
             found = _Hop(address, hop.scheme, hop.host)
-            if not hop.address or not self._is_trusted(address):
+            if not hop.address or not self.is_trusted(address):
                 break
         return found
 
@@ -90,7 +90,8 @@ class Proxies:
             return _forwarded(request.header(b"forwarded"))
         return _x_forwarded(request)
 
-    def _is_trusted(self, address: str) -> bool:
+    def is_trusted(self, address: str) -> bool:
+        """Tell whether an address is a trusted proxy's, and so not a client's."""
         found = self._known.get(address)
         if found is None:
             if len(self._known) >= _MOST_KNOWN:

@@ -26,7 +26,7 @@ def create(
         str, typer.Option(help="The most it may do: read-only, read-write or admin.")
     ] = "read-write",
     expires: Annotated[
-        str | None, typer.Option(help="When it ends: 12h, 90d, 1y. Default: never.")
+        str | None, typer.Option(help="When it ends: 12h, 90d, 1y. Default: the longest life.")
     ] = None,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
@@ -41,7 +41,12 @@ def create(
     secret = new_token()
     with open_registry(config, data_dir) as registry:
         token = registry.database.write_now(
-            manage.create_token, user, secret, label=label, level=ceiling, lifetime_seconds=lifetime
+            manage.create_token,
+            user,
+            secret,
+            label=label,
+            level=ceiling,
+            lifetime_seconds=_within(registry.settings.auth.access_token_max_seconds, lifetime),
         )
     if as_json:
         show_json(
@@ -91,11 +96,23 @@ def revoke(
         echo(f"Revoked {count}.")
 
 
+def _within(most_seconds: int, wanted: float | None) -> float | None:
+    """Return how long a token lives, where at most so long is allowed; 0 allows no end."""
+    if not most_seconds:
+        return wanted
+    if wanted is not None and wanted > most_seconds:
+        fail(
+            f"A token may live {most_seconds / _UNITS['d']:g} days at most here: "
+            "auth.access_token_max_seconds."
+        )
+    return wanted or most_seconds
+
+
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d{1,6})([mhdy])", text)
     if match is None:
         fail("--expires takes a number and m, h, d or y, such as 90d.")
     seconds = int(match[1]) * _UNITS[match[2]]
     if seconds > _LONGEST_SECONDS:
-        fail("--expires takes at most 100y; leave it out for a token that never expires.")
+        fail("--expires takes at most 100y.")
     return seconds

@@ -60,7 +60,7 @@ def build_application(
     auth = auth_settings(settings)
     proxies = Proxies(settings.server.trusted_proxies, settings.server.forwarded_header)
     keys = KeyRing(database, service=auth.service, clock=clock)
-    identity = Identity(database, keys, auth, clock=clock)
+    identity = Identity(database, keys, auth, is_shared=proxies.is_trusted, clock=clock)
     gate = Gate(
         database,
         identity,
@@ -144,7 +144,10 @@ def _checks(drivers: Drivers, keys: KeyRing) -> dict[str, Check]:
 
 
 class UsedTokens:
-    """Writes down when access tokens were used, gathered, so that no pull writes a row."""
+    """Writes down when access tokens were used and who logged in from where.
+
+    Gathered, so that no pull writes a row.
+    """
 
     def __init__(self, database: Database, identity: Identity) -> None:
         self._database = database
@@ -164,6 +167,7 @@ class UsedTokens:
         used = self._identity.take_used_tokens()
         if used:
             await self._database.write(mark_tokens_used, used)
+        await self._identity.failures.write()
 
 
 def registry_settings(settings: Settings) -> RegistrySettings:
@@ -216,6 +220,8 @@ def auth_settings(settings: Settings) -> AuthSettings:
         service=auth.service,
         token_seconds=auth.token_seconds,
         refresh_token_seconds=auth.refresh_token_seconds,
+        refresh_tokens_per_user=auth.refresh_tokens_per_user,
+        refresh_tokens=auth.refresh_tokens,
         credential_cache_seconds=auth.credential_cache_seconds,
         header_bytes=settings.limits.header_bytes,
         failed_logins_before_delay=auth.failed_logins_before_delay,

@@ -349,6 +349,12 @@ class AuthSettings(_Section):
     """How long a bearer token is accepted."""
     refresh_token_seconds: int = Field(30 * _DAY, ge=60, le=3650 * _DAY)
     """How long a refresh token is accepted."""
+    refresh_tokens_per_user: int = Field(500, ge=1, le=100_000)
+    """Most refresh tokens of a user; of more, those that were used longest ago end."""
+    refresh_tokens: Literal["offer", "withhold"] = "offer"
+    """Whether docker login gets a refresh token to keep, or keeps the password (accounts)."""
+    access_token_max_seconds: int = Field(365 * _DAY, ge=0, le=3650 * _DAY)
+    """Longest life of a new access token, and what one has unless told otherwise; 0: no end."""
     key_rotation_seconds: int = Field(30 * _DAY, ge=3600, le=3650 * _DAY)
     """Age at which the key that signs tokens is replaced."""
     credential_cache_seconds: int = Field(60, ge=0, le=3600)

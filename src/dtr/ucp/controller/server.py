@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,7 +14,7 @@ import structlog
 from aiohttp import web
 from pydantic import JsonValue, ValidationError
 
-from dtr.model.errors import InvalidError, UnavailableError
+from dtr.model.errors import InvalidError, TooManyRequestsError, UnavailableError
 from dtr.ucp import keys
 from dtr.ucp.api import PREFIX, ApiError, ApiRequest, ApiRoute
 from dtr.ucp.authority import AuthorityError
@@ -191,6 +192,9 @@ def _spoken(error: Exception, request: web.Request) -> web.Response:
             status, code, message = 400, "INVALID", _first_problem(error)
         case AuthorityError() | InvalidError():
             status, code, message = 400, "INVALID", str(error)
+        case TooManyRequestsError():
+            status, code = 429, "TOO_MANY_REQUESTS"
+            message = f"{str(error).capitalize()}. Wait {error.retry_after_seconds:.0f} s."
         case UnavailableError():
             status, code = 503, "UNAVAILABLE"
             message = (
@@ -206,6 +210,8 @@ def _spoken(error: Exception, request: web.Request) -> web.Response:
     response = web.json_response(answer, status=status, headers=_NO_STORE)
     if status == web.HTTPUnauthorized.status_code:
         response.headers["WWW-Authenticate"] = 'Basic realm="UCP"'
+    if isinstance(error, TooManyRequestsError):
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
     return response
 
 

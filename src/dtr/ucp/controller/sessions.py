@@ -4,15 +4,16 @@ import secrets
 from typing import Final
 
 from dtr.accounts.passwords import PasswordVerifier
+from dtr.accounts.throttle import LoginThrottle, MemoryFailures, ThrottleLimits
 from dtr.ucp import keys
 from dtr.ucp.api import ApiError
-from dtr.ucp.controller.throttle import LoginThrottle
 from dtr.ucp.model import Administrator, Session
 from dtr.ucp.store import Put, Store
 from dtr.ucp.tokens import hash_secret
 
 SESSION_SECONDS: Final = 3600.0
 
+_LIMITS: Final = ThrottleLimits(failures_before_delay=5, delay_seconds=1, delay_max_seconds=60)
 _MAX_NAME: Final = 128
 _MAX_TOKEN: Final = 256
 
@@ -23,7 +24,9 @@ class Administrators:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._verifier = PasswordVerifier()
-        self._throttle = LoginThrottle()
+        # Counted by this controller alone: with several of them somebody has as many times as many
+        # guesses, which is as good as none against a password.
+        self._throttle = LoginThrottle(MemoryFailures(), _LIMITS)
 
     def close(self) -> None:
         """Let go of threads."""
@@ -34,17 +37,20 @@ class Administrators:
 
         Raises:
             ApiError: 401, the same for a name that there is not and a wrong password, after the
-                same time; 429 after too many of them.
+                same time.
+            TooManyRequestsError: after too many of them.
 
         """
-        async with self._throttle.turn(name, address):
-            self._throttle.check(name, address, now)
+        attempt = self._throttle.attempt(name, address)
+        async with (
+            self._throttle.turn(attempt),
+            self._throttle.attempting(attempt, now) as outcome,
+        ):
             found = await self.find(name)
-            if await self._verifier.verify(password, found.password_hash if found else None):
-                self._throttle.succeeded(name, address)
-                assert found is not None  # noqa: S101 - nobody has the password of no account
-                return found
-            self._throttle.failed(name, address, now)
+            password_hash = found.password_hash if found else None
+            outcome.is_success = await self._verifier.verify(password, password_hash)
+        if found is not None and outcome.is_success:
+            return found
         raise ApiError(401, "UNAUTHORIZED", "The username or the password is wrong.")
 
     async def find(self, name: str) -> Administrator | None:
