@@ -22,6 +22,7 @@ application = new_command_line(
         "migrate": "dtr.cli.migrate:migrate_metadata",
         "copy-metadata": "dtr.cli.copy:copy_metadata",
         "import": "dtr.cli.importing:import_registry",
+        "read-only": "dtr.cli.read_only:commands",
         "gc": "dtr.cli.maintenance:gc",
         "fsck": "dtr.cli.maintenance:fsck",
         "jobs": "dtr.cli.jobs:commands",

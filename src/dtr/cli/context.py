@@ -12,8 +12,9 @@ import typer
 from dtr.cli.terminal import fail
 from dtr.database import Database
 from dtr.database.migrate import check_schema
-from dtr.model.errors import RegistryError
+from dtr.model.errors import ReadOnlyError, RegistryError
 from dtr.registry.records import storage_in_use
+from dtr.registry.records.read_only import read_only_mode
 from dtr.server.certificates import CertificateError
 from dtr.server.datadir import DataDirectory, DataDirectoryError
 from dtr.server.drivers import Drivers, open_drivers
@@ -70,6 +71,17 @@ class Registry:
                 "Give the server's settings: --config, or DTR_STORAGE__URL.",
             )
         return self.drivers.store
+
+    def require_writable(self) -> None:
+        """Return where content may be changed.
+
+        Raises:
+            ReadOnlyError: the registry serves pulls only.
+
+        """
+        mode = self.database.read_now(read_only_mode)
+        if mode is not None:
+            raise ReadOnlyError(f"{mode.sentence} ('dtr read-only off' ends that)")
 
 
 @contextmanager

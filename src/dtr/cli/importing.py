@@ -106,6 +106,8 @@ def import_registry(
         prefix, owner, visibility, overwrite_tags, dry_run=dry_run, concurrency=concurrency
     )
     with open_registry(config, data_dir) as registry:
+        if not dry_run:
+            registry.require_writable()
         credentials = _credentials(username, password_file)
         if place.startswith(("http://", "https://")):
             targets = Targets.parse(place, token_services or (), networks or ())

@@ -44,6 +44,8 @@ def gc(
     waits for one of the same kind that runs.
     """
     with open_registry(config, data_dir) as registry:
+        if not dry_run:
+            registry.require_writable()
         collector = Collector(
             registry.database, registry.store, collect_settings(registry.settings)
         )
@@ -76,6 +78,8 @@ def fsck(
     1: something is damaged that was not repaired. Garbage and notes do no harm.
     """
     with open_registry(config, data_dir) as registry:
+        if repair:
+            registry.require_writable()
         checker = Checker(registry.database, registry.store, repair=repair, verify=verify)
         findings = _check(registry, checker, {"repair": repair, "verify": verify}, quiet=as_json)
     if as_json:

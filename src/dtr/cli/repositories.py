@@ -85,6 +85,7 @@ def remove(
     """Remove a repository with its tags and manifests; collection takes the bytes."""
     with open_registry(config, data_dir) as registry:
         repository = RepositoryName.parse(name)
+        registry.require_writable()
         registry.database.read_now(manage.require_repository, repository)
         confirm(f"Remove {name} with everything in it?", yes=yes)
         sessions = registry.database.write_now(manage.remove_repository, repository)

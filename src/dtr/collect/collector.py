@@ -65,7 +65,10 @@ class Collector:
         settings: CollectSettings,
         *,
         clock: Callable[[], float] = time.time,
+        pause: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """Collect from `store`; `pause` is awaited before each batch."""
+        self._pause = pause
         self._database = database
         self._store = store
         self._settings = settings
@@ -92,6 +95,8 @@ class Collector:
 
     async def _with_rest(self, step: Step, done: Collected) -> bool:
         """Do a step, then leave the machine and the database to requests for as long again."""
+        if self._pause is not None:
+            await self._pause()
         begun = time.perf_counter()
         is_more = await step(done)
         if is_more:

@@ -191,6 +191,10 @@ class UnavailableError(RegistryError):
     """The registry cannot do this at the moment."""
 
 
+class ReadOnlyError(UnavailableError):
+    """The registry serves pulls only."""
+
+
 class StorageFullError(UnavailableError):
     """The registry's disk is full."""
 

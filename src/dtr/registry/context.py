@@ -8,6 +8,7 @@ from dtr.accounts.gate import Gate
 from dtr.database import Database
 from dtr.model.manifests import Limits
 from dtr.registry.counters import PullCounter
+from dtr.registry.read_only import ReadOnly
 from dtr.storage import BlobCache, BlobStore
 
 
@@ -37,5 +38,6 @@ class RegistryContext:
     gate: Gate
     settings: RegistrySettings
     pulls: PullCounter
+    read_only: ReadOnly
     clock: Callable[[], float] = time.time
     cache: BlobCache | None = None

@@ -55,6 +55,7 @@ class Push:
         manifest = parse_manifest(payload, request.header(b"content-type"), self._settings.manifest)
         digest = _digest_of(payload, reference)
         pushed = PushedManifest(digest, payload, manifest, tags, request.principal.account_id)
+        await self._context.read_only.require()  # it may have been turned on meanwhile
         missing = await self._context.gate.write(
             put_manifest,
             request,

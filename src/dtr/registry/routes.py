@@ -1,6 +1,7 @@
 """The distribution API's endpoints and the access each one declares."""
 
 from dtr.asgi import Endpoint, Request, Response, Route
+from dtr.asgi.routing import Handler
 from dtr.model.access import ACCOUNT, CATALOG, MAY_DELETE, MAY_PULL, MAY_PUSH
 from dtr.registry.context import RegistryContext
 from dtr.registry.discovery import Discovery
@@ -13,7 +14,17 @@ def registry_routes(context: RegistryContext) -> list[Route]:
     """Return the routes of `/v2/`, the hottest first."""
     pull, push, uploads = Pull(context), Push(context), Uploads(context)
     discovery = Discovery(context)
-    start = {"POST": Endpoint(uploads.start, MAY_PUSH)}
+
+    def changes(handler: Handler) -> Handler:
+        """Return a handler that is passed only while the registry takes pushes."""
+
+        async def guarded(request: Request) -> Response:
+            await context.read_only.require()
+            return await handler(request)
+
+        return guarded
+
+    start = {"POST": Endpoint(changes(uploads.start), MAY_PUSH)}
     return [
         Route("/v2/", {"GET": Endpoint(base, ACCOUNT)}),
         Route("/v2", {"GET": Endpoint(base, ACCOUNT)}),
@@ -22,8 +33,8 @@ def registry_routes(context: RegistryContext) -> list[Route]:
             "/v2/{name}/manifests/{reference}",
             {
                 "GET": Endpoint(pull.manifest, MAY_PULL),
-                "PUT": Endpoint(push.put, MAY_PUSH),
-                "DELETE": Endpoint(push.delete, MAY_DELETE),
+                "PUT": Endpoint(changes(push.put), MAY_PUSH),
+                "DELETE": Endpoint(changes(push.delete), MAY_DELETE),
             },
         ),
         Route("/v2/{name}/blobs/uploads/", start),
@@ -32,16 +43,16 @@ def registry_routes(context: RegistryContext) -> list[Route]:
             "/v2/{name}/blobs/uploads/{upload}",
             {
                 "GET": Endpoint(uploads.status, MAY_PUSH),
-                "PATCH": Endpoint(uploads.append, MAY_PUSH),
-                "PUT": Endpoint(uploads.finish, MAY_PUSH),
-                "DELETE": Endpoint(uploads.cancel, MAY_PUSH),
+                "PATCH": Endpoint(changes(uploads.append), MAY_PUSH),
+                "PUT": Endpoint(changes(uploads.finish), MAY_PUSH),
+                "DELETE": Endpoint(changes(uploads.cancel), MAY_PUSH),
             },
         ),
         Route(
             "/v2/{name}/blobs/{digest}",
             {
                 "GET": Endpoint(pull.blob, MAY_PULL),
-                "DELETE": Endpoint(uploads.delete_blob, MAY_DELETE),
+                "DELETE": Endpoint(changes(uploads.delete_blob), MAY_DELETE),
             },
         ),
         Route("/v2/{name}/tags/list", {"GET": Endpoint(discovery.tags, MAY_PULL)}),

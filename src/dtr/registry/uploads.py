@@ -239,6 +239,7 @@ class Uploads:
         limit = self._settings.blob_bytes - writer.offset
         async for chunk in request.stream(limit=limit):
             await writer.append(chunk)
+        await self._context.read_only.require()  # it may have been turned on meanwhile
 
     async def _save(self, request: Request, upload: Upload, writer: BlobWriter) -> Upload:
         """Write and record what arrived, so that any process can go on from there.

@@ -24,6 +24,7 @@ from dtr.model.errors import RegistryError
 from dtr.model.manifests import Limits
 from dtr.registry.context import RegistryContext, RegistrySettings
 from dtr.registry.counters import PullCounter
+from dtr.registry.read_only import ReadOnly
 from dtr.registry.records import STORAGE_IN_USE
 from dtr.registry.routes import registry_routes
 from dtr.server.application import Application
@@ -33,6 +34,7 @@ from dtr.server.drivers import Drivers
 from dtr.server.health import Check, Health
 from dtr.server.logs import AccessLog
 from dtr.server.metrics import Metrics
+from dtr.server.read_only import ReadOnlyRoutes
 from dtr.server.settings import Settings
 from dtr.server.system import System
 
@@ -70,14 +72,15 @@ def build_application(
         metrics_public=settings.server.metrics_public,
         clock=clock,
     )
-    pulls = PullCounter(database)
+    pulls, read_only = PullCounter(database), ReadOnly(database)
     context = RegistryContext(
-        database, store, gate, registry_settings(settings), pulls, clock, drivers.cache
+        database, store, gate, registry_settings(settings), pulls, read_only, clock, drivers.cache
     )
     tokens = TokenEndpoint(database, identity, keys, gate, auth, proxies, clock=clock)
     health = Health(_checks(drivers, keys), drain_file=settings.cluster.drain_file)
     status = ClusterStatus(settings.cluster.status_file, health, settings.server.listen, clock)
     system = System(database, health, status, metrics, ca_certificate=ca_certificate)
+    modes = ReadOnlyRoutes(database, read_only, clock)
     used_tokens = UsedTokens(database, identity)
     connections = Connections(settings.server.listen.port, connection_limits(settings))
 
@@ -102,7 +105,7 @@ def build_application(
         database.close()
 
     return Application(
-        [*registry_routes(context), *tokens.routes(), *system.routes()],
+        [*registry_routes(context), *tokens.routes(), *system.routes(), *modes.routes()],
         gate,
         metrics,
         proxies,
@@ -115,6 +118,7 @@ def build_application(
             own_clock.follow,
             used_tokens.run,
             pulls.run,
+            read_only.follow,
             keys.follow,
             health.follow,
             connections.follow,

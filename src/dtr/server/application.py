@@ -21,6 +21,7 @@ from dtr.database import stale_reads
 from dtr.model.errors import (
     AddressTooLongError,
     HeaderTooLargeError,
+    ReadOnlyError,
     RegistryError,
     UnsupportedError,
 )
@@ -138,7 +139,7 @@ class Application:
         except RegistryError as error:
             response = error_response(error, request)
             if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(
-                error, UnsupportedError
+                error, UnsupportedError | ReadOnlyError
             ):
                 _LOG.error(
                     "request refused", request_id=request.id, error=str(error), **error.detail

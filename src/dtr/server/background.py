@@ -34,6 +34,7 @@ from dtr.server.drivers import Drivers, has_own_disk, open_drivers
 from dtr.server.logs import configure_logging
 from dtr.server.metrics import Metrics
 from dtr.server.parent import leave_with_parent
+from dtr.server.read_only import wait_until_writable
 from dtr.server.settings import Settings
 
 _LOG = structlog.get_logger()
@@ -180,12 +181,14 @@ class Background:
 
     async def collect(self, context: JobContext) -> None:
         """Collect what is due."""
+        await self._wait(context)
         started = time.perf_counter()
         collector = Collector(
             self._drivers.database,
             self._drivers.store,
             collect_settings(self._settings),
             clock=self._clock,
+            pause=lambda: self._wait(context),
         )
 
         def progress(done: Collected) -> None:
@@ -206,18 +209,23 @@ class Background:
 
     async def fsck(self, context: JobContext) -> None:
         """Compare metadata and storage; fail where damage is left."""
+        is_repair = bool(context.parameters.get("repair"))
+        if is_repair:
+            await self._wait(context)
         checker = Checker(
             self._drivers.database,
             self._drivers.store,
-            repair=bool(context.parameters.get("repair")),
+            repair=is_repair,
             verify=bool(context.parameters.get("verify")),
             clock=self._clock,
         )
         async for _ in checked(checker, context):
-            pass
+            if is_repair:
+                await self._wait(context)
 
     async def sweep(self, context: JobContext) -> None:
         """Delete what crashes left behind in storage."""
+        await self._wait(context)
         checker = Checker(
             self._drivers.database, self._drivers.store, repair=True, clock=self._clock
         )
@@ -226,7 +234,12 @@ class Background:
             count += 1
             context.log(sentence_of(finding))
             _LOG.info("swept", what=finding.what, subject=finding.subject)
+            await self._wait(context)
         context.progress(f"{count} swept")
+
+    async def _wait(self, context: JobContext) -> None:
+        """Wait while nothing is to be deleted."""
+        await wait_until_writable(self._drivers.database, context)
 
     async def rotate_key(self, context: JobContext) -> None:
         """Make a new signing key where the newest is old."""

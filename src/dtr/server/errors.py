@@ -81,6 +81,9 @@ _TABLE: dict[type[e.RegistryError], tuple[ErrorCode, HTTPStatus]] = {
 }
 
 
+_MAINTENANCE_SECONDS = "30"
+
+
 def spoken(error: type[e.RegistryError]) -> tuple[ErrorCode, HTTPStatus]:
     """Return how an error class is said: by its own row, or by its nearest ancestor's."""
     return next(_TABLE[kind] for kind in error.__mro__ if kind in _TABLE)
@@ -106,6 +109,8 @@ def error_response(error: e.RegistryError, request: Request) -> Response:
         case e.MalformedRequestError() | e.CodingUnsupportedError():
             # Where it ends is a matter of opinion, too: nothing behind it is read (RFC 9112 11.2).
             response.add(b"connection", "close")
+        case e.ReadOnlyError():
+            response.add(b"retry-after", _MAINTENANCE_SECONDS)
         case e.UploadBusyError() | e.UnavailableError():
             response.add(b"retry-after", "1")
     return response

@@ -33,7 +33,7 @@ _NOT_FOUND: Final = 404
 class _StatusError(SourceError):
     """The source answers with another status than was wanted."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str = "", status: int = 0) -> None:
         super().__init__(message)
         self.status = status
 

@@ -1,0 +1,57 @@
+"""`dtr read-only`."""
+
+import getpass
+import time
+from typing import Annotated
+
+import typer
+
+from dtr.cli.context import ConfigOption, DataDirOption, open_registry
+from dtr.cli.output import echo
+from dtr.cli.terminal import JsonOption, show_json, time_of
+from dtr.registry.records.read_only import ReadOnlyMode, read_only_mode, set_read_only
+
+commands = typer.Typer(
+    no_args_is_help=True, help="Serve pulls only, for maintenance; or see whether that is so."
+)
+
+
+@commands.command("on")
+def turn_on(
+    reason: Annotated[str, typer.Option("--reason", help="Shown to everybody who pushes.")],
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Refuse pushes and deletions on all servers, within a second; pulls go on.
+
+    Clients get status 503 with the reason. Jobs that delete content wait.
+    """
+    with open_registry(config, data_dir) as registry:
+        mode = ReadOnlyMode.new(reason, time.time(), getpass.getuser())
+        registry.database.write_now(set_read_only, mode)
+        echo("The registry serves pulls only. 'dtr read-only off' ends that.")
+
+
+@commands.command("off")
+def turn_off(data_dir: DataDirOption = None, config: ConfigOption = None) -> None:
+    """Take pushes and deletions again."""
+    with open_registry(config, data_dir) as registry:
+        registry.database.write_now(set_read_only, None)
+        echo("The registry takes pushes.")
+
+
+@commands.command("status")
+def status(
+    as_json: JsonOption = False, data_dir: DataDirOption = None, config: ConfigOption = None
+) -> None:
+    """Show whether pushes are taken, and why not."""
+    with open_registry(config, data_dir) as registry:
+        mode = registry.database.read_now(read_only_mode)
+    if as_json:
+        found = {"reason": mode.reason, "since": mode.since, "by": mode.by} if mode else {}
+        show_json({"read_only": mode is not None, **found})
+    elif mode is None:
+        echo("The registry takes pushes.")
+    else:
+        since = time_of(mode.since)
+        echo(f"Pulls only since {since}, turned on by {mode.by}: {mode.reason}")

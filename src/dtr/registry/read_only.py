@@ -1,0 +1,58 @@
+"""Whether this process takes pushes: what the metadata say, asked twice a second."""
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from dtr.database import Database
+from dtr.model.errors import ReadOnlyError, RegistryError
+from dtr.registry.records.read_only import FIND_SETTING, READ_ONLY_KEY, ReadOnlyMode
+
+_LOG = structlog.get_logger()
+_EVERY_SECONDS: Final = 0.5
+
+
+class ReadOnly:
+    """Follows the registry's mode, so that no push pays for a question.
+
+    A request that writes asks `require` when it begins and when its body has ended. While the
+    metadata cannot be asked the last answer stands; nothing could be written then anyway.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._mode: ReadOnlyMode | None = None
+        self._is_known = False
+
+    async def require(self) -> None:
+        """Return where pushes are taken.
+
+        Raises:
+            ReadOnlyError: they are not, and why.
+
+        """
+        if not self._is_known:
+            await self.refresh()
+        if self._mode is not None:
+            raise ReadOnlyError(self._mode.sentence, reason=self._mode.reason)
+
+    async def refresh(self) -> None:
+        """Ask the metadata."""
+        found = await self._database.lookup(FIND_SETTING, {"key": READ_ONLY_KEY})
+        mode = None if found is None else ReadOnlyMode.parse(found[0])
+        if mode != self._mode:
+            if mode is not None:
+                _LOG.warning("only pulls are served", reason=mode.reason, by=mode.by)
+            else:
+                _LOG.info("pushes are taken again")
+        self._mode, self._is_known = mode, True
+
+    async def follow(self) -> None:
+        """Ask again and again, until cancelled."""
+        while True:
+            try:
+                await self.refresh()
+            except RegistryError as error:
+                _LOG.debug("the mode is not known", error=str(error))
+            await asyncio.sleep(_EVERY_SECONDS)
