@@ -79,7 +79,10 @@ def test_a_node_that_has_reported_is_never_taken_over(plane: ControlPlane) -> No
     assert code(plane.ask_to_join(body)) == (409, "NODE_EXISTS")
 
 
-@pytest.mark.parametrize(("name", "address"), [("first", "10.0.0.9"), ("other", "127.0.0.1")])
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [("first", "10.0.0.9"), ("other", "127.0.0.1"), ("other", "::ffff:127.0.0.1")],
+)
 def test_two_nodes_never_have_one_name_or_address(
     plane: ControlPlane, name: str, address: str
 ) -> None:

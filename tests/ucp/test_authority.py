@@ -125,9 +125,18 @@ def test_an_address_is_kept_in_one_form() -> None:
     """However it was typed: addresses are compared as text."""
     assert checked_host_address(" 10.0.0.1") == "10.0.0.1"
     assert checked_host_address("FD00:0:0::0001") == "fd00::1"
+    assert checked_host_address("::ffff:127.0.0.1") == "127.0.0.1"
+    assert checked_host_address("0:0::FFFF:a00:1") == "10.0.0.1"
+    assert checked_name("::ffff:10.0.0.1") == "10.0.0.1"
 
 
-@pytest.mark.parametrize("text", ["", "node1", "0.0.0.0", "::", "fe80::1%eth0", "ff02::1", "[::1]"])
+NO_ADDRESSES = [
+    *("", "node1", "0.0.0.0", "::", "fe80::1%eth0", "ff02::1", "[::1]", "fd00::1%eth0"),
+    *("::ffff:0.0.0.0", "::ffff:169.254.1.1", "::ffff:224.0.0.1"),
+]
+
+
+@pytest.mark.parametrize("text", NO_ADDRESSES)
 def test_an_address_that_others_cannot_reach_is_refused(text: str) -> None:
     """Before anything listens there."""
     with pytest.raises(AuthorityError, match=r"no IP address|cannot reach"):

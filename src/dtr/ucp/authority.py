@@ -236,7 +236,7 @@ def checked_name(name: str) -> str:
     """
     text = name.strip().lower()
     try:
-        return str(ipaddress.ip_address(text))
+        return str(_ip_address(text))
     except ValueError:
         if len(text) > _MAX_NAME or not _HOST_NAME.fullmatch(text):
             raise AuthorityError(f"{name[:80]!r} is neither a host name nor an address.") from None
@@ -246,20 +246,38 @@ def checked_name(name: str) -> str:
 def checked_host_address(text: str) -> str:
     """Return the address at which other machines reach one, in the one form it is kept in.
 
-    >>> checked_host_address("FD00:0::1")
-    'fd00::1'
+    >>> checked_host_address("FD00:0::1"), checked_host_address("::ffff:10.0.0.1")
+    ('fd00::1', '10.0.0.1')
 
     Raises:
         AuthorityError: it is no IP address, or one of no single machine, or of no network.
 
     """
     try:
-        address = ipaddress.ip_address(text.strip())
+        address = _ip_address(text.strip())
     except ValueError:
         raise AuthorityError(f"The host address {text[:80]!r} is no IP address.") from None
     if address.is_unspecified or address.is_multicast or address.is_link_local:
         raise AuthorityError(f"Other machines cannot reach a node at {address}.")
     return str(address)
+
+
+def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return an address in its one form.
+
+    IPv4 written as IPv6 is IPv4: it is the same machine. One with an interface (`fd00::1%eth0`) is
+    none: it means something on one machine only.
+
+    Raises:
+        ValueError: it is no address.
+
+    """
+    address = ipaddress.ip_address(text)
+    if not isinstance(address, ipaddress.IPv6Address):
+        return address
+    if address.scope_id is not None:
+        raise ValueError(text)
+    return address.ipv4_mapped or address
 
 
 def _requested_key(request_pem: str) -> ec.EllipticCurvePublicKey:

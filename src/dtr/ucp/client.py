@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import JsonValue, ValidationError
 
+from dtr.model.addresses import parse_address
 from dtr.ucp.api import PREFIX
 from dtr.ucp.authority import AuthorityError, load_certificate
 from dtr.ucp.model import CONTROLLER_PORT, Operation, OperationState
@@ -328,8 +329,8 @@ def checked_address(address: str) -> str:
 
     >>> checked_address("https://ucp.example"), checked_address("10.0.0.1:443")
     ('ucp.example:8443', '10.0.0.1:443')
-    >>> checked_address("fd00::1")
-    '[fd00::1]:8443'
+    >>> checked_address("fd00::1"), checked_address("[::ffff:10.0.0.1]:443")
+    ('[fd00::1]:8443', '10.0.0.1:443')
 
     Raises:
         UcpError: it is no address.
@@ -348,7 +349,7 @@ def checked_address(address: str) -> str:
         port = parts.port or CONTROLLER_PORT
     except ValueError:
         raise wrong from None
-    host = parts.hostname or ""
+    host = str(parse_address(parts.hostname or "") or parts.hostname or "")
     is_plain = not (parts.path.strip("/") or parts.query or parts.fragment or parts.username)
     if parts.scheme != "https" or not is_plain or not host or any(c.isspace() for c in host):
         raise wrong

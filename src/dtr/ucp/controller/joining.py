@@ -148,9 +148,11 @@ def _known(machines: Machines, name: str, address: str, digest: str) -> Machine 
     """Return the node that it is already; None for a new one."""
     for machine in machines.all:
         node = machine.node
-        if name != node.name and address != node.host_address:
+        # A node of before addresses had one form may be here in another.
+        own = checked_host_address(node.host_address)
+        if name != node.name and address != own:
             continue
-        if (name, address, digest) == (node.name, node.host_address, node.key_digest) and (
+        if (name, address, digest) == (node.name, own, node.key_digest) and (
             machine.report is None
         ):
             return machine

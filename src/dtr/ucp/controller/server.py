@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 from pydantic import JsonValue, ValidationError
 
+from dtr.model.addresses import canonical_address
 from dtr.model.errors import InvalidError, TooManyRequestsError, UnavailableError
 from dtr.ucp import keys
 from dtr.ucp.api import PREFIX, ApiError, ApiRequest, ApiRoute
@@ -64,7 +65,7 @@ class ApiServer:
     def _behind(self, route: ApiRoute) -> _Handler:
         async def handler(request: web.Request) -> web.Response:
             now = self._clock()
-            address = request.remote or ""
+            address = canonical_address(request.remote or "")
             caller = await self._gate.admit(
                 route.access,
                 certificate=_certificate(request),
