@@ -10,7 +10,15 @@ from dtr.ucp.authority import Authority
 from dtr.ucp.controller.machines import Machine, Machines
 from dtr.ucp.controller.status import View, Voter, problems, shown
 from dtr.ucp.etcd.members import EtcdStatus
-from dtr.ucp.model import ClusterRecord, Manager, ManagerPhase, Node, NodeReport
+from dtr.ucp.model import (
+    ClusterRecord,
+    Manager,
+    ManagerPhase,
+    Node,
+    NodeReport,
+    ProcessReport,
+    ProcessState,
+)
 from dtr.ucp.store import Entry
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC).timestamp()
@@ -20,6 +28,11 @@ CLUSTER = ClusterRecord(
     created_at=NOW,
     ca_certificate=Authority.create("x", datetime.fromtimestamp(NOW, UTC)).certificate_pem,
     version="1",
+)
+
+
+ENDING = ProcessReport(
+    name="etcd", state=ProcessState.BACKING_OFF, since=NOW, message="exited with status 1"
 )
 
 
@@ -94,6 +107,7 @@ def test_an_etcd_that_is_or_grows_full_is_told_once(changes: dict[str, Any], sen
         ({"at": NOW - 5}, "clock of b is 5 s behind"),
         ({"disk_free_bytes": 2**30}, "disk of b has 1024 MiB free"),
         ({"problems": ("It is hot. Open a window.",)}, "b: It is hot. Open a window."),
+        ({"processes": (ENDING,)}, "On b etcd ends again and again: exited with status 1. See"),
     ],
 )
 def test_what_a_node_tells_becomes_a_sentence(told: dict[str, Any], sentence: str) -> None:
@@ -101,6 +115,13 @@ def test_what_a_node_tells_becomes_a_sentence(told: dict[str, Any], sentence: st
     (problem,) = problems(view(machine("a"), machine("b", **told), machine("c")), NOW)
     assert sentence in problem
     assert problem.endswith(".")
+
+
+def test_a_silent_learner_is_named() -> None:
+    """The table shows it as one that does not answer."""
+    learner = machine("c", phase=ManagerPhase.LEARNER)
+    (problem,) = problems(view(machine("a"), machine("b"), learner, silent="c"), NOW)
+    assert problem.startswith("etcd on c does not answer yet")
 
 
 def test_a_silent_member_is_named_with_what_to_do() -> None:

@@ -4,17 +4,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from dtr.cluster.model import Replica, ReplicaPhase
+from dtr.cluster.model import BalancerReport, Replica, ReplicaPhase
 from dtr.cluster.plan import current_operation
 from dtr.cluster.plan_checks import MOST_SKEW_SECONDS
-from dtr.cluster.plan_majority import advice, is_configured, synchronous_nodes
-from dtr.cluster.view import ClusterView, Machine, illness, is_streaming
+from dtr.cluster.plan_majority import advice, is_configured, synchronous_nodes, tolerated
+from dtr.cluster.view import (
+    ClusterView,
+    Machine,
+    illness,
+    is_streaming,
+    is_writable,
+    lag_bytes,
+)
 from dtr.ucp.authority import AuthorityError, expires_at
+from dtr.ucp.model import ManagerPhase
 
 _DAY: Final = 86_400.0
 _EXPIRES_SOON_SECONDS: Final = 14 * _DAY
 _LEAST_FREE_SHARE: Final = 0.1
 _SETTLING_SECONDS: Final = 60.0
+_GOOD_STATES: Final = frozenset({"UP", "DRAIN"})
+MUCH_LAG_BYTES: Final = 256 * 2**20
 _MOST: Final = 100
 
 
@@ -45,6 +55,7 @@ def issues(view: ClusterView, now: float) -> list[Issue]:
         return []
     found = [
         *_majority(view, now),
+        *_managers(view, now),
         *_replicas(view, now),
         *_machines(view, now),
         *_settings(view, now),
@@ -71,6 +82,13 @@ def _majority(view: ClusterView, now: float) -> Iterator[Issue]:
             "not come, see the replicas that are not healthy.",
             is_critical=True,
         )
+    elif counted and not is_writable(view, now) and (len(healthy) >= needed or len(counted) == 1):
+        yield Issue(
+            "primary",
+            f"The primary, replica {view.patroni.leader}, cannot be written to: pushes wait. "
+            "Another replica takes over where one can; if none does, see what is said of it here.",
+            is_critical=True,
+        )
     advised = advice(len(counted)) if counted else ""
     if advised:
         yield Issue("even", advised)
@@ -89,6 +107,33 @@ def _majority(view: ClusterView, now: float) -> Iterator[Issue]:
             "patroni",
             "Patroni is configured for another number of replicas. The controllers put this right; "
             "if it stays, see ucp status.",
+        )
+
+
+def _managers(view: ClusterView, now: float) -> Iterator[Issue]:
+    """Yield what is wrong with the control plane, as far as the registry depends on it."""
+    voters = [each for each in view.managers if each.phase is ManagerPhase.VOTER]
+    silent = [
+        view.name_of(each.node_id)
+        for each in voters
+        if not view.is_fresh(view.machines.get(each.node_id), now)
+    ]
+    left = max(0, tolerated(len(voters)) - len(silent))
+    for name in silent:
+        yield Issue(
+            "managers",
+            f"The manager {name} does not report. {left} of {len(voters)} may still fail before no "
+            "failover and no change is possible. Start the machine; if it is lost, remove it: ucp "
+            f"node rm {name}.",
+            is_critical=not left,
+            info={"node": name},
+        )
+    if not silent and voters and tolerated(len(voters)) < tolerated(len(view.counted)):
+        yield Issue(
+            "managers",
+            f"The registry survives the loss of {tolerated(len(view.counted))} machines, its "
+            f"control plane, with a number of {len(voters)} managers, of {tolerated(len(voters))}. "
+            "After it no failover is possible. Make more nodes managers: ucp node promote.",
         )
 
 
@@ -145,6 +190,14 @@ def _database(
             "version",
             f"Replica {replica.id} runs version {report.version}, the control plane "
             f"{view.version}. Install the same on all machines.",
+            info=info,
+        )
+    lag = lag_bytes(view, replica)
+    if lag is not None and lag >= MUCH_LAG_BYTES:
+        yield Issue(
+            "lag",
+            f"The database of replica {replica.id} is {lag / 2**20:.0f} MiB behind the primary. If "
+            f"it does not catch up, see the disk and the network of {info['node']}.",
             info=info,
         )
     if report.storage is not None and report.storage.under_copied and replica.is_counted:
@@ -239,3 +292,34 @@ def _balancers(view: ClusterView, now: float) -> Iterator[Issue]:
                 is_critical=len(view.balancers) == 1,
                 info={"node": name},
             )
+        else:
+            yield from _pool(view, name, report, now)
+
+
+def _pool(view: ClusterView, name: str, report: BalancerReport, now: float) -> Iterator[Issue]:
+    """Yield what a balancer says of replicas, where nothing else says it of them."""
+    down = sorted(each for each, state in report.pool.items() if state not in _GOOD_STATES)
+    unexplained = []
+    for each in down:
+        replica = view.replica(each)
+        is_told = replica is not None and replica.phase is ReplicaPhase.SERVING
+        if not (is_told and replica is not None and illness(view, replica, now)):
+            unexplained.append(each)
+    info = {"node": name, "replicas": down}
+    if down and len(down) == len(report.pool):
+        yield Issue(
+            "balancer",
+            f"For the load balancer on {name} every replica is down ({', '.join(down)}): it sends "
+            "connections to any of them, unchecked. See what is said of the replicas here, and the "
+            f"log of haproxy on {name}.",
+            is_critical=True,
+            info=info,
+        )
+    elif unexplained:
+        yield Issue(
+            "balancer",
+            f"The load balancer on {name} sends nothing to {', '.join(unexplained)}: it does not "
+            f"get a good answer to its health checks. See whether {name} reaches that replica's "
+            "ports, and the log of haproxy there.",
+            info=info,
+        )

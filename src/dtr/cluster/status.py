@@ -13,7 +13,7 @@ from dtr.cluster.operations import running_phase
 from dtr.cluster.plan import current_operation
 from dtr.cluster.plan_majority import tolerated
 from dtr.cluster.specifications import pool
-from dtr.cluster.view import ClusterView, illness
+from dtr.cluster.view import ClusterView, illness, is_writable, lag_bytes
 from dtr.ucp.model import ManagerPhase, NodeReport
 
 OK: Final = "OK"
@@ -55,16 +55,6 @@ def cluster_status(view: ClusterView, now: float) -> dict[str, Any]:
         },
         "operation": _operation(view),
     }
-
-
-def is_writable(view: ClusterView, now: float) -> bool:
-    """Return whether pushes are accepted, as far as reports tell."""
-    primary = view.replica(view.patroni.leader)
-    needed = len(view.counted) // 2 + 1
-    healthy = sum(not illness(view, each, now) for each in view.counted)
-    is_there = primary is not None and not illness(view, primary, now)
-    is_strict = bool((view.patroni.config or {}).get("synchronous_mode_strict"))
-    return is_there and (healthy >= needed or not is_strict)
 
 
 def replicas_still_tolerated(view: ClusterView, now: float) -> int:
@@ -115,18 +105,6 @@ def _role(view: ClusterView, replica: Replica, report: ReplicaReport | None) -> 
     if view.patroni.leader == replica.id:
         return PRIMARY
     return STANDBY if report is not None and report.database.is_answering else ""
-
-
-def lag_bytes(view: ClusterView, replica: Replica) -> int | None:
-    """Return by how much a standby is behind the primary, as of their reports; None: unknown."""
-    primary = view.replica(view.patroni.leader)
-    first = view.report_of(primary) if primary else None
-    second = view.report_of(replica)
-    if first is None or second is None:
-        return None
-    if not first.database.wal_position or not second.database.wal_position:
-        return None
-    return max(0, first.database.wal_position - second.database.wal_position)
 
 
 def _machine(report: NodeReport | None, now: float) -> dict[str, Any]:

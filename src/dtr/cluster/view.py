@@ -210,6 +210,28 @@ def illness(view: ClusterView, replica: Replica, now: float) -> str:
     return ""
 
 
+def is_writable(view: ClusterView, now: float) -> bool:
+    """Return whether pushes are accepted, as far as reports tell."""
+    primary = view.replica(view.patroni.leader)
+    needed = len(view.counted) // 2 + 1
+    healthy = sum(not illness(view, each, now) for each in view.counted)
+    is_there = primary is not None and not illness(view, primary, now)
+    is_strict = bool((view.patroni.config or {}).get("synchronous_mode_strict"))
+    return is_there and (healthy >= needed or not is_strict)
+
+
+def lag_bytes(view: ClusterView, replica: Replica) -> int | None:
+    """Return by how much a standby is behind the primary, as of their reports; None: unknown."""
+    primary = view.replica(view.patroni.leader)
+    first = view.report_of(primary) if primary else None
+    second = view.report_of(replica)
+    if first is None or second is None:
+        return None
+    if not first.database.wal_position or not second.database.wal_position:
+        return None
+    return max(0, first.database.wal_position - second.database.wal_position)
+
+
 def is_streaming(view: ClusterView, replica: Replica, now: float) -> bool:
     """Return whether a replica's database follows the primary, or is the primary."""
     if view.patroni.leader == replica.id:

@@ -1,7 +1,7 @@
 """The cluster's status as people read it."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
@@ -12,6 +12,8 @@ from dtr.cli.terminal import time_of
 
 _PIPE_COLUMNS: Final = 10_000
 _KIB: Final = 1024
+
+FAILED: Final = "FAILED"
 
 Replica = dict[str, Any]
 
@@ -60,37 +62,21 @@ def _head(document: dict[str, Any], *, is_current: bool) -> Text:
 
 
 def _replicas(replicas: list[Replica]) -> Table:
-    columns: dict[str, Callable[[Replica], Any]] = {
-        "replica": lambda each: each["id"],
-        "node": lambda each: each["node"],
-        "role": lambda each: each["role"] or "-",
-        "phase": _phase,
-        "health": lambda each: "ok" if each["health"] == "OK" else "FAILED",
-        "lag": lambda each: size(each["lag_bytes"]),
-        "disk free": _disk,
-        "blobs": _blobs,
-        "version": lambda each: each["version"] or "-",
-        "certificate": lambda each: _day(each["certificate_expires_at"]),
-        "reported": _age,
-    }
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
+    for name in REPLICA_COLUMNS:
         table.add_column(name, no_wrap=True)
     for each in replicas:
-        style = "" if each["health"] == "OK" else "red"
-        table.add_row(*(cell(value(each), style) for value in columns.values()))
+        style = "red" if _health(each) == FAILED else ""
+        table.add_row(*(cell(value(each), style) for value in REPLICA_COLUMNS.values()))
     return table
 
 
 def _balancers(balancers: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("load balancer", "address", "state", "pool"):
+    for name in BALANCER_COLUMNS:
         table.add_column(name, no_wrap=True)
     for each in balancers:
-        pool = " ".join(f"{name}:{state}" for name, state in each["pool"].items())
-        state = "ready" if each["is_ready"] else each["message"] or "not ready"
-        address = f"{each['address']}:{each['https_port']}"
-        table.add_row(*map(cell, (each["node"], address, state, pool or "-")))
+        table.add_row(*(cell(value(each)) for value in BALANCER_COLUMNS.values()))
     return table
 
 
@@ -132,6 +118,21 @@ def _age(each: Replica) -> str:
     return "never" if age is None else f"{age:.0f} s ago"
 
 
+def _health(each: Replica) -> str:
+    if each["health"] == "OK":
+        return "ok"
+    # One that is on its way in or out has not failed: it does not serve yet, or no more.
+    return FAILED if each["phase"] == "serving" else "-"
+
+
+def _state(each: dict[str, Any]) -> str:
+    return "ready" if each["is_ready"] else each["message"] or "not ready"
+
+
+def _pool(each: dict[str, Any]) -> str:
+    return " ".join(f"{name}:{state}" for name, state in each["pool"].items()) or "-"
+
+
 def size(count: int | None) -> str:
     """Return a number of bytes as people read it.
 
@@ -152,3 +153,25 @@ def console() -> Console:
     """Return where it is shown."""
     # Into a pipe or a file nothing is cut to the width of a screen.
     return Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+
+
+REPLICA_COLUMNS: Final[Mapping[str, Callable[[Replica], Any]]] = {
+    "replica": lambda each: each["id"],
+    "node": lambda each: each["node"],
+    "role": lambda each: each["role"] or "-",
+    "phase": _phase,
+    "health": _health,
+    "lag": lambda each: size(each["lag_bytes"]),
+    "disk free": _disk,
+    "blobs": _blobs,
+    "version": lambda each: each["version"] or "-",
+    "certificate": lambda each: _day(each["certificate_expires_at"]),
+    "reported": _age,
+}
+"""Whatever a cell of these tables shows as bad has a sentence in `cluster.issues`."""
+BALANCER_COLUMNS: Final[Mapping[str, Callable[[dict[str, Any]], Any]]] = {
+    "load balancer": lambda each: each["node"],
+    "address": lambda each: f"{each['address']}:{each['https_port']}",
+    "state": _state,
+    "pool": _pool,
+}

@@ -16,7 +16,7 @@ from dtr.ucp.etcd import EtcdMember
 from dtr.ucp.etcd.component import QUOTA_BYTES
 from dtr.ucp.etcd.members import EtcdStatus
 from dtr.ucp.leading import leader_of
-from dtr.ucp.model import ClusterRecord
+from dtr.ucp.model import ClusterRecord, ManagerPhase, ProcessState
 from dtr.ucp.store import Store
 from dtr.ucp.wanted import client_url
 
@@ -127,6 +127,12 @@ def problems(view: View, now: float) -> list[str]:
         for voter in voters
         if voter.status is None
     ]
+    found += [
+        f"etcd on {voter.machine.node.name} does not answer yet, which becomes a manager. If that "
+        "stays, look at its log there."
+        for voter in view.voters
+        if voter.status is None and _is_learner(voter.machine)
+    ]
     found += _problems_of_room([voter.status for voter in voters if voter.status is not None])
     if not view.leader:
         found.append(
@@ -179,6 +185,11 @@ def _problems_of(machine: Machine, now: float) -> list[str]:
         what = f"{name} has not reported for {_duration(seconds)}. Start that machine or its agent;"
         return [f"{what} if it is gone for good, {_removal(machine)}."]
     found = [f"{name}: {problem}" for problem in report.problems]
+    found += [
+        f"On {name} {each.name} ends again and again{_because(each.message)} See its log there."
+        for each in report.processes
+        if each.state is ProcessState.BACKING_OFF
+    ]
     if 0 < report.certificate_expires_at < now + _EXPIRES_SOON:
         left = max(0.0, report.certificate_expires_at - now)
         found.append(
@@ -197,6 +208,14 @@ def _problems_of(machine: Machine, now: float) -> list[str]:
             "give it a larger one."
         )
     return found
+
+
+def _is_learner(machine: Machine) -> bool:
+    return machine.manager is not None and machine.manager.phase is ManagerPhase.LEARNER
+
+
+def _because(message: str) -> str:
+    return f": {message.rstrip('.')}." if message else "."
 
 
 def _shown_voter(voter: Voter) -> dict[str, JsonValue]:
