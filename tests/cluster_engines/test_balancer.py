@@ -54,6 +54,23 @@ def test_bytes_that_a_vanished_replica_does_not_acknowledge_end_its_connections(
     assert all("tcp-ut 10s" in line for line in servers)
 
 
+def test_replicas_that_take_it_are_told_whose_each_connection_is() -> None:
+    """At their port for it, from the balancer's own address; others are reached as before."""
+    new = FIRST.model_copy(update={"proxy_port": 8446})
+    old = DRAINING.model_copy(update={"is_draining": False})
+    text = render([new, old], Frontend(443, 80, ca="ca.crt", source="10.0.0.9"))
+    lines = [line.split() for line in text.splitlines() if line.strip().startswith("server ")]
+    told = [line for line in lines if "send-proxy-v2" in line]
+    assert [line[2] for line in told] == ["10.0.0.1:8446"] * 2
+    assert all(line[-2:] == ["source", "10.0.0.9"] for line in told)
+    assert "check-send-proxy" in told[0]
+    assert [line[2] for line in lines if line[1] == old.id] == [
+        "10.0.0.2:443",
+        "10.0.0.2:80",
+        "10.0.0.2:443",
+    ]
+
+
 async def test_a_balancer_that_is_not_wanted_leaves_nothing(
     node: TestNode, authority: Authority
 ) -> None:

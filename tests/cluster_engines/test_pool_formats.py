@@ -49,6 +49,24 @@ def test_a_replica_that_drains_is_named_as_such(form: PoolFormat, expected: str)
     assert expected in render(form, POOL, PoolOptions())
 
 
+@pytest.mark.parametrize(
+    ("form", "word"),
+    [(PoolFormat.HAPROXY, "send-proxy-v2"), (PoolFormat.NGINX, "proxy_protocol on;")],
+)
+def test_a_balancer_that_replicas_know_says_whose_each_connection_is(
+    form: PoolFormat, word: str
+) -> None:
+    """One that they do not know must not, for it would be refused; nor to an older replica."""
+    pool = tuple(each.model_copy(update={"proxy_port": 8446}) for each in POOL)
+    known = PoolOptions(has_proxy_protocol=True)
+    assert word in render(form, pool, known)
+    assert "10.0.0.1:8446" in render(form, pool, known)
+    for unknown in (render(form, pool, OPTIONS), render(form, (*pool[:1], SECOND), known)):
+        assert word not in unknown
+        assert "10.0.0.1:443" in unknown
+    assert "server.balancers" in render(form, pool, OPTIONS)
+
+
 @pytest.mark.parametrize("form", [PoolFormat.TRAEFIK, PoolFormat.CADDY])
 def test_a_replica_that_drains_is_left_out_where_that_cuts_nothing(form: PoolFormat) -> None:
     """These two take requests, not connections; the last resort is to ask who drains."""

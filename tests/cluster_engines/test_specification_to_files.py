@@ -50,6 +50,7 @@ REPLICAS: dict[str, Any] = {
     "external_url": "https://another.example",
     "first_administrator": "another",
     "administrator_hash": "$argon2id$another",
+    "balancers": ("10.0.0.9",),
 }
 ELSEWHERE = {"id", "cluster_id", "settings_revision", "web_key"}
 """The first names the directory; the second is for people; a number that is only reported back; and

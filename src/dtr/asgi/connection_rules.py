@@ -2,8 +2,10 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Final
+
+from dtr.model.addresses import canonical_address, parse_address
 
 Network = IPv4Network | IPv6Network
 
@@ -148,14 +150,9 @@ def group_of(host: str) -> str:
     >>> group_of("::ffff:192.0.2.1"), group_of("2001:db8::1:2:3:4"), group_of("fe80::1%eth0")
     ('192.0.2.1', '2001:db8::', 'fe80::')
     """
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
+    address = parse_address(host.partition("%")[0])
     if not isinstance(address, IPv6Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
+        return canonical_address(host)
     return str(IPv6Address(int(address) >> _NETWORK_BITS << _NETWORK_BITS))
 
 
@@ -163,8 +160,5 @@ def is_within(host: str, networks: Sequence[Network]) -> bool:
     """Tell whether an address is in one of the networks."""
     if not networks:
         return False
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    return any(address in network for network in networks)
+    address = parse_address(host)
+    return address is not None and any(address in network for network in networks)

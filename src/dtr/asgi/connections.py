@@ -26,6 +26,7 @@ from dtr.asgi.connection_rules import (
     excess,
     group_of,
 )
+from dtr.asgi.peers import PeerTable
 
 _LOG = structlog.get_logger()
 _DESCRIPTORS: Final = "/proc/self/fd"
@@ -51,10 +52,12 @@ class Connections:
         self,
         port: int,
         limits: ConnectionLimits,
+        peers: PeerTable | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._port = port
         self._limits = limits
+        self._peers = peers
         self._clock = clock
         self._activities: dict[Key, Activity] = {}
         self._missing: set[Key] = set()
@@ -116,9 +119,9 @@ class Connections:
                 host, port = found.getpeername()[:2]
         except OSError:
             return None  # it is gone, or it listens
-        return Connection(
-            (host.partition("%")[0], str(port)), group_of(host), opened_at=now, moved_at=now
-        )
+        client = host if self._peers is None else self._peers.client(host, port)
+        key = host.partition("%")[0], str(port)
+        return Connection(key, group_of(client), opened_at=now, moved_at=now)
 
     def _judge(self, descriptor: int, inode: int, connection: Connection, now: float) -> None:
         sample = _sample(descriptor)

@@ -79,8 +79,15 @@ async def balancers(request: ApiRequest) -> JsonValue:
     return {
         "balancers": shown["balancers"],
         "pool": shown["pool"],
+        "others": _other_balancers(view),
         "has_users_certificate": bool(view.cluster and view.cluster.web_certificate),
     }
+
+
+def _other_balancers(view: ClusterView) -> JsonValue:
+    """Return the networks of balancers that are not of this cluster."""
+    settings = view.cluster.settings if view.cluster else {}
+    return settings.get("server", {}).get("balancers", [])
 
 
 async def plan(request: ApiRequest) -> JsonValue:

@@ -23,6 +23,8 @@ HTTP_PORT: Final = 80
 DATABASE_PORT: Final = 5432
 PATRONI_PORT: Final = 8008
 PEER_PORT: Final = 8445
+PROXY_PORT: Final = 8446
+"""Where replicas take connections of balancers, with a head of PROXY protocol 2."""
 
 
 class ReplicaPhase(StrEnum):
@@ -132,6 +134,8 @@ class ReplicaSpecification(Document):
     web_key: str = ""
     first_administrator: str = "admin"
     administrator_hash: str = ""
+    balancers: tuple[str, ...] = ()
+    """Addresses of the balancers' nodes, whose word on who connects counts."""
 
 
 class WebCertificate(Document):
@@ -198,6 +202,8 @@ class ReplicaReport(Document):
     health_error: str = ""
     storage: StorageReport | None = None
     version: str = ""
+    proxy_port: int = 0
+    """Where the running registry takes balancers' connections; 0 where it does not."""
     is_data_deleted: bool = False
     """In phase LEAVING: nothing is left on this node."""
     problems: tuple[str, ...] = ()
@@ -220,6 +226,8 @@ class PoolMember(Document):
     https_port: int
     http_port: int
     is_draining: bool = False
+    proxy_port: int = 0
+    """Where it takes connections with a head of PROXY protocol; 0: nowhere, for it is older."""
 
 
 class BalancerSpecification(Document):

@@ -44,6 +44,7 @@ _UCP_WRITES: Final = {
     "storage.url": "it is the option --storage of dtr install",
     "server.listen": "it is the option --replica-https-port",
     "server.http_listen": "it is the option --replica-http-port",
+    "server.proxy_listen": "replicas take the connections of balancers at port 8446",
     "server.tls_cert": "it is the option --dtr-cert",
     "server.tls_key": "it is the option --dtr-key",
     "server.tls_ca": "it is the option --dtr-ca",

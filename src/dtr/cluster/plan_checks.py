@@ -7,6 +7,7 @@ from dtr.cluster.model import (
     DATABASE_PORT,
     PATRONI_PORT,
     PEER_PORT,
+    PROXY_PORT,
     REPLICA_SERVICE,
     Replica,
     ReplicaPhase,
@@ -92,7 +93,7 @@ def problem_of_new_replica(context: Context, machine: Machine) -> str:
             f"The load balancer on {node.name} has a port that the replica would need. "
             "Give the replica others: --replica-https-port, --replica-http-port."
         )
-    taken = wanted & {DATABASE_PORT, PATRONI_PORT, PEER_PORT, node.controller_port}
+    taken = wanted & {DATABASE_PORT, PATRONI_PORT, PEER_PORT, PROXY_PORT, node.controller_port}
     if taken:
         return (
             f"Port {min(taken)} is needed by something else on {node.name}. "
@@ -160,6 +161,7 @@ def wanted_ports(context: Context) -> tuple[int, ...]:
         DATABASE_PORT,
         PATRONI_PORT,
         PEER_PORT,
+        PROXY_PORT,
     )
 
 
@@ -192,7 +194,7 @@ def _taken_port(name: str, port: int, why: str) -> str:
     remedy = "Stop what uses it ('ss -ltnp' there shows it)"
     if port == DATABASE_PORT:
         remedy += "; Debian's PostgreSQL starts by itself: systemctl disable --now postgresql"
-    elif port not in {PATRONI_PORT, PEER_PORT}:
+    elif port not in {PATRONI_PORT, PEER_PORT, PROXY_PORT}:
         remedy += ", or choose other ports: --replica-https-port, --replica-http-port"
     return f"Port {port} of {name} cannot be used: {why}. {remedy}."
 

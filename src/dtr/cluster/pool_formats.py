@@ -40,6 +40,8 @@ class PoolOptions:
     """The host of the external URL; for keepalived the address that moves."""
     ca_file: str = DEFAULT_CA_FILE
     """Where on the balancer the certificates are that replicas are verified by."""
+    has_proxy_protocol: bool = False
+    """Whether this balancer is among `server.balancers`, and says whose each connection is."""
     has_users_certificate: bool = False
     """Whether replicas show the user's own certificate, and no longer one of UCP's authority."""
 
@@ -73,10 +75,27 @@ def _haproxy(pool: Sequence[PoolMember], options: PoolOptions) -> str:
         address="::" if _has_ipv6(pool) else "*",
     )
     head = f"# /etc/haproxy/haproxy.cfg\n# {options.ca_file}: {options.ca_source}\n"
-    return head + haproxy.render(pool, frontend)
+    return head + _says_whose(options) + haproxy.render(_reached(pool, options), frontend)
+
+
+def _reached(pool: Sequence[PoolMember], options: PoolOptions) -> list[PoolMember]:
+    """Return the pool, with the port for PROXY protocol only where it is spoken by all."""
+    has_head = options.has_proxy_protocol and all(each.proxy_port for each in pool)
+    return [each if has_head else each.model_copy(update={"proxy_port": 0}) for each in pool]
+
+
+def _says_whose(options: PoolOptions) -> str:
+    if options.has_proxy_protocol:
+        return "# It says whose each connection is: its address must be in server.balancers.\n"
+    return (
+        "# To the replicas all its clients have one address. Put its own into server.balancers\n"
+        "# (dtr reconfigure), and print this again: it will say whose each connection is.\n"
+    )
 
 
 def _nginx(pool: Sequence[PoolMember], options: PoolOptions) -> str:
+    pool = _reached(pool, options)
+
     def upstream(name: str, ports: Callable[[PoolMember], int]) -> str:
         servers = "".join(
             f"        server {join_host(member.address, ports(member))}"
@@ -85,25 +104,28 @@ def _nginx(pool: Sequence[PoolMember], options: PoolOptions) -> str:
         )
         return f"    upstream {name} {{\n        least_conn;\n{servers}    }}\n"
 
-    def server(name: str, port: int) -> str:
+    def server(name: str, port: int, *, has_head: bool = False) -> str:
         places = [f"{port}", *([f"[::]:{port}"] if _has_ipv6(pool) else [])]
         listens = "".join(f"        listen {each} so_keepalive=10s:5s:3;\n" for each in places)
         return (
             f"    server {{\n{listens}"
             f"        proxy_pass {name};\n        proxy_connect_timeout 1500ms;\n"
             "        proxy_timeout 1h;\n        proxy_socket_keepalive on;\n"
-            "        proxy_next_upstream on;\n    }\n"
+            "        proxy_next_upstream on;\n"
+            + ("        proxy_protocol on;\n" if has_head else "")
+            + "    }\n"
         )
 
     return (
         "# /etc/nginx/nginx.conf; needs the module stream (Debian: libnginx-mod-stream).\n"
         "# It asks nobody for /health: it leaves a replica alone after two refused connections.\n"
-        "worker_processes auto;\n"
+        + _says_whose(options)
+        + "worker_processes auto;\n"
         "include /etc/nginx/modules-enabled/*.conf;\n\n"
         "events {\n    worker_connections 8192;\n}\n\n"
         "stream {\n"
-        + upstream("registry", lambda member: member.https_port)
-        + server("registry", options.https_port)
+        + upstream("registry", lambda member: member.proxy_port or member.https_port)
+        + server("registry", options.https_port, has_head=all(each.proxy_port for each in pool))
         + upstream("redirect", lambda member: member.http_port)
         + server("redirect", options.http_port)
         + "}\n"

@@ -90,9 +90,21 @@ def pool(view: ClusterView) -> tuple[PoolMember, ...]:
                     https_port=replica.https_port,
                     http_port=replica.http_port,
                     is_draining=is_draining,
+                    proxy_port=_proxy_port(replica, machine),
                 )
             )
     return tuple(found)
+
+
+def _proxy_port(replica: Replica, machine: Machine) -> int:
+    """Return what the running registry said: one of an older version does not take the head."""
+    report = machine.replica
+    return report.proxy_port if report is not None and report.id == replica.id else 0
+
+
+def _balancer_addresses(view: ClusterView) -> tuple[str, ...]:
+    machines = (view.machines.get(each.node_id) for each in view.balancers)
+    return tuple(sorted({each.node.host_address for each in machines if each is not None}))
 
 
 def _wanted(view: ClusterView) -> Iterator[tuple[str, str, JsonValue]]:
@@ -155,6 +167,7 @@ def _specification(
         storage=cluster.storage,
         first_administrator=cluster.first_administrator,
         administrator_hash=secrets.administrator_hash,
+        balancers=_balancer_addresses(view),
         **values,
     )
 

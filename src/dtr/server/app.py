@@ -18,6 +18,7 @@ from dtr.asgi.connection_rules import ConnectionLimits
 from dtr.asgi.connections import Connections
 from dtr.asgi.forwarded import Proxies
 from dtr.asgi.pace import BodyLimits
+from dtr.asgi.peers import PeerTable
 from dtr.collect.collector import CollectSettings
 from dtr.database import Database, stale_reads
 from dtr.model.errors import RegistryError
@@ -54,8 +55,12 @@ def build_application(
     ca_certificate: Path | None = None,
     clock: Callable[[], float] | None = None,
     on_served: Callable[[], None] | None = None,
+    peers: PeerTable | None = None,
 ) -> Application:
-    """Return the application on `drivers`; `on_served` is called when requests can come."""
+    """Return the application on `drivers`; `on_served` is called when requests can come.
+
+    `peers` says whose the connections of the front are, where there is one.
+    """
     own_clock = open_clock(settings.cluster.clock_file)
     clock = clock or own_clock
     database, store = drivers.database, drivers.store
@@ -82,7 +87,7 @@ def build_application(
     system = System(database, health, status, metrics, ca_certificate=ca_certificate)
     modes = ReadOnlyRoutes(database, read_only, clock)
     used_tokens = UsedTokens(database, identity)
-    connections = Connections(settings.server.listen.port, connection_limits(settings))
+    connections = Connections(settings.server.listen.port, connection_limits(settings), peers)
 
     async def tell() -> None:
         # The event loop stops here until the server listens, and a first timer is over by then.
@@ -112,6 +117,7 @@ def build_application(
         access_log=_access_log(settings),
         body_limits=body_limits(settings),
         connections=connections,
+        peers=peers,
         url_bytes=settings.limits.url_bytes,
         header_bytes=settings.limits.header_bytes,
         background=[

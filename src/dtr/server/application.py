@@ -15,6 +15,7 @@ from dtr.asgi import ClientDisconnectError, Request, Response, Route, Router
 from dtr.asgi.connections import Connections
 from dtr.asgi.forwarded import Proxies
 from dtr.asgi.pace import BodyLimits
+from dtr.asgi.peers import PeerTable
 from dtr.asgi.request import Receive, Scope, Send
 from dtr.asgi.wellformed import check_wellformed
 from dtr.database import stale_reads
@@ -58,6 +59,7 @@ class Application:
         access_log: AccessLog | None = None,
         body_limits: BodyLimits = _USUAL_LIMITS,
         connections: Connections | None = None,
+        peers: PeerTable | None = None,
         url_bytes: int = 8192,
         header_bytes: int = 32768,
         background: Sequence[Callable[[], Coroutine[object, object, None]]] = (),
@@ -70,6 +72,7 @@ class Application:
         self._access_log = access_log
         self._body_limits = body_limits
         self._connections = connections
+        self._peers = peers
         self._url_bytes = url_bytes
         self._header_bytes = header_bytes
         self._background = background
@@ -93,7 +96,10 @@ class Application:
         if self._connections is None or not scope.get("client"):
             await self._http(scope, receive, send)
             return
-        activity = self._connections.begin(scope["client"])
+        host, port = client = scope["client"]
+        activity = self._connections.begin(client)
+        if self._peers is not None:
+            scope["client"] = self._peers.client(host, int(port)), port
         try:
             await self._http(scope, receive, send)
         finally:

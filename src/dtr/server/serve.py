@@ -19,12 +19,14 @@ from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes, SSLPro
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
+from dtr.asgi.peers import PeerTable
 from dtr.server.app import build_application
 from dtr.server.background import run_jobs
 from dtr.server.bootstrap import FirstAdministrator, bootstrap, is_good_copy
 from dtr.server.certificates import CertificateError, check_certificate, ensure_certificates
 from dtr.server.datadir import DataDirectory
 from dtr.server.drivers import check_storage, has_own_disk, open_drivers, recognise_storage
+from dtr.server.front import Front, front_host, listen_for_balancers
 from dtr.server.logs import GRANIAN_LOGGING, configure_logging
 from dtr.server.metrics import Metrics, use_directory
 from dtr.server.parent import end_at_signals, heed_signals, held_signals, leave_with_parent
@@ -36,6 +38,7 @@ from dtr.server.workers import WebServer
 _LOG = structlog.get_logger()
 _RUNTIME_THREADS = 2  # of Rust; they move the bytes (design 5 has the measurement)
 _MOST_RESTARTS_SECONDS = 30.0
+_PEERS = Path("run", "peers")
 _MOST_OPEN_FILES = 65_536
 _OTHER_OPEN_FILES = 512
 
@@ -74,14 +77,14 @@ def serve(settings: Settings, announce: Callable[[Started], None]) -> None:
         use_directory(directory.metrics)
         certificate = _certificate(settings, directory)
         administrator = _prepare(settings, directory)
-        server = _web_server(settings, directory, certificate)
+        web = _web_server(settings, directory, certificate)
         for companion in _companions(settings, directory, certificate):
-            server.on_startup(companion.start)
-            server.on_shutdown(companion.stop)
+            web.on_startup(companion.start)
+            web.on_shutdown(companion.stop)
         ca = certificate.ca if certificate else None
         announce(Started(_url(settings, certificate), administrator, ca))
         load = partial(load_application, settings, directory.path, ca)
-        server.run(load, partial(_problem_of_certificate, settings, directory))
+        web.run(load, partial(_problem_of_certificate, settings, directory))
 
 
 def _allow_open_files(connections: int) -> None:
@@ -119,7 +122,12 @@ def load_application(
     leave_with_parent()
     metrics = Metrics()
     drivers = open_drivers(settings, directory, metrics)
-    return build_application(settings, drivers, metrics, ca_certificate=ca, on_served=on_served)
+    peers = None
+    if settings.server.proxy_listen is not None:
+        peers = PeerTable(directory / _PEERS, front_host(settings.server.listen))
+    return build_application(
+        settings, drivers, metrics, ca_certificate=ca, on_served=on_served, peers=peers
+    )
 
 
 def _companions(
@@ -130,6 +138,13 @@ def _companions(
     if settings.server.http_listen is not None:
         listener = PlainListener(settings, is_tls=certificate is not None)
         found.append(Supervised("plain listener", listener.run))
+    if settings.server.proxy_listen is not None:
+        table = directory.path / _PEERS
+        PeerTable.create(table)
+        # Kept here, so that connections wait in it while the front is started again.
+        listening = listen_for_balancers(settings.server.proxy_listen)
+        front = Front(settings, table, listening, is_tls=certificate is not None)
+        found.append(Supervised("front", front.run))
     if has_own_disk(settings):
         from dtr.server.replica import run_peer_endpoint  # noqa: PLC0415 - see there
 

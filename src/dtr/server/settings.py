@@ -201,6 +201,10 @@ class ServerSettings(_Section):
     """PEM file with the authority that signed `tls_cert`, for clients to fetch at /ca."""
     http_listen: _OptionalListen = None
     """Address and port that answer /_ping and /health over plain HTTP and redirect all else."""
+    proxy_listen: _OptionalListen = None
+    """Address and port where balancers connect that speak PROXY protocol 2 (docs/operating.md)."""
+    balancers: _Networks = ()
+    """Networks (CIDR) of the balancers that may connect to proxy_listen; nobody else may."""
     insecure_http: bool = False
     """Serve plain HTTP: passwords and tokens cross the network in the clear."""
     drain_seconds: float = Field(30, ge=0, le=3600)
@@ -245,13 +249,15 @@ class ServerSettings(_Section):
             raise ValueError("belongs to tls_cert, which is not set: DTR's own authority is at /ca")
         return value
 
-    @field_validator("http_listen")
+    @field_validator("http_listen", "proxy_listen")
     @classmethod
     def _is_another_address(
         cls, value: ListenAddress | None, info: ValidationInfo
     ) -> ListenAddress | None:
-        if value is not None and value.port == getattr(info.data.get("listen"), "port", 0):
-            raise ValueError("must have another port than server.listen")
+        others = ("listen",) if info.field_name == "http_listen" else ("listen", "http_listen")
+        for name in others:
+            if value is not None and value.port == getattr(info.data.get(name), "port", 0):
+                raise ValueError(f"must have another port than server.{name}")
         return value
 
     @field_validator("insecure_http")
@@ -450,6 +456,8 @@ class ClusterSettings(_Section):
     """What /api/v0/meta/cluster_status answers with; the node's agent keeps it current."""
     clock_file: _OptionalPath = None
     """By how much this machine's clock is wrong; the node's agent keeps it current."""
+    balancers_file: _OptionalPath = None
+    """Addresses of balancers, a line each, besides server.balancers; read again as it changes."""
     drain_file: _OptionalPath = None
     """While this file is there, /health answers 503: balancers leave this replica alone."""
 

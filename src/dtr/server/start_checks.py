@@ -33,7 +33,8 @@ def check_start(settings: Settings, *, may_be_running: bool = False) -> None:
             do about it.
 
     """
-    for listen in (settings.server.listen, settings.server.http_listen):
+    server = settings.server
+    for listen in (server.listen, server.http_listen, server.proxy_listen):
         if listen is not None:
             check_port(listen, may_be_taken=may_be_running)
     is_set_up = DataDirectory.check(settings.data.directory)

@@ -104,6 +104,7 @@ def config(
             http_port=http_port,
             host=host,
             ca_file=ca_file,
+            has_proxy_protocol=bool(found.get("others")),
             has_users_certificate=bool(found.get("has_users_certificate")),
         )
         try:

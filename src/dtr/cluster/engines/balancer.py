@@ -151,6 +151,7 @@ class BalancerComponent:
                 ca=self._root / "ca.crt",
                 socket=self._socket,
                 address="::" if ":" in self._identity.host_address else "*",
+                source=self._identity.host_address,
                 can_verify=has_roots(specification.web_certificate),
             ),
         )

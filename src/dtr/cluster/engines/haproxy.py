@@ -69,6 +69,8 @@ class Frontend:
     """Its own socket, for what `show stat` tells; None in configurations for others."""
     address: str = "*"
     """Where to listen; `*` is every address of IPv4, `::` of both."""
+    source: str = ""
+    """The address to connect to replicas from, which they know it by; empty: any."""
     can_verify: bool = True
     """Whether all that replicas may show goes back to a self-signed certificate in `ca`."""
 
@@ -88,7 +90,7 @@ def render(pool: Sequence[PoolMember], frontend: Frontend) -> str:
             _DEFAULTS,
             _https(pool, frontend),
             *([_http(pool, frontend)] if frontend.http_port else []),
-            _last_resort(pool),
+            _last_resort(pool, frontend),
         )
     )
 
@@ -122,7 +124,7 @@ def _https(pool: Sequence[PoolMember], frontend: Frontend) -> str:
         f"    default-server {_CHECKED} check-ssl {_verify(frontend)}",
         f"    use_backend {LAST_RESORT} if {{ nbsrv({HTTPS_BACKEND}) eq 0 }}",
     ]
-    return "\n".join((*lines, *(_server(each, each.https_port) for each in pool))) + "\n"
+    return "\n".join((*lines, *(_https_server(each, frontend) for each in pool))) + "\n"
 
 
 def _verify(frontend: Frontend) -> str:
@@ -142,7 +144,7 @@ def _http(pool: Sequence[PoolMember], frontend: Frontend) -> str:
     return "\n".join((*lines, *(_server(each, each.http_port) for each in pool))) + "\n"
 
 
-def _last_resort(pool: Sequence[PoolMember]) -> str:
+def _last_resort(pool: Sequence[PoolMember], frontend: Frontend) -> str:
     """Return where connections go while every replica is down: to any of them, unchecked.
 
     When it was the balancer's own network that failed for a moment, they are served, and else a
@@ -150,7 +152,20 @@ def _last_resort(pool: Sequence[PoolMember]) -> str:
     """
     taking = [each for each in pool if not each.is_draining] or pool
     lines = [f"backend {LAST_RESORT}", "    balance roundrobin"]
-    return "\n".join((*lines, *(_server(each, each.https_port) for each in taking))) + "\n"
+    servers = (_https_server(each, frontend, is_checked=False) for each in taking)
+    return "\n".join((*lines, *servers)) + "\n"
+
+
+def _https_server(member: PoolMember, frontend: Frontend, *, is_checked: bool = True) -> str:
+    """Return a server that is told whose each connection is, where it can be."""
+    if not member.proxy_port:
+        return _server(member, member.https_port)
+    words = [_server(member, member.proxy_port), "send-proxy-v2"]
+    if is_checked:
+        words.append("check-send-proxy")
+    if frontend.source and (":" in frontend.source) == (":" in member.address):
+        words.append(f"source {frontend.source}")
+    return " ".join(words)
 
 
 def _server(member: PoolMember, port: int) -> str:

@@ -14,7 +14,7 @@ from dtr import __version__
 from dtr.cluster.engines.probes import ask, own_server_context
 from dtr.cluster.engines.registry_settings import DRAIN_SECONDS, RegistryPlace, render
 from dtr.cluster.engines.web_certificate import Pair, WebCertificate, read_pair
-from dtr.cluster.model import ReplicaPhase, ReplicaSpecification, StorageReport
+from dtr.cluster.model import PROXY_PORT, ReplicaPhase, ReplicaSpecification, StorageReport
 from dtr.model.errors import RegistryError, UnavailableError
 from dtr.model.members import Members
 from dtr.server.clock import written_correction
@@ -81,8 +81,12 @@ class Registry:
     @property
     def settings_revision(self) -> int:
         """Of the settings that the running registry has; 0 until one is ready."""
-        is_ready = self._supervisor.report(PROCESS).state is ProcessState.READY
-        return self._revision if is_ready else 0
+        return self._revision if self._is_up() else 0
+
+    @property
+    def proxy_port(self) -> int:
+        """Where the running registry takes balancers' connections; 0 until one is ready."""
+        return PROXY_PORT if self._is_up() else 0
 
     async def converge(self, specification: ReplicaSpecification) -> None:
         """Have it run so.
@@ -98,6 +102,8 @@ class Registry:
         members = Members(specification.id, specification.members)
         self.members_revision = write_for(place.members, members.render(), user=user)
         self._drain(is_wanted=specification.phase is not ReplicaPhase.SERVING, user=user)
+        balancers = "".join(f"{each}\n" for each in specification.balancers)
+        write_for(place.balancers, balancers, user=user)
         self._refresh_status(user)
         identity = copy_identity(self._directory, place.pki, user=user)
         pair = self._write_web_certificate(specification, user)
@@ -144,6 +150,10 @@ class Registry:
             return StorageReport.model_validate_json(text)
         except (OSError, ValueError):
             return None
+
+    def _is_up(self) -> bool:
+        """Tell whether a registry runs with settings that were rendered here."""
+        return bool(self._port) and self._supervisor.report(PROCESS).state is ProcessState.READY
 
     def _process(
         self, specification: ReplicaSpecification, user: str, *, restart_key: str, reload_key: str

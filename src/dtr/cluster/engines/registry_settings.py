@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from dtr.cluster.engines.patroni import DATABASE, DATABASE_ROLE, join_host
-from dtr.cluster.model import ReplicaSpecification
+from dtr.cluster.model import PROXY_PORT, ReplicaSpecification
 from dtr.model.members import Member
 
 DRAIN_SECONDS: Final = 600
@@ -60,6 +60,11 @@ class RegistryPlace:
     def clock(self) -> Path:
         """By how much this machine's clock is wrong."""
         return self.root / "clock.json"
+
+    @property
+    def balancers(self) -> Path:
+        """Addresses of the cluster's balancers, a line each; replaced without a restart."""
+        return self.root / "balancers"
 
     @property
     def drain(self) -> Path:
@@ -112,6 +117,7 @@ def render(
         **shared.get("server", {}),
         "listen": join_host(everywhere, specification.https_port),
         "http_listen": join_host(everywhere, specification.http_port),
+        "proxy_listen": join_host(own.address, PROXY_PORT),
         "public_url": specification.external_url,
         "tls_cert": str(place.web_certificate),
         "tls_key": str(place.web_key),
@@ -142,6 +148,7 @@ def render(
         "peer_listen": join_host(own.address, own.peer_port),
         "status_file": str(place.status),
         "clock_file": str(place.clock),
+        "balancers_file": str(place.balancers),
         "drain_file": str(place.drain),
     }
     return toml(sections)

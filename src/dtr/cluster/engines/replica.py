@@ -150,6 +150,7 @@ class ReplicaComponent:
             is_healthy=not error,
             health_error=error,
             storage=parts.registry.storage(),
+            proxy_port=parts.registry.proxy_port,
             problems=(*self._problems, *parts.database.problems, *parts.registry.problems),
         )
         return whole.model_dump(mode="json")
