@@ -108,7 +108,11 @@ class Runner:
     async def run(self, stop: asyncio.Event) -> None:
         """Run jobs until `stop` is set, then give back what is not done."""
         turning = asyncio.create_task(self._turn_on(stop), name="job runner")
-        await stop.wait()
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([turning, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if turning.done():
+            turning.result()  # nothing else would say why
         self.wake()
         # A turn is not cut short: it may be claiming. But it may also wait for the database.
         await asyncio.wait([turning], timeout=self._settings.moment_seconds)

@@ -29,6 +29,7 @@ from dtr.model.errors import (
 from dtr.server.errors import broken_off_response, error_response, unexpected_response
 from dtr.server.logs import AccessLog
 from dtr.server.metrics import Metrics
+from dtr.server.parent import end_in_time
 
 _LOG = structlog.get_logger()
 _FLUSH_SECONDS = 0.2
@@ -46,7 +47,8 @@ _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 class Application:
     """One process's share of the registry.
 
-    `background` runs beside the requests; `closers` run at the end of the process, in order.
+    `background` runs beside the requests: when an error ends one of these, `end` is called, so
+    that a whole process takes this one's place. `closers` run at the end of the process, in order.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Application:
         url_bytes: int = 8192,
         header_bytes: int = 32768,
         background: Sequence[Callable[[], Coroutine[object, object, None]]] = (),
+        end: Callable[[], None] = end_in_time,
         closers: Sequence[Callable[[], Awaitable[object]]] = (),
     ) -> None:
         self.router = Router(routes)
@@ -76,6 +79,8 @@ class Application:
         self._url_bytes = url_bytes
         self._header_bytes = header_bytes
         self._background = background
+        self._end = end
+        self._is_closing = False
         self._tasks: list[asyncio.Task[None]] = []
         self._closers = closers
         self._process_id = secrets.token_hex(4)
@@ -196,14 +201,29 @@ class Application:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        self._tasks = [asyncio.create_task(run()) for run in self._background]
+        for run in self._background:
+            task = asyncio.create_task(run(), name=run.__qualname__)
+            task.add_done_callback(self._ended)
+            self._tasks.append(task)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.close()
         await send({"type": "lifespan.shutdown.complete"})
 
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """End the process whose background work is not whole any more."""
+        if self._is_closing or task.cancelled() or task.exception() is None:
+            return
+        _LOG.error(
+            "background work failed; this process ends, and is started again",
+            work=task.get_name(),
+            exc_info=task.exception(),
+        )
+        self._end()
+
     async def close(self) -> None:
         """Write what is buffered and let go of files and threads."""
+        self._is_closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -5,9 +5,9 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -57,6 +57,13 @@ CLEAN_ACCOUNTS: Final = JobKind("clean-accounts", "Forget expired tokens, keys a
 KINDS: Final = {kind.name: kind for kind in (COLLECT, FSCK, SWEEP, ROTATE_KEY, CLEAN_ACCOUNTS)}
 
 
+class BackgroundFailedError(Exception):
+    """Something that runs for as long as its process has failed; the process is to end, too."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} failed")
+
+
 def run_jobs(settings: Settings, directory: Path) -> None:
     """Run jobs until SIGTERM; the body of the job runner's process."""
     configure_logging(settings.log.format, settings.log.level)
@@ -95,12 +102,38 @@ async def _run(settings: Settings, directory: Path) -> None:
     if replica is not None:
         beside.append(asyncio.create_task(replica.report(directory), name="storage status"))
     try:
-        await runner.run(stop)
+        await run_beside(runner.run(stop), beside, stop)
     finally:
-        for task in beside:
-            task.cancel()
         await drivers.store.close()
         drivers.database.close()
+
+
+async def run_beside(
+    work: Coroutine[object, object, object],
+    beside: Collection["asyncio.Task[Any]"],
+    stop: asyncio.Event,
+) -> None:
+    """Do work that ends after `stop` is set, unless something beside it fails.
+
+    Raises:
+        BackgroundFailedError: something did; the work was stopped for that, and is done.
+
+    """
+    main = asyncio.create_task(work)
+    pending, failed = {main, *beside}, None
+    try:
+        while failed is None and not main.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            failed = next((each for each in done - {main} if each.exception()), None)
+        if failed is not None:
+            stop.set()
+        await main
+        if failed is not None:
+            raise BackgroundFailedError(failed.get_name()) from failed.exception()
+    finally:
+        for task in (main, *beside):
+            task.cancel()
+        await asyncio.gather(main, *beside, return_exceptions=True)
 
 
 async def _listen(database: Database, runner: Runner) -> None:

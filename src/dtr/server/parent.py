@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _POLL_SECONDS = 0.5
+_LAST_SECONDS = 5.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -53,3 +54,14 @@ def leave_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def end_in_time(seconds: float = _LAST_SECONDS) -> None:
+    """End this process as SIGTERM does, and after `seconds` whatever is in flight."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    def end() -> None:
+        time.sleep(seconds)
+        os._exit(1)
+
+    threading.Thread(target=end, name="end in time", daemon=True).start()

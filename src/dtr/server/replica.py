@@ -65,7 +65,7 @@ async def _serve_peers(settings: Settings, directory: Path) -> None:
     server = PeerServer(local, members, options.replication.credentials)
     try:
         await server.start(listen.host, listen.port)
-        await stop.wait()
+        await server.serve_until(stop)
     finally:
         await server.stop()
         await local.close()

@@ -5,6 +5,7 @@ import os
 import resource
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from dtr.server.workers import WebServer
 
 _LOG = structlog.get_logger()
 _RUNTIME_THREADS = 2  # of Rust; they move the bytes (design 5 has the measurement)
+_FIRST_PAUSE_SECONDS = 0.5
 _MOST_RESTARTS_SECONDS = 30.0
 _PEERS = Path("run", "peers")
 _MOST_OPEN_FILES = 65_536
@@ -186,15 +188,18 @@ class Supervised:
         self._target()
 
     def _watch(self) -> None:
-        pause = 0.5
+        pause, started = _FIRST_PAUSE_SECONDS, time.monotonic()
         while True:
             if self._process is not None:
                 self._process.join()
+            # What ends one that ran for long is not what ended it before.
+            if time.monotonic() - started > 2 * _MOST_RESTARTS_SECONDS:
+                pause = _FIRST_PAUSE_SECONDS
             if self._stopping.wait(pause):
                 return
             _LOG.error("process ended and is started again", process=self._name)
             self._spawn()
-            pause = min(pause * 2, _MOST_RESTARTS_SECONDS)
+            pause, started = min(pause * 2, _MOST_RESTARTS_SECONDS), time.monotonic()
 
 
 def _prepare(settings: Settings, directory: DataDirectory) -> FirstAdministrator | None:

@@ -23,6 +23,8 @@ async def changes(server: Server, channel: str, *, poll_seconds: float) -> Async
                 async with asyncio.timeout(poll_seconds):
                     await woken.wait()
             woken.clear()
+            if listener.done():
+                listener.result()  # an error that nobody expected: whoever asks is to know
             yield
     finally:
         listener.cancel()

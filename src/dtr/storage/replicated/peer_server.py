@@ -99,6 +99,21 @@ class PeerServer:
         await web.TCPSite(self._runner, host, port, ssl_context=context, backlog=512).start()
         self._tending = asyncio.create_task(self._tend(), name="peer endpoint")
 
+    async def serve_until(self, stop: asyncio.Event) -> None:
+        """Wait for `stop`.
+
+        Raises:
+            Exception: what tends the endpoint failed, so that it would go on by half.
+
+        """
+        stopping = asyncio.create_task(stop.wait())
+        tending = [self._tending] if self._tending is not None else []
+        await asyncio.wait([stopping, *tending], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        for task in tending:
+            if task.done():
+                task.result()
+
     async def stop(self) -> None:
         """Let go of connections and of uploads that are on their way."""
         if self._tending is not None:
