@@ -8,6 +8,7 @@ from tests.http.client import CONFIG_TYPE, Repository, assert_error, descriptor,
 from tests.http.conftest import Connect, OpenRegistry
 from tests.http.test_tags import pages
 
+from dtr.database import Lookup, Row, SqliteDatabase
 from dtr.model.digest import Algorithm, Digest
 from dtr.model.manifests import OCI_INDEX, OCI_MANIFEST
 from dtr.testing.registry import ALICE
@@ -73,6 +74,17 @@ async def test_referrers_are_filtered_by_type(repository: Repository) -> None:
     assert answer.headers["OCI-Filters-Applied"] == "artifactType"
 
 
+@pytest.mark.parametrize("plus", ["+", "%2B", "%20"])
+async def test_a_plus_in_a_type_needs_no_encoding(repository: Repository, plus: str) -> None:
+    """In a query it stands for a space, which no media type has; the next page's link is right."""
+    entries = [await refer(repository, number, artifactType=SIGNATURE) for number in range(3)]
+    await refer(repository, 3, artifactType=SBOM)
+    path = f"{repository.referrers(SUBJECT['digest'])}?n=2&artifactType="
+    found = await pages(repository.client, path + SIGNATURE.replace("+", plus), "manifests")
+    digests = [entry["digest"] for page in found for entry in page]  # type: ignore[index]
+    assert sorted(digests) == sorted(entry["digest"] for entry in entries)
+
+
 @pytest.mark.parametrize("is_filtered", [True, False])
 async def test_pages_of_referrers_add_up(repository: Repository, *, is_filtered: bool) -> None:
     """The links carry the filter along."""
@@ -86,16 +98,49 @@ async def test_pages_of_referrers_add_up(repository: Repository, *, is_filtered:
     assert all(len(page) == 2 for page in found[:-1])
 
 
-async def test_a_page_is_no_larger_than_a_manifest(
-    open_registry: OpenRegistry, connect: Connect
-) -> None:
+async def test_a_page_is_no_larger_than_a_manifest(repository: Repository) -> None:
     """Large annotations make pages shorter; a link leads to the rest."""
-    target = open_registry({"limits": {"manifest_bytes": 3 << 20}})
-    repository = connect(target).login(*ALICE).new_repository()
-    for number in range(3):
-        await refer(repository, number, annotations={"large": "x" * (2 << 20)})
+    sizes = [3 << 20, 100, 100, 3 << 20, 3 << 20, 100]
+    for number, size in enumerate(sizes):
+        await refer(repository, number, annotations={"large": "x" * size})
     path = repository.referrers(SUBJECT["digest"])
-    assert [len(page) for page in await pages(repository.client, path, "manifests")] == [1, 1, 1]
+    found = await pages(repository.client, path, "manifests")
+    assert sum(map(len, found)) == len(sizes)
+    for page in found:
+        assert len(json.dumps(page)) <= 4 << 20
+
+
+async def test_a_manifest_that_fills_a_page_has_one_of_its_own(repository: Repository) -> None:
+    """Else the list would end before it, or never."""
+    for number in range(2):
+        await refer(repository, number, annotations={"large": "x" * ((4 << 20) - 2000)})
+    path = repository.referrers(SUBJECT["digest"])
+    assert [len(page) for page in await pages(repository.client, path, "manifests")] == [1, 1]
+
+
+async def test_what_does_not_fit_into_a_page_is_not_read(
+    open_registry: OpenRegistry, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statement has the budget: for a page of one entry, twenty are not in memory."""
+    read: list[int] = []
+    inner = SqliteDatabase.lookup_all
+
+    async def watched(self: SqliteDatabase, lookup: Lookup, parameters: Any) -> list[Row]:
+        rows = await inner(self, lookup, parameters)
+        read.append(sum(len(str(value)) for row in rows for value in row))
+        return rows
+
+    monkeypatch.setattr(SqliteDatabase, "lookup_all", watched)
+    repository = connect(open_registry()).login(*ALICE).new_repository()
+    for number in range(20):
+        await refer(repository, number, annotations={"large": "x" * (1 << 20)})
+    read.clear()
+    for query in ({}, {"artifactType": "application/vnd.test"}):
+        path = repository.referrers(SUBJECT["digest"])
+        answer = await repository.client.get(path, params=query)
+        assert answer.status_code == 200
+    assert read
+    assert max(read) <= 4 << 20
 
 
 async def test_what_has_no_referrers_has_an_empty_index(repository: Repository) -> None:

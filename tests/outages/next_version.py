@@ -9,19 +9,19 @@ from pathlib import Path
 
 from tests.support.processes import ROOT
 
-HEAD = "0006"
-NEEDED = "0005"
+HEAD = "0007"
+NEEDED = "0006"
 
 BEFORE = '''"""a column that may be left out, a table, an index
 
-Revision: 0005, after 0004.
+Revision: 0006, after 0005.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
@@ -36,13 +36,13 @@ def upgrade() -> None:
 '''
 AFTER = '''"""the column goes
 
-Revision: 0006, after 0005.
+Revision: 0007, after 0006.
 """
 
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
@@ -55,7 +55,7 @@ NEXT_COLUMN = '    Column("expires_at", Double, nullable=False),\n    Index(None
 CHANGES = {
     "database/schema.py": (COLUMN + NEXT_COLUMN, NEXT_COLUMN),
     "registry/records/uploads.py": ('            "created_at": now,\n', ""),
-    "database/migrations/__init__.py": ('HEAD = "0004"', f'HEAD = "{HEAD}"'),
+    "database/migrations/__init__.py": ('HEAD = "0005"', f'HEAD = "{HEAD}"'),
 }
 
 
@@ -65,10 +65,10 @@ def make_next_version(directory: Path) -> Path:
     shutil.copytree(ROOT / "src" / "dtr", package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, (old, new) in CHANGES.items():
         replace(package / name, old, new)
-    replace(package / "database/migrations/__init__.py", 'NEEDED = "0004"', f'NEEDED = "{NEEDED}"')
+    replace(package / "database/migrations/__init__.py", 'NEEDED = "0005"', f'NEEDED = "{NEEDED}"')
     versions = package / "database" / "migrations" / "versions"
-    (versions / "0005_before_next.py").write_text(BEFORE)
-    (versions / "0006_after_next.py").write_text(AFTER)
+    (versions / "0006_before_next.py").write_text(BEFORE)
+    (versions / "0007_after_next.py").write_text(AFTER)
     return directory
 
 

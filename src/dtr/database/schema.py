@@ -201,10 +201,13 @@ manifests = Table(
     Column("edge_rules", SmallInteger, nullable=False, server_default="0"),
     UniqueConstraint("repository_id", "digest"),
     Index(
-        "ix_manifests_subject",
+        "ix_manifests_referrers",
         "repository_id",
         "subject",
         "digest",
+        # Spares SQLite the way past the payload of each manifest that a page may have.
+        "artifact_type",
+        "size",
         sqlite_where=text("subject IS NOT NULL"),
         postgresql_where=text("subject IS NOT NULL"),
     ),

@@ -55,7 +55,8 @@ class Discovery:
         """
         subject = Digest.parse(request.parameters["digest"])
         count = page_size(request, self._largest)
-        artifact_type = request.query("artifactType")
+        # No media type has a space, but many have a plus that clients forget to encode.
+        artifact_type = (request.query("artifactType") or "").replace(" ", "+")
         rows = await self._context.database.lookup_all(
             records.REFERRER_PAGE,
             {
@@ -63,18 +64,19 @@ class Discovery:
                 "subject": subject,
                 "last": page_start(request),
                 "every": not artifact_type,
-                "artifact_type": artifact_type or "",
+                "artifact_type": artifact_type,
                 "count": count + 1,
+                "most_bytes": _REFERRERS_BYTES,
             },
         )
-        descriptors = _descriptors(rows[:count])
+        descriptors = [_descriptor(row) for row in rows[:count]]
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": descriptors}
         response = Response.json(document, headers={b"content-type": OCI_INDEX.encode()})
         more: dict[str, str] = {}
         if artifact_type:
             response.add(b"oci-filters-applied", "artifactType")
             more["artifactType"] = artifact_type
-        if descriptors and len(descriptors) < len(rows):
+        if descriptors and len(descriptors) < rows[0][5]:
             last = descriptors[-1]["digest"]
             add_next_link(response, request, count=count, last=last, **more)
         return response
@@ -91,18 +93,12 @@ def _page(
     return response
 
 
-def _descriptors(rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """Return descriptors as the specification has them, as many as one index may hold."""
-    found: list[dict[str, Any]] = []
-    size = 0
-    for digest, media_type, manifest_size, artifact_type, annotations in rows:
-        size += len(annotations) + 512
-        if found and size > _REFERRERS_BYTES:
-            break
-        descriptor = {"mediaType": media_type, "digest": digest, "size": manifest_size}
-        if artifact_type:
-            descriptor["artifactType"] = artifact_type
-        if annotations != "{}":
-            descriptor["annotations"] = orjson.loads(annotations)
-        found.append(descriptor)
-    return found
+def _descriptor(row: tuple[Any, ...]) -> dict[str, Any]:
+    """Return a descriptor as the specification has it."""
+    digest, media_type, size, artifact_type, annotations, _ = row
+    descriptor = {"mediaType": media_type, "digest": digest, "size": size}
+    if artifact_type:
+        descriptor["artifactType"] = artifact_type
+    if annotations != "{}":
+        descriptor["annotations"] = orjson.Fragment(annotations)
+    return descriptor

@@ -1,9 +1,9 @@
 """The schema's history, applied by `dtr.database.migrate`."""
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision; a test compares it with the files in `versions`."""
 
-NEEDED = "0004"
+NEEDED = "0005"
 """The newest *before* revision: without it this program cannot work. Tested likewise."""
 
 APPLICATION_NAME = f"dtr schema {HEAD}"

@@ -1,7 +1,7 @@
 """Statements about manifests, what they refer to, and tags."""
 
 import orjson
-from sqlalchemy import bindparam, delete, exists, or_, select, update
+from sqlalchemy import bindparam, delete, exists, func, or_, select, update
 
 from dtr.database import Lookup, Reader, Writer
 from dtr.database.schema import (
@@ -35,20 +35,19 @@ MANIFEST_BY_DIGEST = Lookup(
     ),
     is_immutable=True,
 )
+REFERRER_BYTES = 512
+"""What a descriptor takes besides its annotations."""
 TAG_PAGE = Lookup(
     select(tags.c.name)
     .where(tags.c.repository_id == bindparam("repository_id"), tags.c.name > bindparam("last"))
     .order_by(tags.c.name)
     .limit(bindparam("count"))
 )
-REFERRER_PAGE = Lookup(
-    select(
-        manifests.c.digest,
-        manifests.c.media_type,
-        manifests.c.size,
-        manifests.c.artifact_type,
-        manifests.c.annotations,
-    )
+# What a page may cost is settled by the sizes of the manifests alone, which are no less than those
+# of their annotations. Only of those that fit are the annotations read: sixty of four mebibytes
+# would otherwise pass through a worker for an answer of one.
+_referrers = (
+    select(manifests.c.id, manifests.c.digest, manifests.c.size)
     .where(
         manifests.c.repository_id == bindparam("repository_id"),
         manifests.c.subject == bindparam("subject"),
@@ -57,7 +56,30 @@ REFERRER_PAGE = Lookup(
     )
     .order_by(manifests.c.digest)
     .limit(bindparam("count"))
+    .subquery()
 )
+_weighed = select(
+    _referrers.c.id,
+    (func.row_number().over(order_by=_referrers.c.digest)).label("place"),
+    func.count().over().label("found"),
+    func.sum(_referrers.c.size + REFERRER_BYTES)
+    .over(order_by=_referrers.c.digest, rows=(None, 0))
+    .label("bytes"),
+).subquery()
+REFERRER_PAGE = Lookup(
+    select(
+        manifests.c.digest,
+        manifests.c.media_type,
+        manifests.c.size,
+        manifests.c.artifact_type,
+        manifests.c.annotations,
+        _weighed.c.found,
+    )
+    .join_from(_weighed, manifests, manifests.c.id == _weighed.c.id)
+    .where(or_(_weighed.c.place == 1, _weighed.c.bytes <= bindparam("most_bytes")))
+    .order_by(_weighed.c.place)
+)
+"""The first referrers that fit into `most_bytes`, at least one; each says how many were found."""
 
 
 def find_manifest_id(reader: Reader, repository_id: int, digest: Digest) -> int | None:
