@@ -18,7 +18,9 @@ from tests.support.server import DTR
 from tests.ucp.plane import ADMINISTRATOR, PASSWORD, ControlPlane
 
 from dtr.cluster.api import kinds, routes
-from dtr.ucp.model import Operation, OperationState
+from dtr.ucp import keys
+from dtr.ucp.model import Manager, ManagerPhase, Operation, OperationState
+from dtr.ucp.store import Delete, Put
 
 _TICK_SECONDS = 0.005
 
@@ -219,6 +221,9 @@ def test_status_shows_replicas_and_issues(place: Place) -> None:
     """As a table, and as JSON in the original's shape."""
     assert "not installed" in place.good("status")
     place.grow(3)
+    # The plane's own manager is no machine of the simulation, and reports nothing.
+    assert "The manager first does not report." in place.good("status")
+    place.plane.run(_manage(place))
     shown = place.good("status")
     assert "Pushes and pulls work." in shown
     assert "Nothing is wrong." in shown
@@ -234,6 +239,18 @@ def test_status_shows_replicas_and_issues(place: Place) -> None:
     document = json.loads(place.good("status", "--json"))
     assert document["replica_health"][replica_id(1)] == "OK"
     assert document["rethink_system_tables"]["current_issues"]
+
+
+async def _manage(place: Place) -> None:
+    """Have the machines of the three replicas be the managers."""
+    managers = [
+        Manager(
+            node_id=place.simulation.machine(number).node.id, peer_url="", phase=ManagerPhase.VOTER
+        )
+        for number in (1, 2, 3)
+    ]
+    puts = [Put(keys.manager(each.node_id), each.encoded()) for each in managers]
+    await place.plane.store.commit([*puts, Delete(keys.manager(place.plane.first.id))])
 
 
 def test_reconfigure_takes_settings(place: Place) -> None:
@@ -320,18 +337,62 @@ def test_remove_asks_what_the_original_asked(place: Place) -> None:
     typed.sendline(ADMINISTRATOR)
     typed.expect_exact("ucp-password: ")
     typed.sendline(PASSWORD)
+    typed.expect_exact("replica-id (ID of the replica to remove): ")
+    typed.sendline(replica_id(3))
     default = replica_id(1)
     typed.expect_exact(
         f"existing-replica-id (ID of an existing replica in a cluster) [{default}]: "
     )
     typed.sendline("")
-    typed.expect_exact("replica-id (ID of the replica to remove): ")
-    typed.sendline(replica_id(3))
     typed.expect(pexpect.EOF)
     typed.close()
     assert typed.exitstatus == 0, shown.getvalue()
     assert f"Removed: {replica_id(3)}." in shown.getvalue()
     assert PASSWORD not in shown.getvalue()
+
+
+def test_what_is_typed_can_be_typed_anew(place: Place) -> None:
+    """No answer conflicts with another one, and none is refused after all are given."""
+    place.grow(3)
+    typed, shown = _type(place, "remove", "--ucp-username", ADMINISTRATOR)
+    typed.expect_exact("ucp-password: ")
+    typed.sendline(PASSWORD)
+    everybody = ",".join(replica_id(number) for number in (1, 2, 3))
+    for answer, told in (
+        ("nonsense", "There is no replica nonsense."),
+        (everybody, "Nothing would be left"),
+        (replica_id(1), ""),
+    ):
+        typed.expect_exact("replica-id (ID of the replica to remove): ")
+        typed.sendline(answer)
+        typed.expect_exact(told)
+    # The one that leaves was the default before; now it is not even in the list.
+    typed.expect_exact(f"[{replica_id(2)}]: ")
+    typed.sendline(replica_id(1))
+    typed.expect_exact(f"There is no replica {replica_id(1)} to go through.")
+    typed.expect_exact(f"[{replica_id(2)}]: ")
+    typed.sendline("")
+    typed.expect(pexpect.EOF)
+    typed.close()
+    assert typed.exitstatus == 0, shown.getvalue()
+    assert f"Removed: {replica_id(1)}." in shown.getvalue()
+
+
+def test_the_existing_replica_that_was_named_does_not_leave(place: Place) -> None:
+    """That is said while another one can still be typed."""
+    place.grow(3)
+    named = ("--ucp-username", ADMINISTRATOR, "--existing-replica-id", replica_id(2))
+    typed, shown = _type(place, "remove", *named)
+    typed.expect_exact("ucp-password: ")
+    typed.sendline(PASSWORD)
+    for answer in (replica_id(2), replica_id(3)):
+        typed.expect_exact("replica-id (ID of the replica to remove): ")
+        typed.sendline(answer)
+    typed.expect(pexpect.EOF)
+    typed.close()
+    assert typed.exitstatus == 0, shown.getvalue()
+    assert f"{replica_id(2)} is the existing replica that stays." in shown.getvalue()
+    assert f"Removed: {replica_id(3)}." in shown.getvalue()
 
 
 def test_a_node_is_chosen_from_a_numbered_list(place: Place) -> None:

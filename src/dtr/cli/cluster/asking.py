@@ -67,25 +67,60 @@ def choose_existing(
     if not sys.stdin.isatty():
         return default
     show_choice(replicas)
-    return ask(
-        "existing-replica-id",
-        "ID of an existing replica in a cluster",
-        default=default or None,
-    )
+    known = [str(each["id"]) for each in replicas]
+    while True:
+        answer = ask(
+            "existing-replica-id",
+            "ID of an existing replica in a cluster",
+            default=default or None,
+        )
+        if answer in known:
+            return answer
+        _ask_again(f"There is no replica {answer} to go through. Choose one of: ", known)
 
 
 def choose_leaving(
-    replicas: Sequence[dict[str, Any]], given: str | None, *, variable: str
+    replicas: Sequence[dict[str, Any]],
+    given: str | None,
+    *,
+    variable: str,
+    keeps: str | None = None,
+    leaves_one: bool = True,
 ) -> list[str]:
     """Return the replicas to remove: those named, separated by commas, or asked for.
 
-    `variable` is the command's own environment variable for them.
+    `variable` is the command's own environment variable for them. What is typed is looked at while
+    it can still be typed anew: replicas that there are, without `keeps`, and, with `leaves_one`,
+    not all of them.
     """
-    if not given:
-        if sys.stdin.isatty() and replicas:
-            show_choice(replicas)
-        given = ask("replica-id", "ID of the replica to remove", variable=variable)
-    return [each.strip() for each in given.split(",") if each.strip()]
+    if given or not (sys.stdin.isatty() and replicas):
+        return _ids(given or _ask_leaving(variable))
+    show_choice(replicas)
+    known = [str(each["id"]) for each in replicas]
+    while True:
+        leaving = _ids(_ask_leaving(variable))
+        unknown = [each for each in leaving if each not in known]
+        if unknown or not leaving:
+            _ask_again(f"There is no replica {', '.join(unknown)}. Choose from: ", known)
+        elif keeps in leaving:
+            others = [each for each in known if each != keeps]
+            _ask_again(f"{keeps} is the existing replica that stays. Choose from: ", others)
+        elif leaves_one and set(known) <= set(leaving):
+            echo("Nothing would be left: dtr destroy ends the last one. Name fewer.", err=True)
+        else:
+            return leaving
+
+
+def _ask_leaving(variable: str) -> str:
+    return ask("replica-id", "ID of the replica to remove", variable=variable)
+
+
+def _ids(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
+def _ask_again(problem: str, choices: Sequence[str]) -> None:
+    echo(one_line(f"{problem}{', '.join(choices)}"), err=True)
 
 
 def show_choice(replicas: Sequence[dict[str, Any]]) -> None:

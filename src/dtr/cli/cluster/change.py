@@ -61,8 +61,11 @@ def remove(
     """
     with connected(options) as client:
         replicas = need_replicas(client)
-        existing = choose_existing(_others(replicas, replica_ids), existing_replica_id, options)
-        leaving = choose_leaving(replicas, replica_ids, variable="DTR_REMOVE_REPLICA_IDS")
+        # First who leaves: so nobody is offered as the one to go through who is then removed.
+        leaving = choose_leaving(
+            replicas, replica_ids, variable="DTR_REMOVE_REPLICA_IDS", keeps=existing_replica_id
+        )
+        existing = choose_existing(_others(replicas, leaving), existing_replica_id, options)
         arguments: dict[str, JsonValue] = {
             "replica_ids": [*leaving],
             "existing_replica_id": existing,
@@ -95,10 +98,9 @@ def cancel(options: ConnectionOptions, as_json: JsonOption = False) -> None:
             echo(f"The {running['kind']} is asked to stop. See how it ends: dtr status.")
 
 
-def _others(replicas: list[dict[str, Any]], leaving: str | None) -> list[dict[str, Any]]:
-    """Return the replicas that can be gone through; the last one itself, so that it is refused."""
-    gone = {each.strip() for each in (leaving or "").split(",")}
-    return [each for each in replicas if each["id"] not in gone]
+def _others(replicas: list[dict[str, Any]], leaving: list[str]) -> list[dict[str, Any]]:
+    """Return the replicas that can be gone through."""
+    return [each for each in replicas if each["id"] not in leaving]
 
 
 @takes_connection

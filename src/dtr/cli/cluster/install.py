@@ -254,7 +254,8 @@ def _join_token(client: UcpClient) -> str:
 def _last(replicas: list[dict[str, Any]], given: str | None) -> str:
     if given or not replicas:
         return given or ""
-    return choose_leaving(replicas, None, variable="DTR_DESTROY_REPLICA_ID")[0]
+    variable = "DTR_DESTROY_REPLICA_ID"
+    return choose_leaving(replicas, None, variable=variable, leaves_one=False)[0]
 
 
 def _tell_installed(done: Operation, token: str, address: str, *, as_json: bool) -> None:
