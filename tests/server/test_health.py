@@ -9,6 +9,7 @@ import pytest
 
 from dtr.model.errors import UnavailableError
 from dtr.server.health import Check, Health, Verdict
+from dtr.storage import FilesystemBlobStore
 from dtr.testing.registry import ManualClock
 
 WELL = Verdict(is_healthy=True, problem="")
@@ -85,6 +86,30 @@ async def test_three_failures_in_a_row_are_one_too_many(
     part.problem = ""
     clock.advance(1)
     assert await health.verdict() == WELL
+
+
+async def test_what_does_not_come_back_by_itself_is_certain_at_once(
+    open_health: OpenHealth, clock: ManualClock, tmp_path: Path
+) -> None:
+    """A directory that is gone, whichever it is; and it is well as soon as it is there again."""
+    store = FilesystemBlobStore(tmp_path)
+
+    async def check() -> str:
+        await store.check()
+        return ""
+
+    health = open_health(storage=check)
+    assert await health.verdict() == WELL
+    for name in ("uploads", "blobs", "blobs/sha256"):
+        (tmp_path / name).rename(tmp_path / "elsewhere")
+        clock.advance(1)
+        verdict = await health.verdict()
+        assert not verdict.is_healthy
+        assert verdict.problem.startswith("storage: a directory of the blob storage is gone: No")
+        (tmp_path / "elsewhere").rename(tmp_path / name)
+        clock.advance(1)
+        assert await health.verdict() == WELL
+    await store.close()
 
 
 async def test_what_was_never_well_is_not_believed_first(open_health: OpenHealth) -> None:

@@ -195,6 +195,10 @@ class ReadOnlyError(UnavailableError):
     """The registry serves pulls only."""
 
 
+class StorageGoneError(UnavailableError):
+    """Stored content is not where it was, and does not come back by itself."""
+
+
 class StorageFullError(UnavailableError):
     """The registry's disk is full."""
 

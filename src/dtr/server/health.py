@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from dtr.model.errors import RegistryError
+from dtr.model.errors import RegistryError, StorageGoneError
 
 _LOG = structlog.get_logger()
 _EVERY_SECONDS: Final = 1.0
@@ -51,7 +51,8 @@ class _Component:
         """What is the matter, once it is certain.
 
         A primary that moves, or a slow disk, fails one check: a balancer that heard of it would
-        take the server out. One that was never well is not believed first.
+        take the server out. One that was never well is not believed first, and what does not come
+        back by itself is certain at once.
         """
         is_certain = self._failures >= _MOST_FAILURES or not self._was_well
         return self._problem if is_certain else ""
@@ -68,6 +69,9 @@ class _Component:
         ended, self._running = self._running, None
         try:
             self.remark = ended.result()
+        except StorageGoneError as error:
+            self._failures = _MOST_FAILURES
+            self._fail(str(error))
         except RegistryError as error:
             self._fail(str(error))
         except Exception as error:  # noqa: BLE001 - a fault in one check is one component's

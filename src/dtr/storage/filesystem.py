@@ -38,6 +38,7 @@ from dtr.model.errors import (
     ContentDamagedError,
     RegistryError,
     StorageFullError,
+    StorageGoneError,
     UnavailableError,
     UnsupportedError,
     UploadUnknownError,
@@ -50,6 +51,7 @@ from dtr.storage.port import CHUNK_BYTES, BlobStore, BlobWriter, Capability, Pro
 T = TypeVar("T")
 
 _PARTIAL = ".partial-"
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENODEV}
 
 
 class FilesystemBlobStore:
@@ -82,7 +84,8 @@ class FilesystemBlobStore:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="storage")
         self.hashers = KeptHashers()
         # Parents that mkdir makes by itself would be open to others.
-        for directory in (root, self._uploads, self._blobs, *(self._blobs / a for a in Algorithm)):
+        self._directories = (self._uploads, *(self._blobs / each for each in Algorithm))
+        for directory in (root, self._blobs, *self._directories):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     async def resume(self, upload_id: str, algorithm: Algorithm, progress: Progress) -> BlobWriter:
@@ -197,8 +200,24 @@ class FilesystemBlobStore:
         return False
 
     async def check(self) -> None:
-        """Touch the staging directory."""
-        await self.run("check", lambda: os.utime(self._uploads))
+        """Touch the staging directory, and look whether the others are there.
+
+        Raises:
+            StorageGoneError: one is missing, or this user may not use it any more.
+
+        """
+        await self.run("check", self._look)
+
+    def _look(self) -> None:
+        try:
+            os.utime(self._uploads)
+            for directory in self._directories:
+                directory.stat()
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            message = f"a directory of the blob storage is gone: {error.strerror}"
+            raise StorageGoneError(message) from error
 
     async def check_by_use(self) -> None:
         """Go through everything that an upload, a download and collection do."""
