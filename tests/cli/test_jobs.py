@@ -1,11 +1,19 @@
 """`dtr jobs`, and the jobs that `dtr gc` and `dtr fsck` are, without a server."""
 
+import fcntl
 import json
+import os
+import pty
+import struct
+import subprocess
+import termios
 import time
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 from tests.cli.command import CommandLine, QuickCommandLine, clean_environment
+from tests.support.server import DTR
 from typer.testing import CliRunner
 
 from dtr.cli.application import application
@@ -80,14 +88,15 @@ def test_a_running_job_is_asked_to_stop(quick: QuickCommandLine, database: Datab
     """And the list says so until its runner has seen it."""
     said = begin(database, NewJob(COLLECT))
     assert "asked to stop" in quick.good("jobs", "cancel", str(said.claim.job_id)).out
-    assert "running, to be cancelled" in quick.good("jobs", "ls").out
+    assert "stopping" in quick.good("jobs", "ls").out
 
 
 def test_a_log_is_read_and_followed(quick: QuickCommandLine, database: Database) -> None:
     """To the job's end, for people and for programs."""
     said = begin(database, NewJob(COLLECT))
     job_id = str(said.claim.job_id)
-    assert not quick.good("jobs", "logs", job_id).out
+    empty = quick.good("jobs", "logs", job_id).out
+    assert empty == f"Job {job_id} has written nothing to its log. It is running.\n"
     finish(database, said, Outcome(State.SUCCEEDED))
     assert "found something" in quick.good("jobs", "logs", job_id, "--follow").out
     lines = quick.good("jobs", "logs", job_id, "--json").out.splitlines()
@@ -104,6 +113,50 @@ def test_a_collection_and_a_check_by_hand_are_jobs(quick: QuickCommandLine) -> N
     assert [job["kind"] for job in listed] == ["fsck", "fsck", "collect", "collect"]
     assert {job["state"] for job in listed} == {"succeeded"}
     assert {job["most_attempts"] for job in listed} == {1}
+
+
+def test_the_log_of_a_job_that_wrote_none_says_how_it_ended(quick: QuickCommandLine) -> None:
+    """Silence would look like a mistake."""
+    quick.good("gc")
+    job_id = str(quick.good("jobs", "ls", "--json").json[0]["id"])
+    shown = quick.good("jobs", "logs", job_id).out
+    assert "has written nothing to its log. Its result: succeeded: collected 0" in shown
+    assert quick.good("jobs", "logs", job_id, "--json").out == ""
+
+
+@pytest.mark.server
+def test_a_list_of_jobs_fits_a_terminal_of_80_columns(dtr: CommandLine) -> None:
+    """A line for each job, with its outcome cut; NO_COLOR leaves no escape, bold included."""
+    dtr.good("gc")
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = clean_environment({"TERM": "xterm"})
+    environment.pop("COLUMNS")
+    with os.fdopen(leader, "rb") as screen:
+        done = subprocess.run(
+            [*DTR, "jobs", "ls", "--data-dir", dtr.data_dir],
+            stdout=follower,
+            check=False,
+            env=environment,
+            timeout=60,
+        )
+        lines = os.read(screen.fileno(), 10_000).decode().splitlines()
+        os.close(follower)
+    assert done.returncode == 0
+    assert len(lines) == 2, lines
+    assert all(len(line) <= 80 for line in lines)
+    assert "\x1b" not in "".join(lines)
+    assert lines[1].rstrip().endswith("…")
+
+
+def test_times_are_as_rfc_3339_has_them(quick: QuickCommandLine) -> None:
+    """In every list that has some."""
+    job = quick.good("jobs", "run", "collect", "--json").json
+    parsed = datetime.fromisoformat(job["created_at"])
+    assert job["created_at"].endswith("Z")
+    assert abs(parsed.timestamp() - time.time()) < 600
+    for listed in (quick.good("jobs", "ls", "--json"), quick.good("jobs", "schedules", "--json")):
+        assert all(key == key.replace(" ", "_").lower() for row in listed.json for key in row)
 
 
 def test_a_dry_run_is_not_a_job(quick: QuickCommandLine, database: Database) -> None:

@@ -18,7 +18,7 @@ def test_a_repository_is_created_listed_changed_and_removed(dtr: CommandLine) ->
     """Each command does what it says, and the list shows it."""
     dtr.good("repo", "create", "alice/tools", "--public")
     dtr.good("repo", "create", "admin/other")
-    empty = {"tags": 0, "manifests": 0, "pulls": 0, "last pulled": None}
+    empty = {"tags": 0, "manifests": 0, "pulls": 0, "last_pulled": None}
     tools = {"name": "alice/tools", "visibility": "public", **empty}
     other = {"name": "admin/other", "visibility": "private", **empty}
     assert dtr.good("repo", "list", "--json").json == [other, tools]
@@ -53,6 +53,31 @@ def test_grants_are_given_listed_and_taken_away(quick: QuickCommandLine) -> None
     assert "alice" in quick.good("repo", "grants", "admin/tools").out
     quick.good("repo", "revoke", "admin", "alice", "--namespace")
     assert quick.good(*grants).json == []
+
+
+def test_a_revocation_says_what_the_user_may_still_do(quick: QuickCommandLine) -> None:
+    """And through what; and where there was nothing to revoke, that."""
+    quick.good("repo", "create", "admin/tools", "--public")
+    quick.good("repo", "grant", "admin/tools", "alice", "admin")
+    quick.good("repo", "grant", "admin", "alice", "read-write", "--namespace")
+    assert quick.good("repo", "revoke", "admin/tools", "alice").out.splitlines() == [
+        "Revoked: alice had admin on admin/tools.",
+        "Still: alice has read-write on admin/tools, through the grant on the namespace admin.",
+        "Still: alice has read-only on admin/tools, because the repository is public.",
+    ]
+    again = quick.good("repo", "revoke", "admin/tools", "alice").out
+    assert again.startswith("There was no grant to revoke: alice had none on admin/tools itself.")
+    quick.good("repo", "grant", "admin/tools", "alice", "read-only")
+    assert quick.good("repo", "revoke", "admin", "alice", "--namespace").out.splitlines() == [
+        "Revoked: alice had read-write on the namespace admin.",
+        "Still: alice has read-only on admin/tools, through the grant on that repository.",
+    ]
+    quick.good("repo", "set", "admin/tools", "--private")
+    last = quick.good("repo", "revoke", "admin/tools", "alice").out
+    assert last.endswith("alice has no access to admin/tools now.\n")
+    owner = quick.good("repo", "revoke", "admin/tools", "admin").out
+    assert "as an administrator" in owner
+    assert "because the namespace is their own" in owner
 
 
 @pytest.mark.parametrize(

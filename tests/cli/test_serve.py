@@ -21,6 +21,10 @@ from tests.cli.command import LOG_LINE, CommandLine, clean_environment
 from tests.support.processes import ProcessGroup, free_port, requires_root, wait_until
 from tests.support.server import DTR, RunningServer, answers
 
+from dtr.cli.serve import _announce
+from dtr.server.bootstrap import FirstAdministrator
+from dtr.server.serve import Started
+
 pytestmark = pytest.mark.server
 
 Serve = Callable[..., ProcessGroup]
@@ -61,28 +65,46 @@ def said(server: ProcessGroup) -> str:
 def test_the_first_start_prints_what_one_needs_and_a_later_one_does_not(
     tmp_path: Path, serve: Serve
 ) -> None:
-    """Address, administrator, password and three lines to try; then the address only."""
+    """Address, administrator, the password's file and three lines; then the address only.
+
+    What is printed goes to a journal here: the password itself is not in it.
+    """
     address = f"127.0.0.1:{free_port()}"
     first = serve("first.log", "--listen", address)
     first.wait_until_ready(lambda: answers(f"http://{address}/_ping"))
     shown = said(first)
     host = address.replace("127.0.0.1", "localhost")
     assert f"Registry at http://{host}\n" in shown
-    match = re.search(r"Administrator  admin\n  Password       (\S+)\n", shown)
-    assert match is not None
     kept = tmp_path / "data" / "initial_admin_password"
-    assert f"also kept in   {kept}" in shown
+    assert f"\n  Administrator  admin\n  Password       in {kept}\n" in shown
+    password = kept.read_text().removesuffix("\n")
+    assert len(password) > 16
+    assert password not in first.log.read_text()
     for line in (f"docker login {host} -u admin", "docker push", f"docker pull {host}/"):
         assert line in shown
-    assert kept.read_text() == f"{match[1]}\n"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
-    assert log_in(address, "admin", match[1]) == httpx.codes.OK
+    assert log_in(address, "admin", password) == httpx.codes.OK
     assert first.stop() == 0
     second = serve("second.log", "--listen", address)
     second.wait_until_ready(lambda: answers(f"http://{address}/_ping"))
     assert said(second) == f"Registry at http://{host}"
-    assert log_in(address, "admin", match[1]) == httpx.codes.OK
+    assert log_in(address, "admin", password) == httpx.codes.OK
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_made_password_is_shown_at_a_terminal_only(
+    is_terminal: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its file is named in both cases."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    made = FirstAdministrator("admin", "made-up", Path("/data/initial"))
+    _announce(Started("http://localhost:5000", made, None))
+    shown = capsys.readouterr().out
+    assert ("made-up" in shown) is is_terminal
+    assert "/data/initial" in shown
 
 
 def log_in(address: str, name: str, password: str) -> int:

@@ -1,5 +1,7 @@
 """`dtr user` and `dtr token`."""
 
+import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,8 +64,13 @@ def test_the_last_administrator_stays(quick: QuickCommandLine) -> None:
         (("token", "create", "nobody"), "", "no account called nobody"),
         (("token", "create", "admin", "--level", "owner"), "", "read-only, read-write or admin"),
         (("token", "create", "admin", "--expires", "5w"), "", "90d"),
+        (("token", "create", "admin", "--expires", "0d"), "", "a token that has expired"),
         (("token", "list", "nobody"), "", "no account called nobody"),
-        (("token", "revoke", "admin", "77"), "", "no token 77"),
+        (("org", "create", "admin"), "", "already a user called admin"),
+        (("org", "create", "A"), "", "lower-case"),
+        (("org", "rm", "admin", "--yes"), "", "no organization called admin: that is a user"),
+        (("org", "rm", "nobody", "--yes"), "", "no account called nobody"),
+        (("token", "revoke", "admin", "77"), "", "The user admin has no token 77; dtr token list"),
         (("token", "revoke", "admin"), "", "--all"),
         (("token", "revoke", "admin", "1", "--all"), "", "--all"),
     ],
@@ -79,19 +86,23 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
 @pytest.mark.server
 def test_a_token_is_created_listed_and_revoked(dtr: CommandLine) -> None:
     """The secret is shown once, and never listed."""
-    secret = dtr.good("token", "create", "admin", "--label", "ci", "--expires", "90d").out.strip()
+    created = dtr.good("token", "create", "admin", "--label", "ci", "--expires", "90d")
+    secret = created.out.strip()
     made = dtr.good("token", "create", "admin", "--level", "read-only", "--json").json
     assert secret.startswith("dtr_")
     assert made["token"].startswith("dtr_")
     assert made["token"] != secret
     first, second = dtr.good("token", "list", "admin", "--json").json
     assert (first["label"], first["level"]) == ("ci", "read-write")
-    assert first["expires"] is not None
+    assert f"dtr token revoke admin {first['id']}" in created.err
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["expires"])
     assert (second["id"], second["level"]) == (made["id"], "read-only")
     assert second["expires"] is not None
     assert secret not in dtr.good("token", "list", "admin").out
-    assert dtr.good("token", "revoke", "admin", str(first["id"])).out == "Revoked 1.\n"
-    assert dtr.good("token", "revoke", "admin", "--all").out == "Revoked 1.\n"
+    assert (
+        dtr.good("token", "revoke", "admin", str(first["id"])).out == "Revoked 1 token of admin.\n"
+    )
+    assert dtr.good("token", "revoke", "admin", "--all").out == "Revoked 1 token of admin.\n"
     assert dtr.good("token", "list", "admin", "--json").json == []
 
 
@@ -144,3 +155,70 @@ def test_an_end_past_all_calendars_is_refused(quick: QuickCommandLine) -> None:
 def test_a_wrong_call_ends_with_status_2(quick: QuickCommandLine, words: tuple[str, ...]) -> None:
     """Scripts can tell a typing error from a failure."""
     assert quick.run(*words, names_data=False).status == CALLED_WRONGLY
+
+
+def test_an_organization_is_created_listed_and_removed(
+    quick: QuickCommandLine, password: Path
+) -> None:
+    """It owns repositories; users come in by grants, and nobody logs in as it."""
+    quick.good("org", "create", "team")
+    quick.good("repo", "create", "team/tools")
+    assert quick.good("org", "list", "--json").json == [{"name": "team", "repositories": 1}]
+    assert users(quick)["team"] == ("organization", False, True)
+    quick.good("user", "add", "bob", "--password-file", password)
+    quick.good("repo", "grant", "team", "bob", "admin", "--namespace")
+    assert "nobody can log in as it" in quick.fails("user", "passwd", "team", stdin="12345678\n")
+    message = quick.fails("org", "rm", "team", "--yes")
+    assert message == "The account team owns 1 repositories; remove them first."
+    quick.good("repo", "rm", "team/tools", "--yes")
+    quick.good("org", "rm", "team", "--yes")
+    assert quick.good("org", "list", "--json").json == []
+
+
+def test_an_error_is_json_where_the_answer_would_be(quick: QuickCommandLine) -> None:
+    """On standard error, with the same sentence, and standard output stays empty."""
+    ended = quick.run("token", "create", "nobody", "--json")
+    assert (ended.status, ended.out) == (1, "")
+    message = json.loads(ended.err)["error"]["message"]
+    assert message == quick.fails("token", "create", "nobody")
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "offered"),
+    [
+        (("user", "passwd"), "a", ["admin"]),
+        (("token", "create"), "", ["admin"]),
+        (("org", "rm"), "", ["team"]),
+        (("repo", "list"), "t", ["team"]),
+        (("repo", "rm"), "te", ["team/tools"]),
+        (("repo", "grant", "team/tools", "admin"), "read-", ["read-only", "read-write"]),
+        (("token", "create", "admin", "--level"), "a", ["admin"]),
+        (("token", "revoke", "admin"), "", ["1"]),
+    ],
+)
+def test_names_and_levels_are_completed(
+    quick: QuickCommandLine, words: tuple[str, ...], typed: str, offered: list[str]
+) -> None:
+    """The registry is the one that the line names before."""
+    quick.good("org", "create", "team")
+    quick.good("repo", "create", "team/tools")
+    quick.good("token", "create", "admin")
+    where = ("--data-dir", str(quick.data_dir))
+    line = ["dtr", words[0], words[1], *where, *words[2:], typed]
+    asked = {
+        "COMP_WORDS": " ".join(line),
+        "COMP_CWORD": str(len(line) - 1),
+        "_DTR_COMPLETE": "complete_bash",
+    }
+    assert quick.run(environment=asked, names_data=False).out.split() == offered
+
+
+def test_nothing_is_completed_where_there_is_no_registry(quick: QuickCommandLine) -> None:
+    """And nothing is said in the middle of the line."""
+    asked = {
+        "COMP_WORDS": "dtr user rm --data-dir /nowhere a",
+        "COMP_CWORD": "5",
+        "_DTR_COMPLETE": "complete_bash",
+    }
+    ended = quick.run(environment=asked, names_data=False)
+    assert (ended.out.strip(), ended.err) == ("", "")

@@ -267,3 +267,17 @@ def test_the_systemd_unit_is_well_formed(tmp_path: Path) -> None:
         [program, "verify", copy], capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_whatever_is_installed_is_locked() -> None:
+    """No page and no file of ours tells pip to take what is newest."""
+    deploy = [path for path in (ROOT / "deploy").iterdir() if path.is_file()]
+    lines = [
+        (path.name, line)
+        for path in (*PAGES, *deploy, ROOT / "Dockerfile", ROOT / "Makefile")
+        for line in path.read_text().splitlines()
+        if re.search(r"\bpip install\b", line) and "`pip install" not in line
+    ]
+    assert len(lines) >= 6
+    locked = re.compile(r"--require-hashes|--no-deps --no-build-isolation")
+    assert [line for line in lines if not locked.search(line[1])] == []

@@ -28,7 +28,7 @@ def require_account(reader: Reader, name: str) -> Account:
     """
     account = records.find_account(reader, name)
     if account is None:
-        raise AccountUnknownError(f"there is no account called {name}")
+        raise AccountUnknownError(f"there is no account called {name}; dtr user list shows all")
     return account
 
 
@@ -45,18 +45,60 @@ def add_user(writer: Writer, name: str, password_hash: str, *, is_admin: bool = 
     if taken is not None and ran_before:
         return taken
     if taken is not None:
-        kind = "an account" if taken.kind == "user" else "a namespace with repositories of others"
-        raise AccountConflictError(f"{name} is already {kind}; choose another name")
+        kind = "a user" if taken.kind == "user" else "an organization"
+        raise AccountConflictError(f"there is already {kind} called {name}; choose another name")
     return records.add_account(
         writer, name, kind="user", password_hash=password_hash, is_admin=is_admin
     )
+
+
+def add_organization(writer: Writer, name: str) -> Account:
+    """Create an organization: an account that owns repositories and cannot log in.
+
+    Raises:
+        AccountConflictError: the name is taken.
+
+    """
+    parse_account_name(name)
+    ran_before = writer.ran_before()
+    taken = records.find_account(writer, name)
+    if taken is not None and ran_before:
+        return taken
+    if taken is not None:
+        kind = "a user" if taken.kind == "user" else "an organization"
+        raise AccountConflictError(f"there is already {kind} called {name}; choose another name")
+    return records.add_account(writer, name, kind="organization", password_hash=None)
+
+
+def list_organizations(reader: Reader) -> list[tuple[Account, int]]:
+    """Return the organizations, by name, each with the number of its repositories."""
+    return [
+        (account, records.count_repositories(reader, account.id))
+        for account in records.list_accounts(reader)
+        if account.kind == "organization"
+    ]
+
+
+def require_organization(reader: Reader, name: str) -> Account:
+    """Return the organization called `name`.
+
+    Raises:
+        AccountUnknownError: there is none, or a user is called so.
+
+    """
+    account = require_account(reader, name)
+    if account.kind != "organization":
+        raise AccountUnknownError(f"there is no organization called {name}: that is a user")
+    return account
 
 
 def set_password(writer: Writer, name: str, password_hash: str) -> None:
     """Change a user's password; its bearer and refresh tokens are void at once."""
     account = require_account(writer, name)
     if account.kind != "user":
-        raise AccountConflictError(f"{name} is an organization and has no password")
+        raise AccountConflictError(
+            f"the organization {name} has no password: nobody can log in as it"
+        )
     records.change_account(writer, account.id, password_hash=password_hash)
     records.remove_refresh_tokens(writer, account.id)
 
@@ -88,7 +130,8 @@ def remove_user(writer: Writer, name: str) -> None:
     _keep_an_administrator(writer, account)
     owned = records.count_repositories(writer, account.id)
     if owned:
-        message = f"{name} owns {owned} repositories; remove them first, or disable the user"
+        also = ", or disable the user" if account.kind == "user" else ""
+        message = f"the account {name} owns {owned} repositories; remove them first{also}"
         raise AccountConflictError(message)
     records.remove_account(writer, account.id)
 
@@ -105,7 +148,9 @@ def create_token(
     """Create the access token `secret`, which is kept nowhere."""
     account = require_account(writer, name)
     if account.kind != "user":
-        raise AccountConflictError(f"{name} is an organization; tokens belong to users")
+        raise AccountConflictError(
+            f"the account {name} is an organization; create the token for a user"
+        )
     expires_at = None if lifetime_seconds is None else time.time() + lifetime_seconds
     return records.add_token(
         writer,
@@ -132,10 +177,14 @@ def revoke_token(writer: Writer, name: str, token_id: int | None) -> int:
     if token_id is None:
         records.change_account(writer, account.id)  # a new epoch: bearer tokens are void, too
     if token_id is not None and not removed:
-        raise AccountUnknownError(f"{name} has no token {token_id}")
+        raise AccountUnknownError(
+            f"the user {name} has no token {token_id}; dtr token list {name} shows the ids"
+        )
     return removed
 
 
 def _keep_an_administrator(reader: Reader, account: Account) -> None:
     if account.is_admin and account.is_active and records.count_administrators(reader) == 1:
-        raise AccountConflictError(f"{account.name} is the last administrator who can log in")
+        raise AccountConflictError(
+            f"the user {account.name} is the last administrator who can log in: add another first"
+        )

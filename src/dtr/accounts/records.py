@@ -404,6 +404,23 @@ def set_grant(
         )
 
 
+def grants_of(reader: Reader, account_id: int, namespace_id: int) -> list[tuple[str | None, Level]]:
+    """Return an account's grants in a namespace: on repositories by name, on all of it as None."""
+    rows = reader.execute(
+        select(repositories.c.name, grants.c.level)
+        .select_from(grants.outerjoin(repositories, repositories.c.id == grants.c.repository_id))
+        .where(
+            grants.c.account_id == account_id,
+            or_(
+                grants.c.namespace_id == namespace_id,
+                repositories.c.namespace_id == namespace_id,
+            ),
+        )
+        .order_by(repositories.c.name)
+    )
+    return [(row.name, Level(row.level)) for row in rows]
+
+
 def list_grants(reader: Reader, repository_id: int, namespace_id: int) -> list[tuple[str, Level]]:
     """Return who was granted what on a repository, directly or through its namespace."""
     rows = reader.execute(

@@ -17,6 +17,7 @@ application = new_command_line(
         "cancel": "dtr.cli.cluster.change:cancel",
         "load-balancer": "dtr.cli.cluster.balancers:commands",
         "user": "dtr.cli.users:commands",
+        "org": "dtr.cli.organizations:commands",
         "repo": "dtr.cli.repositories:commands",
         "token": "dtr.cli.tokens:commands",
         "migrate": "dtr.cli.migrate:migrate_metadata",

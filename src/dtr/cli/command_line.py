@@ -16,6 +16,12 @@ from dtr import __version__
 from dtr.cli.output import echo
 
 
+class Answer:
+    """How the command that runs answers; kept here, for options and errors both need it."""
+
+    in_json = False
+
+
 class Commands(MutableMapping[str, Any]):
     """Commands by name, each imported when it is first looked up.
 
@@ -78,14 +84,14 @@ def new_command_line(name: str, about: str, places: Mapping[str, str]) -> typer.
     @application.callback()
     def root(
         *,
-        version: Annotated[
+        version: Annotated[  # noqa: ARG001 - its callback has answered
             bool,
             typer.Option(
                 "--version", callback=show_version, is_eager=True, help="Show the version."
             ),
         ] = False,
     ) -> None:
-        pass
+        Answer.in_json = False
 
     @application.command("version")
     def version_command(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,13 +19,13 @@ from sqlalchemy import Engine
 
 from dtr.cli.context import failures_as_sentences, refuse_password
 from dtr.cli.output import echo
-from dtr.cli.terminal import JsonOption, fail, show, show_json
+from dtr.cli.terminal import JsonOption, fail, new_console, show, show_json
 from dtr.database import Database, open_database, open_postgresql
 from dtr.server.datadir import DataDirectory, DataDirectoryError
 from dtr.server.passwords import read_password
 from dtr.transfer.metadata import MetadataCopy, Observe
 
-_CONSOLE = Console(stderr=True)
+_CONSOLE = new_console(stderr=True)
 _COLUMNS = (
     TextColumn("{task.description}"),
     BarColumn(),

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dtr.cli.context import ConfigOption, DataDirOption, Registry, open_registry
 from dtr.cli.output import echo
-from dtr.cli.terminal import JsonOption, fail, show, show_json
+from dtr.cli.terminal import JsonOption, fail, new_console, show, show_json
 from dtr.model.access import Visibility
 from dtr.model.errors import UnavailableError
 from dtr.remote import Credentials, Targets
@@ -25,7 +24,7 @@ from dtr.transfer.importer import Imported, Importer, ImportSettings, Link
 from dtr.transfer.remote import RemoteRegistry
 from dtr.transfer.source import Source
 
-_CONSOLE = Console(stderr=True)
+_CONSOLE = new_console(stderr=True)
 _SHOWN_PROBLEMS = 100
 
 

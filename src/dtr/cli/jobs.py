@@ -10,7 +10,16 @@ import typer
 
 from dtr.cli.context import ConfigOption, DataDirOption, open_registry
 from dtr.cli.output import echo, one_line
-from dtr.cli.terminal import JsonOption, fail, json_text, show, show_json, time_of
+from dtr.cli.terminal import (
+    JsonOption,
+    fail,
+    json_option,
+    json_text,
+    moment,
+    show,
+    show_json,
+    time_of,
+)
 from dtr.database import Database
 from dtr.jobs import Job, NewJob, State, records
 from dtr.jobs.model import Line
@@ -44,7 +53,7 @@ def list_jobs(
     state: Annotated[
         State | None, typer.Option(help="Only in this state.", autocompletion=_states)
     ] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 50,
+    limit: Annotated[int, typer.Option(help="Maximum number of jobs.", min=1)] = 50,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
@@ -59,12 +68,11 @@ def list_jobs(
         "id": lambda job: job.id,
         "kind": lambda job: job.kind,
         "state": _state,
-        "started": lambda job: time_of(job.started_at),
+        "started": lambda job: moment(job.started_at),
         "seconds": _seconds,
-        "runner": lambda job: job.runner,
         "outcome": _outcome,
     }
-    show(found, columns, as_json=False)
+    show(found, columns, as_json=False, cut="outcome")
 
 
 @commands.command("show")
@@ -74,7 +82,7 @@ def show_job(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Show all of a job but its log."""
+    """Show a job without its log."""
     with open_registry(config, data_dir) as registry:
         job = _find(registry.database, job_id)
     if as_json:
@@ -104,17 +112,23 @@ def show_job(
 def show_log(
     job_id: Id,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
+        bool, typer.Option("--follow", "-f", help="Show new lines until the job has ended.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
+    as_json: Annotated[bool, json_option("One JSON object a line.")] = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Show what a job logged."""
+    """Show the log of a job."""
     with open_registry(config, data_dir) as registry:
         _find(registry.database, job_id)
+        is_empty = True
         for line in _lines(registry.database, job_id, follow=follow):
+            is_empty = False
             _print_line(line, as_json=as_json)
+        job = _find(registry.database, job_id)
+    if is_empty and not as_json:
+        outcome = f"Its result: {_ended(job)}." if job.state.is_end else f"It is {job.state}."
+        echo(f"Job {job_id} has written nothing to its log. {outcome}")
 
 
 @commands.command("cancel")
@@ -123,7 +137,7 @@ def cancel(job_id: Id, data_dir: DataDirOption = None, config: ConfigOption = No
     with open_registry(config, data_dir) as registry:
         before = _find(registry.database, job_id)
         if before.state.is_end:
-            fail(f"Job {job_id} has ended already: {before.state}.")
+            fail(f"Job {job_id} has ended already: {before.state}. There is nothing to cancel.")
         job = registry.database.write_now(records.cancel, job_id, time.time())
     if job is None:
         _no_such(job_id)
@@ -137,13 +151,13 @@ def run(
     repair: Annotated[bool, typer.Option("--repair", help="For fsck: repair.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="For fsck: read every blob.")] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Show what it says, and fail if it fails.")
+        bool, typer.Option("--wait", help="Wait until the job has ended; fail if it fails.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the job as JSON.")] = False,
+    as_json: Annotated[bool, json_option("Print the job as JSON; errors, too.")] = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Have a server of the registry run a job, once there is room for it."""
+    """Put a job into the queue; a server of the registry runs it."""
     chosen = KINDS.get(kind)
     if chosen is None:
         fail(f"There is no kind of job called {kind!r}. There are: {', '.join(_kinds())}.")
@@ -168,7 +182,7 @@ def run(
 def show_schedules(
     as_json: JsonOption = False, data_dir: DataDirOption = None, config: ConfigOption = None
 ) -> None:
-    """List what runs again and again, and when next."""
+    """List the schedules, and when each runs next."""
     with open_registry(config, data_dir) as registry:
         found = registry.database.read_now(list_schedules)
     columns: dict[str, Any] = {
@@ -176,7 +190,7 @@ def show_schedules(
         "kind": lambda each: each[0].kind,
         "timing": lambda each: each[0].timing,
         "enabled": lambda each: each[0].is_enabled,
-        "next": lambda each: time_of(each[1]) if each[0].is_enabled else None,
+        "next": lambda each: moment(each[1]) if each[0].is_enabled else None,
     }
     show(found, columns, as_json=as_json)
 
@@ -187,7 +201,7 @@ def _find(database: Database, job_id: int) -> Job:
 
 
 def _no_such(job_id: int) -> NoReturn:
-    fail(f"There is no job {job_id}. dtr jobs ls lists those that are not forgotten yet.")
+    fail(f"There is no job {job_id}. dtr jobs ls lists the jobs that are kept.")
 
 
 def _lines(database: Database, job_id: int, *, follow: bool) -> Iterator[Line]:
@@ -239,7 +253,7 @@ def _print_line(line: Line, *, as_json: bool) -> None:
 
 def _state(job: Job) -> str:
     if job.state is State.RUNNING and job.is_cancel_requested:
-        return "running, to be cancelled"
+        return "stopping"
     return str(job.state)
 
 

@@ -6,11 +6,10 @@ from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dtr.cli.context import ConfigOption, DataDirOption, Registry, open_registry
 from dtr.cli.output import echo
-from dtr.cli.terminal import JsonOption, fail, show_json
+from dtr.cli.terminal import JsonOption, fail, new_console, show_json
 from dtr.collect.check import Checker, Finding, Severity
 from dtr.collect.collector import Collected, Collector
 from dtr.jobs import Body, Job, JobContext, JobKind, NewJob, Runner, State, runner_name
@@ -25,7 +24,7 @@ from dtr.server.background import (
 )
 from dtr.server.logs import configure_logging
 
-_CONSOLE = Console(stderr=True)
+_CONSOLE = new_console(stderr=True)
 
 
 def gc(

@@ -5,28 +5,43 @@ from typing import Annotated
 
 import typer
 
+from dtr.cli.completing import levels, namespaces, repository_names, users
 from dtr.cli.context import ConfigOption, DataDirOption, open_registry
 from dtr.cli.output import echo
-from dtr.cli.terminal import JsonOption, confirm, fail, show, time_of
+from dtr.cli.terminal import JsonOption, confirm, fail, moment, show
 from dtr.model.access import Level, Visibility
 from dtr.model.names import RepositoryName
 from dtr.registry import manage
 from dtr.storage import BlobStore
 
 commands = typer.Typer(no_args_is_help=True, help="Repositories, and who may use them.")
-Name = Annotated[str, typer.Argument(help="The repository's name, as NAMESPACE/NAME.")]
+NewName = Annotated[str, typer.Argument(help="The repository's name, as NAMESPACE/NAME.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="The repository's name, as NAMESPACE/NAME.", autocompletion=repository_names
+    ),
+]
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="The repository, or with --namespace the namespace.", autocompletion=repository_names
+    ),
+]
 Public = Annotated[
     bool, typer.Option("--public/--private", help="Whether anybody may pull without logging in.")
 ]
-User = Annotated[str, typer.Argument(help="Who is granted access.")]
+User = Annotated[str, typer.Argument(help="The user.", autocompletion=users)]
 WholeNamespace = Annotated[
-    bool, typer.Option("--namespace", help="NAME is a namespace: grant all of its repositories.")
+    bool, typer.Option("--namespace", help="NAME is a namespace: all of its repositories.")
 ]
 
 
 @commands.command("list")
 def list_repositories(
-    namespace: Annotated[str | None, typer.Argument(help="Only of this namespace.")] = None,
+    namespace: Annotated[
+        str | None, typer.Argument(help="Only of this namespace.", autocompletion=namespaces)
+    ] = None,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
@@ -41,7 +56,7 @@ def list_repositories(
                 "tags": lambda repository: repository.tags,
                 "manifests": lambda repository: repository.manifests,
                 "pulls": lambda repository: repository.pulls,
-                "last pulled": lambda repository: time_of(repository.last_pulled_at),
+                "last pulled": lambda repository: moment(repository.last_pulled_at),
             },
             as_json=as_json,
         )
@@ -49,7 +64,7 @@ def list_repositories(
 
 @commands.command("create")
 def create(
-    name: Name,
+    name: NewName,
     public: Public = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
@@ -95,14 +110,16 @@ def remove(
 
 @commands.command("grant")
 def grant(
-    name: Name,
+    name: Target,
     user: User,
-    level: Annotated[str, typer.Argument(help="read-only, read-write or admin.")],
+    level: Annotated[
+        str, typer.Argument(help="read-only, read-write or admin.", autocompletion=levels)
+    ],
     whole_namespace: WholeNamespace = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Let a user pull (read-only), push and delete (read-write), or do all (admin)."""
+    """Let a user pull (read-only), push and delete (read-write), or also create (admin)."""
     try:
         granted = Level.parse(level)
     except ValueError as error:
@@ -116,18 +133,25 @@ def grant(
 
 @commands.command("revoke")
 def revoke(
-    name: Name,
+    name: Target,
     user: User,
     whole_namespace: WholeNamespace = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Take a grant away."""
+    """Take a grant away, and say what the user may still do."""
     with open_registry(config, data_dir) as registry:
-        registry.database.write_now(
-            manage.grant, name, user, Level.NONE, whole_namespace=whole_namespace
+        taken, left = registry.database.write_now(
+            manage.revoke, name, user, whole_namespace=whole_namespace
         )
-        echo(f"{user} has no grant on {name} any more.")
+    where = f"the namespace {name}" if whole_namespace else name
+    had = f"Revoked: {user} had {taken} on {where}."
+    nothing = f"There was no grant to revoke: {user} had none on {where} itself."
+    echo(nothing if taken is Level.NONE else had)
+    for way in left:
+        echo(f"Still: {user} has {way.level} on {way.where}, {way.reason}.")
+    if not left:
+        echo(f"{user} has no access to {where} now.")
 
 
 @commands.command("grants")

@@ -1,5 +1,7 @@
 """`dtr serve`."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,7 @@ from dtr.cli.context import (
     settings_of,
 )
 from dtr.cli.output import echo
+from dtr.server.bootstrap import FirstAdministrator
 from dtr.server.serve import Started
 from dtr.server.serve import serve as serve_registry
 
@@ -124,15 +127,28 @@ def _announce(started: Started) -> None:
     if started.ca is not None:
         echo(f"Clients must trust {started.ca}, also served at {started.url}/ca")
     if started.administrator is not None:
-        password = started.administrator.password
-        which = "whose hash is in" if started.administrator.is_hashed else "in"
-        shown = password or f"the one {which} {started.administrator.password_file}"
-        echo(f"\n  Administrator  {started.administrator.name}")
-        echo(f"  Password       {shown}")
-        if password:
-            echo(f"  also kept in   {started.administrator.password_file}")
+        for name, value in _credentials(started.administrator):
+            echo(f"{name and '  '}{name:<15}{value}".rstrip())
         echo(
             f"\nTry it:\n  docker login {host} -u {started.administrator.name}\n"
             f"  docker tag IMAGE {host}/admin/hello && docker push {host}/admin/hello\n"
             f"  docker pull {host}/admin/hello\n"
         )
+
+
+def _credentials(made: FirstAdministrator) -> Iterator[tuple[str, str]]:
+    """Yield lines about the first account.
+
+    A password that was made is shown at a terminal only: elsewhere the output is kept in a journal
+    or a log, which others may read for years.
+    """
+    yield "", ""
+    yield "Administrator", made.name
+    if made.password is None:
+        which = "whose hash is in" if made.is_hashed else "in"
+        yield "Password", f"the one {which} {made.password_file}"
+    elif sys.stdout.isatty():
+        yield "Password", made.password
+        yield "also kept in", str(made.password_file)
+    else:
+        yield "Password", f"in {made.password_file}"

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -17,13 +16,13 @@ from rich.progress import (
 
 from dtr.cli.context import ConfigOption, DataDirOption, Registry, open_registry
 from dtr.cli.output import echo
-from dtr.cli.terminal import JsonOption, show_json
+from dtr.cli.terminal import JsonOption, new_console, show_json
 from dtr.server.drivers import storage_options
 from dtr.storage import BlobStore, open_blob_store
 from dtr.transfer.blobs import BlobCopy, BlobsCopied
 
 commands = typer.Typer(no_args_is_help=True, help="The storage of blobs.")
-_CONSOLE = Console(stderr=True)
+_CONSOLE = new_console(stderr=True)
 _COLUMNS = (
     TextColumn("{task.description}"),
     BarColumn(),

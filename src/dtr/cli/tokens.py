@@ -7,13 +7,14 @@ import typer
 
 from dtr.accounts import manage
 from dtr.accounts.passwords import new_token
+from dtr.cli.completing import levels, token_ids, users
 from dtr.cli.context import ConfigOption, DataDirOption, open_registry
 from dtr.cli.output import echo
-from dtr.cli.terminal import JsonOption, fail, show, show_json, time_of
+from dtr.cli.terminal import JsonOption, fail, moment, show, show_json, time_of
 from dtr.model.access import Level
 
 commands = typer.Typer(no_args_is_help=True, help="Access tokens: passwords for programs.")
-User = Annotated[str, typer.Argument(help="Whose token it is.")]
+User = Annotated[str, typer.Argument(help="The user that the token is for.", autocompletion=users)]
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
 _LONGEST_SECONDS = 100 * _UNITS["y"]
 
@@ -21,12 +22,17 @@ _LONGEST_SECONDS = 100 * _UNITS["y"]
 @commands.command("create")
 def create(
     user: User,
-    label: Annotated[str, typer.Option(help="What it is for.")] = "",
+    label: Annotated[str, typer.Option(help="A note on its purpose.")] = "",
     level: Annotated[
-        str, typer.Option(help="The most it may do: read-only, read-write or admin.")
+        str,
+        typer.Option(
+            help="The highest level that it has: read-only, read-write or admin.",
+            autocompletion=levels,
+        ),
     ] = "read-write",
     expires: Annotated[
-        str | None, typer.Option(help="When it ends: 12h, 90d, 1y. Default: the longest life.")
+        str | None,
+        typer.Option(help="How long it is accepted: 12h, 90d, 1y. Default: the longest allowed."),
     ] = None,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
@@ -50,9 +56,16 @@ def create(
         )
     if as_json:
         show_json(
-            {"id": token.id, "user": user, "token": secret, "expires": time_of(token.expires_at)}
+            {"id": token.id, "user": user, "token": secret, "expires": moment(token.expires_at)}
         )
     else:
+        # On standard output is the secret alone, so that $(dtr token create ...) is it.
+        ends = time_of(token.expires_at) or "it does not expire"
+        echo(
+            f"Token {token.id} of {user}, {token.level}, expires: {ends}. It is shown this once. "
+            f"To revoke it: dtr token revoke {user} {token.id}",
+            err=True,
+        )
         echo(secret)
 
 
@@ -72,9 +85,9 @@ def list_tokens(
             "id": lambda token: token.id,
             "label": lambda token: token.label,
             "level": lambda token: str(token.level),
-            "created": lambda token: time_of(token.created_at),
-            "expires": lambda token: time_of(token.expires_at),
-            "last used": lambda token: time_of(token.last_used_at),
+            "created": lambda token: moment(token.created_at),
+            "expires": lambda token: moment(token.expires_at),
+            "last used": lambda token: moment(token.last_used_at),
         },
         as_json=as_json,
     )
@@ -83,8 +96,12 @@ def list_tokens(
 @commands.command("revoke")
 def revoke(
     user: User,
-    token_id: Annotated[int | None, typer.Argument(help="The token's id.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All of them, and all logins.")] = False,
+    token_id: Annotated[
+        int | None, typer.Argument(help="The token's id.", autocompletion=token_ids)
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All tokens of the user, and all logins.")
+    ] = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -93,7 +110,7 @@ def revoke(
         fail("Name a token's id, or pass --all.")
     with open_registry(config, data_dir) as registry:
         count = registry.database.write_now(manage.revoke_token, user, token_id)
-        echo(f"Revoked {count}.")
+        echo(f"Revoked {count} token{'' if count == 1 else 's'} of {user}.")
 
 
 def _within(most_seconds: int, wanted: float | None) -> float | None:
@@ -113,6 +130,8 @@ def _seconds(text: str) -> float:
     if match is None:
         fail("--expires takes a number and m, h, d or y, such as 90d.")
     seconds = int(match[1]) * _UNITS[match[2]]
+    if seconds == 0:
+        fail("--expires 0 would make a token that has expired: give a longer time, such as 90d.")
     if seconds > _LONGEST_SECONDS:
         fail("--expires takes at most 100y.")
     return seconds

@@ -6,18 +6,22 @@ import typer
 
 from dtr.accounts import manage, records
 from dtr.accounts.passwords import hash_password
+from dtr.cli.completing import users
 from dtr.cli.context import ConfigOption, DataDirOption, open_registry
 from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, PasswordFileOption, ask_password, confirm, show
 
 commands = typer.Typer(no_args_is_help=True, help="Users and organizations: who may log in.")
-Name = Annotated[str, typer.Argument(help="The user's name, which is also their namespace.")]
+NewName = Annotated[str, typer.Argument(help="The user's name, which is also their namespace.")]
+Name = Annotated[str, typer.Argument(help="The user's name.", autocompletion=users)]
 
 
 @commands.command("add")
 def add(
-    name: Name,
-    admin: Annotated[bool, typer.Option("--admin", help="An administrator may do all.")] = False,
+    name: NewName,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Administrators have full access.")
+    ] = False,
     password_file: PasswordFileOption = None,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,

@@ -29,7 +29,7 @@ from dtr.storage import (
 )
 
 # Uploads never take the room that deletes and the next start need.
-_RESERVE_BYTES: Final = MINIMUM_FREE_BYTES + (16 << 20)
+RESERVE_BYTES: Final = MINIMUM_FREE_BYTES + (16 << 20)
 _CHECK_SECONDS: Final = 5
 _LOG = structlog.get_logger()
 
@@ -70,7 +70,7 @@ def open_cache(settings: Settings, directory: Path, metrics: Metrics) -> BlobCac
     return BlobCache(
         directory / "cache",
         settings.storage.cache_bytes,
-        reserve_bytes=_RESERVE_BYTES,
+        reserve_bytes=RESERVE_BYTES,
         observe=metrics.cache,
     )
 
@@ -82,7 +82,7 @@ def storage_options(settings: Settings) -> StorageOptions:
         # An embedded registry is alone: after a power cut it starts, and forgets the uploads'
         # digests. Where the metadata are elsewhere, they outlive this machine's memory.
         sync_uploads=bool(settings.database.url.get_secret_value()),
-        reserve_bytes=_RESERVE_BYTES,
+        reserve_bytes=RESERVE_BYTES,
         patience_seconds=settings.storage.wait_seconds,
         connections=settings.storage.connections,
         replication=_replication(settings),

@@ -6,18 +6,16 @@ showing only; the same command again shows the rest.
 
 import json
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
 import typer
 from pydantic import JsonValue
-from rich.console import Console
 from rich.status import Status
 
 from dtr.cli.output import Text, echo, one_line
-from dtr.cli.terminal import drawing, fail, show_json, warn
+from dtr.cli.terminal import drawing, fail, new_console, show_json, warn
 from dtr.cluster import operations
 from dtr.ucp.api import ApiError
 from dtr.ucp.client import UcpClient, UcpError
@@ -104,7 +102,7 @@ class PhaseView:
     """Shows phases as they come: at a terminal with the current one moving, else a line each."""
 
     def __init__(self) -> None:
-        self._console = Console(file=sys.stderr)
+        self._console = new_console(stderr=True)
         self._status: Status | None = None
         self._shown = 0
         self._begun = 0

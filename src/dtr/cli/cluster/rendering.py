@@ -1,6 +1,5 @@
 """The cluster's status as people read it."""
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -8,9 +7,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from dtr.cli.output import Text, cell, one_line
-from dtr.cli.terminal import time_of
+from dtr.cli.terminal import new_console, time_of
 
-_PIPE_COLUMNS: Final = 10_000
 _KIB: Final = 1024
 
 FAILED: Final = "FAILED"
@@ -152,7 +150,7 @@ def size(count: int | None) -> str:
 def console() -> Console:
     """Return where it is shown."""
     # Into a pipe or a file nothing is cut to the width of a screen.
-    return Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+    return new_console()
 
 
 REPLICA_COLUMNS: Final[Mapping[str, Callable[[Replica], Any]]] = {

@@ -10,11 +10,14 @@ from rich.live import Live
 
 from dtr.cli.cluster.rendering import console, rendered
 from dtr.cli.cluster.unanswered import UnansweredError, ask_for_status, fail_unanswered, shown_alone
+from dtr.cli.context import ConfigOption, DataDirOption
+from dtr.cli.embedded import has_own_registry, show_own_registry
 from dtr.cli.output import Text
 from dtr.cli.terminal import JsonOption, drawing, show_json
 from dtr.cli.ucp.connection import (
     ConnectionOptions,
     client_of,
+    identity_of,
     takes_connection,
     ucp_failures_as_sentences,
 )
@@ -34,12 +37,18 @@ def status(
         bool, typer.Option("--check", help="End with status 1 where something is wrong.")
     ] = False,
     as_json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
 ) -> None:
     """Show the cluster: replicas, roles, lag, disks, certificates, and what is wrong.
 
     On a node whose controllers do not answer it shows what the node knows by itself, and ends with
-    status 1.
+    status 1. Where there is no cluster it shows the registry of --data-dir or --config.
     """
+    is_node = identity_of(options.data_directory) is not None
+    if options.url is None and not is_node and has_own_registry(config, data_dir):
+        show_own_registry(config, data_dir, check=check, as_json=as_json)
+        return
     with ucp_failures_as_sentences(), client_of(options) as client:
         if not watch:
             _once(client, options, check=check, as_json=as_json)
