@@ -48,6 +48,7 @@ class Gate:
         service: str,
         proxies: Proxies,
         public_url: str = "",
+        path_prefix: str = "",
         metrics_public: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -56,6 +57,7 @@ class Gate:
         self._service = service
         self._proxies = proxies
         self._public_url = public_url.rstrip("/")
+        self._path_prefix = path_prefix
         self._metrics_public = metrics_public
         self._clock = clock
 
@@ -249,7 +251,7 @@ class Gate:
         if access.door in _FOR_ADMINISTRATORS:
             return f'Basic realm="{self._service}"'
         origin = self._public_url or self._proxies.origin(request)
-        parts = [f'realm="{origin}/auth/token"', f'service="{self._service}"']
+        parts = [f'realm="{origin}{self._path_prefix}/auth/token"', f'service="{self._service}"']
         scope = _scope_text(request, access)
         if scope:
             parts.append(f'scope="{scope}"')

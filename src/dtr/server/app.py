@@ -35,6 +35,7 @@ from dtr.server.drivers import Drivers
 from dtr.server.health import Check, Health
 from dtr.server.logs import AccessLog
 from dtr.server.metrics import Metrics
+from dtr.server.reach import Reach
 from dtr.server.read_only import ReadOnlyRoutes
 from dtr.server.settings import Settings
 from dtr.server.system import System
@@ -74,6 +75,7 @@ def build_application(
         service=auth.service,
         proxies=proxies,
         public_url=settings.server.public_url,
+        path_prefix=settings.server.path_prefix,
         metrics_public=settings.server.metrics_public,
         clock=clock,
     )
@@ -118,6 +120,7 @@ def build_application(
         body_limits=body_limits(settings),
         connections=connections,
         peers=peers,
+        reach=reach(settings, proxies),
         url_bytes=settings.limits.url_bytes,
         header_bytes=settings.limits.header_bytes,
         background=[
@@ -195,6 +198,18 @@ def registry_settings(settings: Settings) -> RegistrySettings:
         create_on_push=settings.registry.create_on_push,
         redirect=settings.storage.redirect,
         manifest=Limits(limits.manifest_references, limits.json_nesting),
+    )
+
+
+def reach(settings: Settings, proxies: Proxies) -> Reach:
+    """Return what the settings say about addresses and other sites."""
+    server = settings.server
+    return Reach(
+        proxies,
+        public_url=server.public_url,
+        prefix=server.path_prefix,
+        is_absolute=server.absolute_locations,
+        origins=frozenset(server.cors_origins),
     )
 
 

@@ -30,13 +30,15 @@ from dtr.server.errors import broken_off_response, error_response, unexpected_re
 from dtr.server.logs import AccessLog
 from dtr.server.metrics import Metrics
 from dtr.server.parent import end_in_time
+from dtr.server.reach import Reach
 
 _LOG = structlog.get_logger()
 _FLUSH_SECONDS = 0.2
 _CLIENT_CLOSED_REQUEST = 499
 _UNROUTED = "(none)"
 _USUAL_LIMITS = BodyLimits()
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+_ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_METHODS = frozenset(_ALL_METHODS)
 # Older docker clients believe that this is a registry only if the 401 says so, too.
 _API_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
 # What users pushed is never to be taken by a browser for a page of ours.
@@ -62,6 +64,7 @@ class Application:
         body_limits: BodyLimits = _USUAL_LIMITS,
         connections: Connections | None = None,
         peers: PeerTable | None = None,
+        reach: Reach | None = None,
         url_bytes: int = 8192,
         header_bytes: int = 32768,
         background: Sequence[Callable[[], Coroutine[object, object, None]]] = (),
@@ -76,6 +79,7 @@ class Application:
         self._body_limits = body_limits
         self._connections = connections
         self._peers = peers
+        self._reach = None if reach is None or reach.is_plain else reach
         self._url_bytes = url_bytes
         self._header_bytes = header_bytes
         self._background = background
@@ -121,6 +125,8 @@ class Application:
         response.headers += ((b"x-request-id", request_id.encode()), _NO_SNIFFING)
         if request.path.startswith("/v2"):
             response.headers.append(_API_VERSION)
+        if self._reach is not None:
+            self._reach.leave(request, response)
         status = response.status
         try:
             await response.send(scope, send)
@@ -142,6 +148,10 @@ class Application:
             if max(map(len, request.headers.values()), default=0) > self._header_bytes:
                 raise HeaderTooLargeError(limit=self._header_bytes)  # noqa: TRY301
             check_wellformed(request)
+            if self._reach is not None:
+                self._reach.enter(request)
+            if request.method == "OPTIONS":
+                return label, self._options(request)
             route, request.parameters = self.router.find(request.path)
             label = route.template
             endpoint = route.endpoint(request.method)
@@ -162,6 +172,14 @@ class Application:
         except Exception:  # noqa: BLE001 - the outermost loop of a request
             _LOG.exception("request failed", request_id=request.id, path=request.path[:500])
             return label, unexpected_response(request)
+
+    def _options(self, request: Request) -> Response:
+        """Say which methods a path has (RFC 9110 9.3.7); of the server, those of all its paths."""
+        allowed: Sequence[str] = _ALL_METHODS
+        if request.path not in {"*", "/"}:
+            allowed = self.router.find(request.path)[0].methods
+        headers = {b"allow": ", ".join((*allowed, "OPTIONS")).encode()}
+        return Response(HTTPStatus.NO_CONTENT, headers=headers)
 
     def _record(self, request: Request, response: Response, route: str, seconds: float) -> None:
         status = response.status

@@ -153,6 +153,26 @@ def _service(value: str) -> str:
     return value
 
 
+def _path_prefix(value: str) -> str:
+    prefix = value.rstrip("/")
+    if prefix and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", prefix, re.ASCII):
+        raise ValueError("must be a path such as /registry, of letters, digits and . _ ~ -")
+    if {".", ".."} & set(prefix.split("/")):
+        raise ValueError("must not have . or .. as a part")
+    return prefix
+
+
+def _origins(value: object) -> object:
+    items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise ValueError("must be a list of sites such as https://ui.example")  # noqa: TRY004
+    found = tuple(str(item) for item in items if item != "")
+    for item in found:
+        if item != "*" and (not item or _public_url(item) != item):
+            raise ValueError("must be sites such as https://ui.example, or *")
+    return found
+
+
 def _cron(value: str) -> str:
     return check_timing(value) if value else value
 
@@ -175,6 +195,8 @@ _AccountName = Annotated[str, AfterValidator(_account_name)]
 _Path = Annotated[Path, BeforeValidator(_expanded)]
 _OptionalPath = Annotated[Path | None, BeforeValidator(_optional_path)]
 _Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
+_PathPrefix = Annotated[str, AfterValidator(_path_prefix)]
+_Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 _PublicUrl = Annotated[str, AfterValidator(_public_url)]
 _Service = Annotated[str, AfterValidator(_service)]
 _Cron = Annotated[str, AfterValidator(_cron)]
@@ -211,6 +233,12 @@ class ServerSettings(_Section):
     """How long requests in flight may go on at shutdown."""
     public_url: _PublicUrl = ""
     """How clients reach the registry, for the token realm; empty: as the Host header says."""
+    path_prefix: _PathPrefix = ""
+    """Path that all of the registry is below, such as /registry; /_ping and /health stay, too."""
+    absolute_locations: bool = False
+    """Whether Location and Link carry scheme and host, for clients that follow no paths."""
+    cors_origins: _Origins = ()
+    """Sites whose pages may call the registry, such as https://ui.example; * is every site."""
     trusted_proxies: _Networks = ()
     """Networks (CIDR) of the proxies whose X-Forwarded-* or Forwarded headers are believed."""
     forwarded_header: Literal["auto", "x-forwarded", "forwarded"] = "auto"
