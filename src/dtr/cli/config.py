@@ -10,6 +10,7 @@ from dtr.cli.context import (
     failures_as_sentences,
     settings_of,
     sourced_settings,
+    wait_for,
 )
 from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, show, show_json
@@ -23,8 +24,6 @@ from dtr.server.settings_sources import shown_value
 from dtr.server.start_checks import check_start
 
 commands = typer.Typer(no_args_is_help=True, help="Settings: check, show and explain them.")
-
-_WAIT_SECONDS = 10
 
 
 @commands.command("check")
@@ -99,7 +98,7 @@ def _check_metadata(settings: Settings, *, connect: bool) -> None:
         return
     database = open_metadata(settings, directory, Metrics())
     try:
-        database.wait_until_there(seconds=_WAIT_SECONDS)
+        wait_for(database, settings)
         pending_steps(database.engine)
     finally:
         database.close()

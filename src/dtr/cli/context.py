@@ -1,5 +1,6 @@
 """What commands on a registry share: its settings, how it is opened, and errors as sentences."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import typer
 
+from dtr.cli.output import echo
 from dtr.cli.terminal import fail
 from dtr.database import Database
 from dtr.database.migrate import check_schema
@@ -23,7 +25,8 @@ from dtr.server.settings_sources import SettingsError, Sourced, read_settings
 from dtr.server.start_checks import StartError
 from dtr.storage import BlobStore
 
-_WAIT_SECONDS = 10
+_MOST_WAIT_SECONDS = 10
+_NODE = Path("/var/lib/ucp")  # where a machine is a node of UCP, if it is
 _WHERE_TO_PUT_IT = (
     "Put it into a file and name that in DTR_DATABASE__PASSWORD_FILE, or put the whole URL into "
     "DTR_DATABASE__URL."
@@ -132,14 +135,51 @@ def sourced_settings(
 def open_registry(config: Path | None, data_dir: Path | None) -> Iterator[Registry]:
     """Open an existing registry for a command, and say in a sentence what is wrong with it."""
     with failures_as_sentences():
-        settings = settings_of(config, data_dir)
+        settings = settings_of(config or _own_replica(data_dir), data_dir)
         drivers = open_drivers(settings, _directory(settings))
         try:
-            drivers.database.wait_until_there(seconds=_WAIT_SECONDS)
+            wait_for(drivers.database, settings)
             check_schema(drivers.database.engine)
             yield Registry(settings, drivers)
         finally:
             drivers.database.close()
+
+
+def wait_for(database: Database, settings: Settings) -> None:
+    """Wait until the database answers: not for long, as somebody sits before it.
+
+    Raises:
+        UnavailableError: it does not within ten seconds, or `database.failover_wait_seconds`.
+
+    """
+    patience = settings.database.failover_wait_seconds
+    database.wait_until_there(seconds=min(_MOST_WAIT_SECONDS, patience))
+
+
+def _own_replica(data_dir: Path | None) -> Path | None:
+    """Return the settings of the replica on this node, where nothing names another registry.
+
+    It is said: whoever expected another registry has to see it.
+    """
+    named = ("DTR_CONFIG", "DTR_DATA__DIRECTORY", "DTR_DATABASE__URL")
+    if data_dir is not None or any(os.environ.get(name) for name in named):
+        return None
+    if Settings().data.directory.exists():
+        return None
+    node = Path(os.environ.get("UCP_DATA_DIR") or _NODE)
+    try:
+        found = sorted(node.glob("replicas/*/registry/dtr.toml"), key=_changed_at)
+    except OSError:
+        return None
+    if not found:
+        return None
+    # Of a replica that was removed files may be left: the newest settings are those in use.
+    echo(f"Using the replica on this node: --config {found[-1]}", err=True)
+    return found[-1]
+
+
+def _changed_at(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def _directory(settings: Settings) -> Path:

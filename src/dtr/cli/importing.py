@@ -139,7 +139,7 @@ async def _import(
             importer = Importer(
                 source,
                 registry.database,
-                registry.drivers.store,
+                registry.store,
                 registry_settings(registry.settings),
                 settings,
                 link=link,
@@ -165,7 +165,7 @@ def _credentials(username: str | None, password_file: Path | None) -> Credential
 
 def _link(registry: Registry) -> Link | None:
     """Return what makes links, where the storage is a directory."""
-    store = registry.drivers.store
+    store = registry.store
     return partial(link_file, store) if isinstance(store, FilesystemBlobStore) else None
 
 

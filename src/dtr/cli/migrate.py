@@ -14,6 +14,7 @@ from dtr.cli.context import (
     failures_as_sentences,
     refuse_password,
     settings_of,
+    wait_for,
 )
 from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, confirm, show_json
@@ -31,8 +32,6 @@ from dtr.server.drivers import open_metadata
 from dtr.server.logs import configure_logging
 from dtr.server.metrics import Metrics
 from dtr.server.settings import Settings
-
-_WAIT_SECONDS = 10
 
 
 def migrate_metadata(
@@ -126,7 +125,7 @@ def _metadata(settings: Settings, *, is_read_only: bool) -> Iterator[Engine]:
         return
     database = open_metadata(settings, directory, Metrics())
     try:
-        database.wait_until_there(seconds=_WAIT_SECONDS)
+        wait_for(database, settings)
         yield database.engine
     finally:
         database.close()

@@ -103,8 +103,9 @@ def remove(
         registry.require_writable()
         registry.database.read_now(manage.require_repository, repository)
         confirm(f"Remove {name} with everything in it?", yes=yes)
+        store = registry.store  # before anything is gone: it may be another one than the server's
         sessions = registry.database.write_now(manage.remove_repository, repository)
-        asyncio.run(_discard(registry.drivers.store, sessions))
+        asyncio.run(_discard(store, sessions))
         echo(f"Removed {name}.")
 
 

@@ -1,0 +1,63 @@
+"""Commands on accounts and repositories, typed on a node: they find the replica's registry."""
+
+import os
+from pathlib import Path
+from typing import cast
+
+import pytest
+from tests.cli.command import Ended, QuickCommandLine
+
+from dtr.cli.context import wait_for
+from dtr.database import Database
+from dtr.server.settings import DatabaseSettings, Settings
+
+
+@pytest.fixture
+def node(quick: QuickCommandLine, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a node's directory with the settings of two replicas, of which one is older."""
+    root = quick.place / "ucp"
+    for number, (name, directory) in enumerate((("a" * 12, "none"), ("b" * 12, quick.data_dir))):
+        place = root / "replicas" / name / "registry"
+        place.mkdir(parents=True)
+        (place / "dtr.toml").write_text(f'[data]\ndirectory = "{directory}"\n')
+        os.utime(place / "dtr.toml", (number, number))
+    elsewhere = quick.place / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    return root
+
+
+def listed(quick: QuickCommandLine, node: Path, *words: str, **environment: str) -> Ended:
+    """Give what a list of users says on that node."""
+    given = {"UCP_DATA_DIR": str(node), **environment}
+    return quick.run("user", "list", *words, environment=given, names_data=False)
+
+
+def test_the_replica_on_the_node_is_found_and_named(quick: QuickCommandLine, node: Path) -> None:
+    """On standard error, so that a list stays one."""
+    ended = listed(quick, node, "--json")
+    assert [entry["name"] for entry in ended.json] == ["admin"]
+    path = node / "replicas" / ("b" * 12) / "registry" / "dtr.toml"
+    assert ended.err == f"Using the replica on this node: --config {path}\n"
+
+
+def test_whatever_is_named_is_taken_instead(quick: QuickCommandLine, node: Path) -> None:
+    """An option, a variable, or a directory where the command is typed."""
+    assert listed(quick, node, "--data-dir", str(quick.data_dir)).err == ""
+    assert listed(quick, node, DTR_DATA__DIRECTORY=str(quick.data_dir)).err == ""
+    Path("data").mkdir()
+    assert "is empty" in listed(quick, node).message
+
+
+def test_a_command_waits_for_a_database_no_longer_than_the_settings_say() -> None:
+    """And ten seconds at most: somebody sits before it."""
+    waited: list[float] = []
+
+    class Away:
+        def wait_until_there(self, *, seconds: float) -> None:
+            waited.append(seconds)
+
+    for patience in (3, 60):
+        settings = Settings(database=DatabaseSettings(failover_wait_seconds=patience))
+        wait_for(cast("Database", Away()), settings)
+    assert waited == [3, 10]
