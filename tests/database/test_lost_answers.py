@@ -58,6 +58,7 @@ TOLD_LESS = {
     "remove_repository": "whose bytes the sweep deletes instead",
     "take_upload": "how far it was: the sweep deletes what that leaves",
     "remove_upload": "as take_upload",
+    "take_empty_uploads": "as take_upload",
     "remove_expired_upload": "as take_upload",
     "remove_expired": "how many there were",
     "remove_condemned": "how many there were",
@@ -186,6 +187,8 @@ def of_blobs(teller: Teller) -> None:
     teller.do(records.remove_upload, sessions[2].id, further)
     teller.do(records.remove_upload, sessions[2].id, begun)
     teller.do(records.take_upload, sessions[3].id)
+    teller.do(records.keep_upload, sessions[2].id, LATER + 5)
+    teller.do(records.take_empty_uploads, 1, idle_until=LATER + 1, most=1)
     teller.do(records.forget_upload_digests)
     source = first.repository_id
     for digest in (CONTENT[0], CONTENT[3]):

@@ -1,8 +1,9 @@
 """One request straight into the application: for what no client library would send."""
 
 import asyncio
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,16 +36,15 @@ async def ask(
     *,
     query: bytes = b"",
     headers: Sequence[tuple[bytes, bytes]] = (),
-    body: Sequence[bytes] = (),
+    body: Iterable[bytes] = (),
     peer: str = "127.0.0.1",
     is_cut: bool = False,
 ) -> Answer:
-    """Send one request; `is_cut` ends its body with the client going away."""
-    pieces: list[Message] = [
-        {"type": "http.request", "body": piece, "more_body": True} for piece in body
-    ]
-    pieces.append({"type": "http.disconnect"} if is_cut else {"type": "http.request", "body": b""})
-    messages = iter(pieces)
+    """Send one request, a piece whenever it is read; `is_cut`: its client goes away at the end."""
+    last: Message = {"type": "http.disconnect"} if is_cut else {"type": "http.request", "body": b""}
+    messages: Iterator[Message] = itertools.chain(
+        ({"type": "http.request", "body": piece, "more_body": True} for piece in body), [last]
+    )
     answer = Answer()
 
     async def receive() -> Message:

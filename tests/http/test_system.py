@@ -123,6 +123,7 @@ async def test_metrics_are_for_administrators(
     assert answer.status_code == 200
     assert "dtr_http_requests_total" in answer.text
     assert "dtr_uploads_open" in answer.text
+    assert "dtr_uploads_empty" in answer.text
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
 
 

@@ -223,8 +223,9 @@ async def test_requests_of_one_upload_may_go_to_different_processes(
 async def test_an_expired_session_is_unknown(target: Target, repository: Repository) -> None:
     """Nobody continued it for a day; each chunk gives it a day anew."""
     client, location = repository.client, await repository.start_upload()
+    await patch(client, location, b"0123", 0)
     await target.wait(80_000)
-    await patch(client, location, b"01234", 0)
+    await patch(client, location, b"4", 4)
     await target.wait(80_000)
     assert (await client.get(location)).status_code == 204
     await target.wait(86_401)

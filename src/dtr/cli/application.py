@@ -20,6 +20,7 @@ application = new_command_line(
         "org": "dtr.cli.organizations:commands",
         "repo": "dtr.cli.repositories:commands",
         "token": "dtr.cli.tokens:commands",
+        "upload": "dtr.cli.uploads:commands",
         "migrate": "dtr.cli.migrate:migrate_metadata",
         "copy-metadata": "dtr.cli.copy:copy_metadata",
         "import": "dtr.cli.importing:import_registry",

@@ -159,6 +159,10 @@ class ReferencedError(DeniedError):
 class QuotaExceededError(DeniedError):
     """Too many open uploads."""
 
+    def __init__(self, message: str = "", *, retry_after_seconds: float, **detail: object) -> None:
+        super().__init__(message, **detail)
+        self.retry_after_seconds = retry_after_seconds
+
 
 class UnsupportedError(RegistryError):
     """The operation is unsupported."""

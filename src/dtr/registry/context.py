@@ -20,6 +20,7 @@ class RegistrySettings:
     blob_bytes: int = 2**63 - 1
     page_entries: int = 1000
     upload_ttl_seconds: float = 86400
+    empty_upload_ttl_seconds: float = 900
     upload_sessions_per_account: int = 1000
     grace_seconds: float = 86400
     untagged_grace_seconds: float = 7 * 86400

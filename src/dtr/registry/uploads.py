@@ -34,6 +34,11 @@ from dtr.registry.records import Blob, Upload
 from dtr.storage import BlobWriter, Progress
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d+|\*))?\Z", re.ASCII)
+_FRESH_SECONDS = 30.0
+"""A session that was opened so short a time ago is about to be used."""
+_FIRST_KEPT_SECONDS = 10.0
+_KEPT_SECONDS = 60.0
+_LONGEST_RETRY_SECONDS = 3600.0
 _REFUSALS = (UnauthorizedError, DeniedError, UnknownError)
 
 
@@ -69,7 +74,7 @@ class Uploads:
         """Answer PATCH: take the next chunk (end-5)."""
         upload, writer = await self._resume(request)
         try:
-            await self._receive(request, writer)
+            await self._receive(request, writer, upload)
             _check_end(request, writer.offset)
         except (ClientDisconnectError, RequestTimeoutError):
             # What arrived is kept, so that the client can ask where it is and go on.
@@ -88,7 +93,7 @@ class Uploads:
         digest = _digest_parameter(request)
         upload, writer = await self._resume(request)
         try:
-            await self._receive(request, writer)
+            await self._receive(request, writer, upload)
             _check_end(request, writer.offset)
             await self._commit(request, upload, writer, digest)
         except DigestInvalidError:
@@ -168,13 +173,39 @@ class Uploads:
 
     async def _open_session(self, request: Request, algorithm: Algorithm) -> Upload:
         upload = self._new_upload(request, algorithm)
-        database, most = self._context.database, self._settings.upload_sessions_per_account
-        row = await database.lookup(records.COUNT_UPLOADS, {"account_id": upload.account_id})
-        if row is not None and row[0] >= most:
-            raise QuotaExceededError(f"this account has {most} uploads open", limit=most)
+        await self._make_room(request, upload.account_id)
         return await self._context.gate.write_soon(
             _open_upload, request, request.name, upload, now=self._context.clock()
         )
+
+    async def _make_room(self, request: Request, account_id: int) -> None:
+        """Have the account's oldest sessions without a byte give way, where it has too many.
+
+        Raises:
+            QuotaExceededError: every one has bytes, or was opened a moment ago.
+
+        """
+        database, most = self._context.database, self._settings.upload_sessions_per_account
+        row = await database.lookup(records.COUNT_UPLOADS, {"account_id": account_id})
+        if row is None or row[0] < most:
+            return
+        now = self._context.clock()
+        idle_until = now + self._empty_seconds - _FRESH_SECONDS
+        dropped = await self._context.gate.write(
+            records.take_empty_uploads,
+            request,
+            account_id,
+            idle_until=idle_until,
+            most=row[0] - most + 1,
+        )
+        for upload_id in dropped:
+            await self._context.store.discard(upload_id)
+        if not dropped:
+            raise QuotaExceededError(
+                f"this account has {most} uploads open; finish or cancel some",
+                limit=most,
+                retry_after_seconds=min(max(row[1] - now, 1), _LONGEST_RETRY_SECONDS),
+            )
 
     def _new_upload(self, request: Request, algorithm: Algorithm) -> Upload:
         """Return a session that is recorded nowhere; 0 is a repository that is yet to be made."""
@@ -184,7 +215,7 @@ class Uploads:
             account_id=request.principal.account_id or 0,
             algorithm=algorithm,
             progress=Progress(),
-            expires_at=self._expires_at(),
+            expires_at=self._context.clock() + self._empty_seconds,
         )
 
     async def _find(self, request: Request) -> Upload:
@@ -235,10 +266,19 @@ class Uploads:
             return UploadUnknownError(upload=upload.id)
         return _continued_elsewhere(now)
 
-    async def _receive(self, request: Request, writer: BlobWriter) -> None:
-        limit = self._settings.blob_bytes - writer.offset
+    async def _receive(
+        self, request: Request, writer: BlobWriter, upload: Upload | None = None
+    ) -> None:
+        """Take the body; while it arrives, its session does not end, and the right is asked for."""
+        limit, clock = self._settings.blob_bytes - writer.offset, self._context.clock
+        next_at = clock() + _FIRST_KEPT_SECONDS
         async for chunk in request.stream(limit=limit):
             await writer.append(chunk)
+            if upload is not None and clock() >= next_at:
+                await self._context.gate.write_soon(
+                    records.keep_upload, request, upload.id, self._expires_at()
+                )
+                next_at = clock() + _KEPT_SECONDS
         await self._context.read_only.require()  # it may have been turned on meanwhile
 
     async def _save(self, request: Request, upload: Upload, writer: BlobWriter) -> Upload:
@@ -309,6 +349,11 @@ class Uploads:
         if not is_used:
             # Somebody else was first with the same content; theirs is kept.
             await self._context.store.delete(key)
+
+    @property
+    def _empty_seconds(self) -> float:
+        settings = self._settings
+        return min(settings.empty_upload_ttl_seconds, settings.upload_ttl_seconds)
 
     def _review_at(self) -> float:
         return self._context.clock() + self._settings.grace_seconds

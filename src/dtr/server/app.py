@@ -191,6 +191,7 @@ def registry_settings(settings: Settings) -> RegistrySettings:
         blob_bytes=limits.blob_bytes or _MAX_BLOB_BYTES,
         page_entries=limits.page_entries,
         upload_ttl_seconds=settings.registry.upload_ttl_seconds,
+        empty_upload_ttl_seconds=settings.registry.empty_upload_ttl_seconds,
         upload_sessions_per_account=limits.upload_sessions_per_account,
         grace_seconds=settings.collect.grace_seconds,
         untagged_grace_seconds=settings.collect.untagged_grace_seconds,

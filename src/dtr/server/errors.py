@@ -104,7 +104,10 @@ def error_response(error: e.RegistryError, request: Request) -> Response:
             response.add(b"content-range", f"bytes */{size}")
         case e.MethodUnsupportedError(allowed=allowed):
             response.add(b"allow", ", ".join(allowed))
-        case e.TooManyRequestsError(retry_after_seconds=seconds):
+        case (
+            e.TooManyRequestsError(retry_after_seconds=seconds)
+            | e.QuotaExceededError(retry_after_seconds=seconds)
+        ):
             response.add(b"retry-after", str(max(1, round(seconds + 0.5))))
         case e.MalformedRequestError() | e.CodingUnsupportedError():
             # Where it ends is a matter of opinion, too: nothing behind it is read (RFC 9112 11.2).

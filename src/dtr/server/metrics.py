@@ -118,7 +118,11 @@ class Metrics:
         self._cache.labels("hit" if is_hit else "miss").inc()
 
     def exposition(
-        self, *, uploads_open: int, jobs_open: Mapping[tuple[str, str], int] | None = None
+        self,
+        *,
+        uploads_open: int,
+        uploads_empty: int = 0,
+        jobs_open: Mapping[tuple[str, str], int] | None = None,
     ) -> bytes:
         """Return all processes' numbers in Prometheus's text format.
 
@@ -129,7 +133,7 @@ class Metrics:
         if directory:
             MultiProcessCollector(momentary, directory)  # type: ignore[no-untyped-call]
         text = generate_latest(momentary if directory else self.registry)
-        return text + _momentary(uploads_open) + _jobs(jobs_open or {})
+        return text + _momentary(uploads_open, uploads_empty) + _jobs(jobs_open or {})
 
     def _operation(self, component: str, operation: str, seconds: float) -> None:
         key = (component, operation)
@@ -175,12 +179,15 @@ def forget_process(pid: int) -> None:
         mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
-def _momentary(uploads_open: int) -> bytes:
+def _momentary(uploads_open: int, uploads_empty: int) -> bytes:
     """Return what is asked of the metadata at the scrape, the same from every process."""
     lines = [
         "# HELP dtr_uploads_open Upload sessions that are open.",
         "# TYPE dtr_uploads_open gauge",
         f"dtr_uploads_open {uploads_open}",
+        "# HELP dtr_uploads_empty Open upload sessions to which no byte was sent yet.",
+        "# TYPE dtr_uploads_empty gauge",
+        f"dtr_uploads_empty {uploads_empty}",
         "# HELP dtr_build_info The version that runs.",
         "# TYPE dtr_build_info gauge",
         f'dtr_build_info{{version="{__version__}"}} 1',

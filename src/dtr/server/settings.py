@@ -372,6 +372,8 @@ class RegistrySettings(_Section):
     """Whether a push may create its repository."""
     upload_ttl_seconds: int = Field(_DAY, ge=60, le=365 * _DAY)
     """How long an idle upload session is kept."""
+    empty_upload_ttl_seconds: int = Field(900, ge=60, le=365 * _DAY)
+    """How long one is kept to which no byte was sent; never longer than upload_ttl_seconds."""
 
 
 class AuthSettings(_Section):

@@ -99,9 +99,11 @@ class System:
 
     async def metrics(self, _request: Request) -> Response:
         """Answer all processes' numbers."""
-        uploads_open = await self._database.read(records.count_all_uploads)
+        opened, empty = await self._database.read(records.count_all_uploads)
         jobs_open = await self._database.read(jobs.count_open)
-        body = self._metrics.exposition(uploads_open=uploads_open, jobs_open=jobs_open)
+        body = self._metrics.exposition(
+            uploads_open=opened, uploads_empty=empty, jobs_open=jobs_open
+        )
         return Response(headers={b"content-type": _METRICS_TYPE}, body=body)
 
     async def ca(self, _request: Request) -> Response:

@@ -8,6 +8,8 @@ from sqlalchemy import and_, bindparam, delete, func, or_, select, update
 
 from dtr.database import Change, Lookup, Reader, Writer
 from dtr.database.schema import (
+    accounts,
+    repositories,
     uploads,
 )
 from dtr.database.statements import insert_unless_there
@@ -24,6 +26,18 @@ class Upload:
     account_id: int
     algorithm: Algorithm
     progress: Progress
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSummary:
+    """An upload session as it is listed."""
+
+    id: str
+    repository: str
+    user: str | None
+    bytes: int
+    created_at: float
     expires_at: float
 
 
@@ -44,7 +58,14 @@ UPLOAD = Lookup(
     )
 )
 COUNT_UPLOADS = Lookup(
-    select(func.count()).select_from(uploads).where(uploads.c.account_id == bindparam("account_id"))
+    select(func.count(), func.min(uploads.c.expires_at)).where(
+        uploads.c.account_id == bindparam("account_id")
+    )
+)
+KEEP_UPLOAD = Change(
+    update(uploads)
+    .where(uploads.c.id == bindparam("upload_id"), uploads.c.expires_at < bindparam("until"))
+    .values(expires_at=bindparam("until"))
 )
 ADD_UPLOAD = Change(insert_unless_there(uploads, "id"))
 ADVANCE_UPLOAD = Change(
@@ -113,9 +134,53 @@ def add_upload(writer: Writer, upload: Upload, now: float) -> None:
     )
 
 
-def count_all_uploads(reader: Reader) -> int:
-    """Return how many upload sessions are open."""
-    return int(reader.scalar(select(func.count()).select_from(uploads)))
+def count_all_uploads(reader: Reader) -> tuple[int, int]:
+    """Return how many upload sessions are open, and how many of them have no byte yet."""
+    every = select(func.count()).select_from(uploads)
+    return int(reader.scalar(every)), int(reader.scalar(every.where(uploads.c.offset == 0)))
+
+
+def list_uploads(reader: Reader, *, user: str | None, count: int) -> list[UploadSummary]:
+    """Return open upload sessions, those that end first before the others."""
+    statement = (
+        select(
+            uploads.c.id,
+            repositories.c.name,
+            accounts.c.name,
+            uploads.c.offset,
+            uploads.c.created_at,
+            uploads.c.expires_at,
+        )
+        .join_from(uploads, repositories, repositories.c.id == uploads.c.repository_id)
+        .outerjoin(accounts, accounts.c.id == uploads.c.account_id)
+        .order_by(uploads.c.expires_at, uploads.c.id)
+        .limit(count)
+    )
+    if user is not None:
+        statement = statement.where(accounts.c.name == user)
+    return [UploadSummary(*tuple(row)) for row in reader.execute(statement)]
+
+
+def take_empty_uploads(
+    writer: Writer, account_id: int, *, idle_until: float, most: int
+) -> list[str]:
+    """Delete an account's oldest sessions that have no byte, and return their ids.
+
+    Those to which bytes are on their way are kept up, and end later than `idle_until`.
+    """
+    is_empty = (
+        uploads.c.account_id == account_id,
+        uploads.c.offset == 0,
+        uploads.c.expires_at < idle_until,
+    )
+    oldest = select(uploads.c.id).where(*is_empty).order_by(uploads.c.created_at).limit(most)
+    taken = delete(uploads).where(uploads.c.id.in_(oldest), *is_empty).returning(uploads.c.id)
+    return [row[0] for row in writer.execute(taken)]
+
+
+def keep_upload(writer: Writer, upload_id: str, expires_at: float) -> None:
+    """Have a session whose bytes arrive end later."""
+    writer.change(KEEP_UPLOAD, {"upload_id": upload_id, "until": expires_at})
 
 
 def advance_upload(
