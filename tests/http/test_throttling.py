@@ -183,9 +183,17 @@ async def test_names_that_are_sent_together_are_counted_together(slow: InProcess
     assert all(answer.header("retry-after") for answer in answers if answer.status == 429)
 
 
-async def test_behind_a_proxy_only_names_are_slowed_down(open_registry: OpenRegistry) -> None:
-    """The address of a trusted proxy is everybody's: it never waits."""
-    target = open_registry({"auth": AUTH, "server": {"trusted_proxies": ["10.0.0.1"]}})
+@pytest.mark.parametrize("way", ["trusted_proxies", "balancers", "balancers_file"])
+async def test_behind_a_proxy_only_names_are_slowed_down(
+    open_registry: OpenRegistry, tmp_path: Path, way: str
+) -> None:
+    """The address of a trusted proxy or balancer is everybody's: it never waits."""
+    listed = tmp_path / "balancers"
+    listed.write_text("10.0.0.1\n")
+    section = (
+        {"cluster": {way: listed}} if way == "balancers_file" else {"server": {way: ["10.0.0.1"]}}
+    )
+    target = open_registry({"auth": AUTH, **section})
     for number in range(60):
         await fail(target, f"user{number}", times=1)
     assert (await login(target, "another", "wrong")).status == 401

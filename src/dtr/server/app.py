@@ -32,6 +32,7 @@ from dtr.server.application import Application
 from dtr.server.clock import open_clock
 from dtr.server.cluster_status import ClusterStatus
 from dtr.server.drivers import Drivers
+from dtr.server.front import Balancers
 from dtr.server.health import Check, Health
 from dtr.server.logs import AccessLog
 from dtr.server.metrics import Metrics
@@ -68,7 +69,12 @@ def build_application(
     auth = auth_settings(settings)
     proxies = Proxies(settings.server.trusted_proxies, settings.server.forwarded_header)
     keys = KeyRing(database, service=auth.service, clock=clock)
-    identity = Identity(database, keys, auth, is_shared=proxies.is_trusted, clock=clock)
+    balancers = Balancers(settings.server.balancers, settings.cluster.balancers_file)
+
+    def is_shared(client: str) -> bool:
+        return proxies.is_trusted(client) or balancers.include(client)
+
+    identity = Identity(database, keys, auth, is_shared=is_shared, clock=clock)
     gate = Gate(
         database,
         identity,
@@ -125,6 +131,7 @@ def build_application(
         header_bytes=settings.limits.header_bytes,
         background=[
             own_clock.follow,
+            balancers.follow,
             used_tokens.run,
             pulls.run,
             read_only.follow,

@@ -18,6 +18,7 @@ import structlog
 import uvloop
 
 from dtr.asgi.peers import PeerTable
+from dtr.model.addresses import parse_address
 from dtr.server.logs import configure_logging
 from dtr.server.parent import leave_with_parent
 from dtr.server.proxy_protocol import MOST_BYTES, ProxyHeadError, parse_head
@@ -128,8 +129,9 @@ class Balancers:
 
     def include(self, address: str) -> bool:
         """Tell whether an address is a balancer's."""
-        parsed = ip_address(address.partition("%")[0])
-        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+        parsed = parse_address(address.partition("%")[0])
+        if parsed is None:
+            return False
         return str(parsed) in self._listed or any(parsed in each for each in self._fixed)
 
     async def follow(self) -> None:
