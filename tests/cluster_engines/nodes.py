@@ -11,8 +11,9 @@ from dtr.cluster.model import ReplicaPhase, ReplicaSpecification
 from dtr.model.errors import UnavailableError
 from dtr.model.members import Member
 from dtr.ucp.agent.port import NodeDirectory
+from dtr.ucp.api import ApiError
 from dtr.ucp.authority import Authority, Purpose, fingerprint, make_request, node_names
-from dtr.ucp.model import Node, NodeIdentity, Wanted
+from dtr.ucp.model import Node, NodeIdentity, NodeKeys, Wanted
 
 REPLICA = "0123456789ab"
 
@@ -57,7 +58,10 @@ class TestNode:
         return cls(directory, identity, node)
 
     def wanted(
-        self, etcd_urls: tuple[str, ...] = ("https://10.0.0.1:2379",), **services: Any
+        self,
+        etcd_urls: tuple[str, ...] = ("https://10.0.0.1:2379",),
+        keys: NodeKeys | None = None,
+        **services: Any,
     ) -> Wanted:
         """Give what a controller says; services by name."""
         return Wanted(
@@ -66,6 +70,7 @@ class TestNode:
             node=self.node,
             controllers=(),
             etcd_urls=etcd_urls,
+            keys=keys,
             services={name: each.model_dump(mode="json") for name, each in services.items()},
         )
 
@@ -76,6 +81,8 @@ class FakeControllers:
 
     authority: Authority
     is_silent: bool = False
+    refused: str = ""
+    """A name that this node may not have in a certificate."""
     calls: list[tuple[str, str, JsonValue]] = field(default_factory=list)
     status: JsonValue = None
     now: float | None = None
@@ -90,8 +97,12 @@ class FakeControllers:
         if path == "/agent/time":
             return {"now": self.now}
         assert isinstance(body, dict)
-        names = body["names"]
-        assert isinstance(names, list)
+        names = body["names"] or node_names("node1", "127.0.0.1")
+        assert isinstance(names, list | tuple)
+        if self.refused in names:
+            raise ApiError(
+                403, "NAME_REFUSED", f"This node may have no certificate for {self.refused}."
+            )
         certificate = self.authority.sign(
             str(body["csr"]),
             common_name="web",

@@ -19,7 +19,9 @@ URLS = ("https://10.0.0.1:2379", "https://10.0.0.2:2379")
 
 def rendered(given: ReplicaSpecification, system_user: str = "postgres") -> dict[str, Any]:
     """Render and read it again."""
-    machine = Machine(Path("/usr/lib/postgresql/15/bin"), "/opt/python", system_user, URLS)
+    machine = Machine(
+        Path("/usr/lib/postgresql/15/bin"), "/opt/python", system_user, URLS, Path("/ca")
+    )
     document: dict[str, Any] = json.loads(render(given, PLACE, machine))
     return document
 
@@ -118,6 +120,23 @@ def test_everything_between_machines_is_verified_both_ways() -> None:
     )
     roles = document["postgresql"]["authentication"].values()
     assert {role["sslmode"] for role in roles} == {"verify-full"}
+
+
+def test_etcd_is_asked_with_another_key_than_databases_have_among_themselves() -> None:
+    """What opens one opens nothing of the other."""
+    document = rendered(specification(members=(OWN,)))
+    key, other = document["etcd3"]["key"], document["restapi"]["keyfile"]
+    assert key != other == document["ctl"]["keyfile"]
+    assert document["etcd3"]["cacert"] != document["ctl"]["cacert"]
+    assert other == document["postgresql"]["parameters"]["ssl_key_file"]
+
+
+def test_the_rest_interface_reads_whom_to_trust_when_that_changes() -> None:
+    """Patroni looks at the name of that file only, and not into it."""
+    names = {PLACE.interface_ca(trust) for trust in ("a" * 64, "b" * 64)}
+    assert len(names) == 2
+    document = rendered(specification(members=(OWN,)))
+    assert document["restapi"]["cafile"] == "/ca"
 
 
 def test_addresses_of_ipv6_are_bracketed_and_have_their_own_mask() -> None:

@@ -8,15 +8,16 @@ import socket
 import ssl
 import struct
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from tests.cluster_engines.nodes import TestNode, specification
+from tests.support.doors import is_let_in, is_let_in_by_postgresql, written
 from tests.support.etcd import RunningEtcd
 from tests.support.installation import installed_python
 from tests.support.postgresql import requires_postgresql
@@ -26,21 +27,39 @@ from dtr.cluster.engines.database import Database
 from dtr.cluster.engines.fence import Postmaster
 from dtr.cluster.engines.patroni import DATABASE, DatabasePlace
 from dtr.cluster.engines.probes import MutualTls, ask
-from dtr.cluster.model import DatabaseReport, ReplicaPhase, ReplicaSpecification
+from dtr.cluster.model import PATRONI_PORT, DatabaseReport, ReplicaPhase, ReplicaSpecification
 from dtr.cluster.plan_majority import patroni_values
 from dtr.model.errors import UnavailableError
 from dtr.model.members import Member, MemberState
 from dtr.ucp import keys
+from dtr.ucp.agent.files import KeyFiles
 from dtr.ucp.agent.supervisor import ProcessSupervisor
-from dtr.ucp.authority import make_request, node_names
 from dtr.ucp.etcd import EtcdLogin, EtcdStore
 from dtr.ucp.etcd.users import EtcdUsers
+from dtr.ucp.keyring import KINDS, Generation, Keyring, Realm, first_keyring, issue
+from dtr.ucp.model import KeyPair
 from dtr.ucp.store import Put
 
 pytestmark = [pytest.mark.etcd, pytest.mark.postgresql]
 
 SECONDS = 120
 ROOT_PASSWORD = "root-secret"
+
+
+_KEYRINGS: dict[Path, Keyring] = {}
+
+
+def keyring_of(etcd: RunningEtcd) -> Keyring:
+    """Give the keyring of all replicas on an etcd, whose clients' authority is that etcd's."""
+    if etcd.directory not in _KEYRINGS:
+        keyring, own = first_keyring("c", time.time()), etcd.authority.authority
+        authorities = {
+            **keyring.newest.authorities,
+            Realm.ETCD_CLIENTS: KeyPair(certificate=own.certificate_pem, key=own.key_pem),
+        }
+        generation = Generation(number=1, authorities=authorities)
+        _KEYRINGS[etcd.directory] = Keyring(generations=(generation,))
+    return _KEYRINGS[etcd.directory]
 
 
 class Replica:
@@ -59,6 +78,8 @@ class Replica:
             database_port=free_port(),
             state=MemberState.JOINING,
         )
+        self.keyring = keyring_of(etcd)
+        self.keys = issue(self.keyring, self.test_node.node, KINDS, time.time())
         self.members: tuple[Member, ...] = ()
         self.supervisor = ProcessSupervisor(self.test_node.directory)
         root = self.test_node.directory.of("replicas") / self.member.id / "database"
@@ -80,7 +101,7 @@ class Replica:
     async def converge(self, members: tuple[Member, ...]) -> None:
         """Do what the agent does each second."""
         self.members = members
-        wanted = self.test_node.wanted(etcd_urls=self.etcd.endpoints)
+        wanted = self.test_node.wanted(etcd_urls=self.etcd.endpoints, keys=self.keys)
         await self.database.converge(wanted, self.specification(members))
 
     async def is_role(self, role: str) -> bool:
@@ -98,7 +119,7 @@ class Replica:
             "user": "dtr",
             "password": "database-secret",
             "sslmode": "verify-full",
-            "sslrootcert": str(self.test_node.directory.ca),
+            "sslrootcert": str(self.place.keys.ca),
             "connect_timeout": 5,
             **changes,
         }
@@ -175,6 +196,7 @@ async def test_three_databases_come_to_be_follow_and_take_over(
         await not_made_by_a_second(found[1], store)
         await bootstrapped(first)
         await refused_without_certificate(first)
+        await asyncio.to_thread(refused_with_other_keys, first, short_directory / "others")
         members = tuple(replica.member for replica in found)
         for replica in found:
             await replica.converge(members)
@@ -233,16 +255,28 @@ async def bootstrapped(first: Replica) -> None:
 
 async def refused_without_certificate(first: Replica) -> None:
     """See a certificate wanted by Patroni and for replication, and no way in for superusers."""
-    anybody = ssl.create_default_context(cafile=str(first.test_node.directory.ca))
+    anybody = ssl.create_default_context(cafile=str(first.place.keys.ca))
     with pytest.raises(UnavailableError):
         await ask(f"https://{first.address}:8008/patroni", anybody, seconds=5)
-    tls = MutualTls(first.test_node.directory).context()
+    tls = MutualTls(first.place.keys).context()
     status, _ = await ask(f"https://{first.address}:8008/patroni", tls, seconds=5)
     assert status == 200
     with pytest.raises(psycopg.OperationalError, match="valid client certificate"):
         first.connect(user="rewinder", password="rewind-secret", dbname="postgres")
     with pytest.raises(psycopg.OperationalError, match="no pg_hba"):
         first.connect(user="postgres", password="superuser-secret", dbname="postgres")
+
+
+def refused_with_other_keys(first: Replica, place: Path) -> None:
+    """See neither the node's own certificate nor another engine's key open a port."""
+    node = first.test_node.directory
+    held = {"node": KeyFiles(node.ca, node.certificate, node.key)}
+    held |= {name: written(place, name, pair) for name, pair in first.keys.pairs.items()}
+    for name, files in held.items():
+        is_own = name == "database"
+        assert is_let_in(first.address, PATRONI_PORT, files) is is_own, name
+        port = first.member.database_port
+        assert is_let_in_by_postgresql(first.address, port, files) is is_own, name
     with pytest.raises(psycopg.OperationalError, match="no encryption"):
         first.connect(sslmode="disable")
 
@@ -270,18 +304,10 @@ async def quorum_set(found: list[Replica], store: EtcdStore) -> None:
 
 
 async def renewed_certificate_is_shown(first: Replica) -> None:
-    """Renew the node's certificate: Patroni and PostgreSQL show the new one, nothing restarts."""
-    node = first.test_node
+    """Renew the certificate: Patroni and PostgreSQL show the new one, nothing restarts."""
     pid = first.patroni_pid()
-    made = make_request()
-    certificate = first.etcd.authority.authority.sign(
-        made.request_pem,
-        common_name=node.node.id,
-        names=node_names(node.node.name, first.address),
-        now=datetime.now(UTC),
-    )
-    node.directory.key.write_text(made.key_pem)
-    node.directory.certificate.write_text(certificate)
+    first.keys = issue(first.keyring, first.test_node.node, KINDS, time.time())
+    certificate = first.keys.pairs["database"].certificate
     await first.converge(first.members)
     expected = ssl.PEM_cert_to_DER_cert(certificate)
 
@@ -299,7 +325,7 @@ async def renewed_certificate_is_shown(first: Replica) -> None:
 
 def shown_at(replica: Replica, port: int, is_postgresql: bool) -> bytes | None:  # noqa: FBT001
     """Return the certificate that a server shows."""
-    context = MutualTls(replica.test_node.directory).context()
+    context = MutualTls(replica.place.keys).context()
     with socket.create_connection((replica.address, port), timeout=5) as connection:
         if is_postgresql:
             connection.sendall(struct.pack("!ii", 8, 80877103))  # SSLRequest
@@ -351,7 +377,7 @@ async def not_fenced_for_silent_clients(first: Replica) -> None:
             elsewhere = ("127.0.0.9", 0)
             _, writer = await asyncio.open_connection(first.address, 8008, local_addr=elsewhere)
             stack.callback(writer.close)
-        tls = MutualTls(first.test_node.directory)
+        tls = MutualTls(first.place.keys)
 
         async def is_heard() -> bool:
             try:

@@ -3,13 +3,15 @@
 import asyncio
 import ssl
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from tests.cluster_engines.nodes import FakeControllers, TestNode, specification
-from tests.cluster_engines.test_real_database import eventually
+from tests.cluster_engines.test_real_database import eventually, keyring_of
 from tests.support.etcd import RunningEtcd
 from tests.support.installation import installed_python
 from tests.support.postgresql import requires_postgresql
@@ -17,11 +19,13 @@ from tests.support.processes import free_port, requires_root
 
 from dtr.accounts.passwords import hash_password
 from dtr.cluster.engines.replica import ReplicaComponent
+from dtr.cluster.engines.web_certificate import WebCertificateMissingError
 from dtr.cluster.model import ReplicaPhase, ReplicaReport
 from dtr.model.members import Member
 from dtr.ucp.agent.supervisor import ProcessSupervisor
 from dtr.ucp.etcd import EtcdLogin
 from dtr.ucp.etcd.users import EtcdUsers
+from dtr.ucp.keyring import KINDS, issue
 from dtr.ucp.model import Wanted
 
 pytestmark = [pytest.mark.etcd, pytest.mark.postgresql, pytest.mark.server]
@@ -38,6 +42,7 @@ class Replica:
         node = TestNode.create(etcd.authority.authority, directory / "node", ADDRESS)
         self.node = node
         self.etcd = etcd
+        self.keys = issue(keyring_of(etcd), node.node, KINDS, time.time())
         identity = node.identity.changed(users={"registry": "nobody"})
         controllers = FakeControllers(etcd.authority.authority, status={"replicas": []})
         supervisor = ProcessSupervisor(node.directory)
@@ -67,14 +72,15 @@ class Replica:
         values = {**self._values, "phase": phase}
         if phase is ReplicaPhase.LEAVING:
             values["members"] = ()
-        return self.node.wanted(self.etcd.endpoints, replica=specification(**values))
+        return self.node.wanted(self.etcd.endpoints, self.keys, replica=specification(**values))
 
     async def reach(self, phase: ReplicaPhase, condition: str) -> ReplicaReport:
         """Converge in this phase until a word of the report holds."""
         found: list[ReplicaReport] = []
 
         async def is_so() -> bool:
-            await self.component.converge(self.wanted(phase))
+            with suppress(WebCertificateMissingError):  # until the controllers have answered
+                await self.component.converge(self.wanted(phase))
             report = ReplicaReport.model_validate(await self.component.report())
             found[:] = [report]
             return report.phase is phase and bool(getattr(report, condition))

@@ -10,6 +10,7 @@ from tests.cluster_engines.nodes import REPLICA, FakeControllers, TestNode, spec
 from tests.cluster_engines.test_programs import installed
 
 from dtr.cluster.engines.replica import ReplicaComponent, ReplicaProblemError
+from dtr.cluster.engines.web_certificate import WebCertificateMissingError
 from dtr.cluster.model import ReplicaPhase, ReplicaReport
 from dtr.model.members import Member
 from dtr.testing.supervisor import RecordingSupervisor
@@ -50,7 +51,14 @@ class Running:
         await self._settle(self.node.wanted())
 
     async def _settle(self, wanted: Any) -> None:
-        await self.component.converge(wanted)
+        try:
+            await self.component.converge(wanted)
+        except WebCertificateMissingError:
+            assert self.component._parts is not None
+            asking = self.component._parts.registry._web._asking
+            assert asking is not None
+            await asyncio.wait({asking})
+            await self.component.converge(wanted)
         while self.component._task is not None:
             await asyncio.wait({self.component._task})
             await self.component.converge(wanted)

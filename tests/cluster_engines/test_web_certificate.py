@@ -7,7 +7,14 @@ import pytest
 from tests.cluster_engines.nodes import FakeControllers, TestNode, specification
 
 from dtr.cluster.engines import web_certificate
-from dtr.cluster.engines.web_certificate import Pair, WebCertificate, names_of, read_pair
+from dtr.cluster.engines.web_certificate import (
+    Pair,
+    WebCertificate,
+    WebCertificateMissingError,
+    names_of,
+    read_pair,
+)
+from dtr.cluster.model import ReplicaSpecification
 from dtr.ucp.authority import Authority, make_request
 
 HOST = "images.example.org"
@@ -34,51 +41,78 @@ async def asked(web: WebCertificate) -> None:
     await asyncio.wait({web._asking})
 
 
-async def test_the_nodes_own_is_enough_without_an_external_name(
+async def chosen_later(web: WebCertificate, given: ReplicaSpecification, node: TestNode) -> Pair:
+    """Return what is shown once the controllers have answered."""
+    with pytest.raises(WebCertificateMissingError):
+        web.choose(given, own(node), None)
+    await asked(web)
+    return web.choose(given, own(node), None)
+
+
+@pytest.mark.parametrize("url", ["", "https://127.0.0.1", "https://node1:8443"])
+async def test_the_nodes_own_key_is_never_shown(
+    node: TestNode, authority: Authority, url: str
+) -> None:
+    """It opens the agents' API; whoever breaks out of the registry must not have it."""
+    web = WebCertificate(node.identity, FakeControllers(authority))
+    chosen = await chosen_later(web, specification(external_url=url), node)
+    assert chosen.key != own(node).key
+    assert names_of(chosen.certificate) >= {"node1", "127.0.0.1"}
+    assert not chosen.problem
+
+
+async def test_the_nodes_own_key_gives_way_where_it_was_shown(
     node: TestNode, authority: Authority
 ) -> None:
-    """Nobody is asked for anything."""
-    controllers = FakeControllers(authority)
-    web = WebCertificate(node.identity, controllers)
-    for url in ("", "https://127.0.0.1", "https://node1:8443"):
-        chosen = web.choose(specification(external_url=url), own(node), None)
-        assert chosen.certificate == own(node).certificate
-        assert not chosen.problem
-    assert controllers.calls == []
+    """Versions before did so; the registry is served meanwhile."""
+    web = WebCertificate(node.identity, FakeControllers(authority))
+    given = specification()
+    assert web.choose(given, own(node), own(node)).key == own(node).key
+    await asked(web)
+    assert web.choose(given, own(node), own(node)).key != own(node).key
 
 
 async def test_one_with_the_external_name_is_asked_for(
     node: TestNode, authority: Authority
 ) -> None:
-    """Until it is there the node's is shown; the key never leaves the machine."""
+    """The key never leaves the machine."""
     controllers = FakeControllers(authority)
     web = WebCertificate(node.identity, controllers)
     given = specification(external_url=f"https://{HOST}")
-    first = web.choose(given, own(node), None)
-    assert first.certificate == own(node).certificate
-    assert HOST in first.problem
-    await asked(web)
-    second = web.choose(given, own(node), None)
-    assert names_of(second.certificate) == {HOST, "node1", "127.0.0.1", "localhost"}
-    assert not second.problem
-    assert second.is_own_authority
+    chosen = await chosen_later(web, given, node)
+    assert names_of(chosen.certificate) == {HOST, "node1", "127.0.0.1", "localhost"}
+    assert not chosen.problem
+    assert chosen.is_own_authority
     assert "PRIVATE" not in str(controllers.calls)
-    third = web.choose(given, own(node), second)
-    assert (third, len(controllers.calls)) == (second, 1)
+    again = web.choose(given, own(node), chosen)
+    assert (again, len(controllers.calls)) == (chosen, 1)
+
+
+async def test_a_name_that_is_refused_keeps_nothing_from_being_served(
+    node: TestNode, authority: Authority
+) -> None:
+    """The node's own names are, and the refusal is told."""
+    controllers = FakeControllers(authority, refused=HOST)
+    web = WebCertificate(node.identity, controllers)
+    given = specification(external_url=f"https://{HOST}")
+    chosen = await chosen_later(web, given, node)
+    assert HOST not in names_of(chosen.certificate)
+    assert "may have no certificate" in chosen.problem
 
 
 async def test_controllers_that_do_not_answer_change_nothing(
     node: TestNode, authority: Authority
 ) -> None:
-    """The registry is served all the same, and they are not asked all the time."""
+    """What was shown is shown on, and they are not asked all the time."""
     controllers = FakeControllers(authority, is_silent=True)
     web = WebCertificate(node.identity, controllers)
     given = specification(external_url=f"https://{HOST}")
-    web.choose(given, own(node), None)
+    kept = signed(authority, "node1", "127.0.0.1", "localhost")
+    web.choose(given, own(node), kept)
     await asked(web)
     for _ in range(3):
-        chosen = web.choose(given, own(node), None)
-    assert chosen.certificate == own(node).certificate
+        chosen = web.choose(given, own(node), kept)
+    assert chosen.certificate == kept.certificate
     assert "no controller answered" in chosen.problem
     assert len(controllers.calls) == 1
 
@@ -108,9 +142,11 @@ async def test_one_of_another_authority_or_time_is_not_kept(
     signer = Authority.create("stranger", datetime.now(UTC)) if not days_ago else authority
     kept = signed(signer, HOST, "node1", "127.0.0.1", "localhost", days_ago=days_ago)
     web = WebCertificate(node.identity, FakeControllers(authority))
-    chosen = web.choose(specification(external_url=f"https://{HOST}"), own(node), kept)
-    assert chosen.certificate == own(node).certificate
-    await web.stop()
+    given = specification(external_url=f"https://{HOST}")
+    with pytest.raises(WebCertificateMissingError):
+        web.choose(given, own(node), kept)
+    await asked(web)
+    assert web.choose(given, own(node), kept).certificate != kept.certificate
 
 
 async def test_the_users_wins(node: TestNode, authority: Authority) -> None:
@@ -133,8 +169,8 @@ async def test_one_of_the_users_that_cannot_be_served_is_told(
     certificate = "nonsense" if fault == "no PEM" else users.certificate
     given = specification(web_certificate=certificate, web_key=key)
     web = WebCertificate(node.identity, FakeControllers(authority))
-    chosen = web.choose(given, own(node), None)
-    assert chosen.certificate == own(node).certificate
+    chosen = await chosen_later(web, given, node)
+    assert chosen.certificate != certificate
     assert "web certificate" in chosen.problem
     assert chosen.is_own_authority
 

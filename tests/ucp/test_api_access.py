@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.ucp.plane import ADMINISTRATOR, PASSWORD, ControlPlane, OneMember, report
+from tests.ucp.plane import ADMINISTRATOR, PASSWORD, ControlPlane, Joined, OneMember, report
 
 from dtr.testing.store import MemoryStore
 from dtr.ucp import keys
@@ -18,6 +18,8 @@ from dtr.ucp.client import UcpClient, UcpError
 from dtr.ucp.controller.routes import ucp_routes
 from dtr.ucp.controller.server import MAX_BODY_BYTES
 from dtr.ucp.controller.sessions import SESSION_SECONDS, Administrators
+from dtr.ucp.keyring import KINDS, OF_MANAGERS, Keyring, issue
+from dtr.ucp.model import KeyPair
 
 WHO = {"username": ADMINISTRATOR, "password": PASSWORD}
 OPEN = {("POST", "/auth/login"), ("POST", "/nodes")}
@@ -179,6 +181,48 @@ def test_a_web_certificate_opens_nothing(plane: ControlPlane, tmp_path: Path) ->
     node.certificate, node.key = answer["certificate"], request.key_pem
     with plane.http(node) as http, pytest.raises(httpx.TransportError):
         http.post(f"{PREFIX}/agent/report", json=report(node.id, plane.now))
+
+
+def test_no_engines_key_is_taken_for_a_nodes(plane: ControlPlane) -> None:
+    """Whoever breaks out of an engine of a manager would be sent the authority's key."""
+    entry = plane.entry(keys.KEYRING)
+    assert entry is not None
+    held = issue(entry.document(Keyring), plane.first, KINDS, plane.now)
+    own = plane.directory
+    first = Joined(
+        plane.first.id, own.key.read_text(), own.certificate.read_text(), plane.place / "engines"
+    )
+    first.directory.mkdir()
+    with plane.http(first) as http:
+        told = http.get(f"{PREFIX}/agent/wanted").json()
+    assert told["controller"]["ca_key"]
+    assert set(told["keys"]["pairs"]) == OF_MANAGERS
+    for pair in (
+        *held.pairs.values(),
+        *(KeyPair(**each) for each in told["keys"]["pairs"].values()),
+    ):
+        engine = Joined(first.id, pair.key, pair.certificate, first.directory)
+        with plane.http(engine) as http, pytest.raises(httpx.TransportError):
+            http.get(f"{PREFIX}/agent/wanted")
+
+
+@pytest.mark.parametrize("purpose", ["engine", "client", "etcd-peer"])
+def test_the_nodes_authority_signs_nothing_for_engines(plane: ControlPlane, purpose: str) -> None:
+    """Their keys come with what a node is to run, and from nowhere else."""
+    node = plane.join("node2", "10.0.0.2")
+    body = {"csr": make_request().request_pem, "purpose": purpose}
+    with plane.http(node) as http:
+        assert http.post(f"{PREFIX}/agent/certificate", json=body).status_code == 400
+
+
+def test_a_worker_is_sent_no_key_of_an_engine(plane: ControlPlane) -> None:
+    """It runs none."""
+    node = plane.join("node2", "10.0.0.2")
+    with plane.http(node) as http:
+        told = http.get(f"{PREFIX}/agent/wanted").json()
+    assert told["controller"] is None
+    assert told["keys"]["pairs"] == {}
+    assert "PRIVATE" not in str(told)
 
 
 def test_the_certificate_of_another_authority_opens_nothing(

@@ -134,6 +134,8 @@ async def test_a_first_controller_that_dies_is_followed_by_one_that_ends_the_wor
     assert {entry.key for entry in entries} == {
         keys.CLUSTER,
         keys.CONTROL_SECRETS,
+        keys.KEYRING,
+        keys.node_keys(bootstrap.node.id),
         keys.JOIN_TOKEN,
         keys.join_token("worker"),
         keys.WEB_NAMES,
@@ -205,6 +207,8 @@ async def test_a_control_plane_begins_again_from_a_backup(tmp_path: Path) -> Non
     assert restored is not None
     assert restored.secrets.ca_key == bootstrap.secrets.ca_key
     assert restored.secrets.etcd_password != bootstrap.secrets.etcd_password
+    assert not any(key.startswith((keys.KEYRING, keys.NODE_KEYS)) for key in documents)
+    assert restored.keyring.newest != bootstrap.keyring.newest
     new = MemoryStore()
     await fill_store(new, restored, member_id, Protection())
     entries = {entry.key: entry for entry in (await new.list("/ucp/"))[0]}

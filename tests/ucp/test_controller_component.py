@@ -5,9 +5,12 @@ from pathlib import Path
 from tests.ucp.plane import HASH
 
 from dtr.testing.supervisor import RecordingSupervisor
+from dtr.ucp.agent.files import KeyFiles, give_keys, make_directory
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.bootstrap import FirstNode, begin, read_bootstrap
 from dtr.ucp.controller.component import ControllerComponent
+from dtr.ucp.etcd.component import client_files
+from dtr.ucp.keyring import CONTROLLER
 from dtr.ucp.model import Administrator, Wanted
 
 
@@ -18,6 +21,8 @@ def wanted_in(place: Path) -> tuple[NodeDirectory, Wanted]:
     begin(directory, FirstNode("first", "127.0.0.1", 8443), administrator, 1_800_000_000)
     bootstrap = read_bootstrap(directory.bootstrap)
     assert bootstrap is not None
+    files = KeyFiles.of(make_directory(directory.engine_keys), CONTROLLER.name)
+    give_keys(directory, bootstrap.keys, CONTROLLER, files)
     return directory, bootstrap.wanted()
 
 
@@ -38,6 +43,15 @@ async def test_a_manager_runs_one_and_a_worker_none(tmp_path: Path) -> None:
         "start controller",
         "remove controller",
     ]
+
+
+async def test_it_waits_for_what_etcd_is_asked_with(tmp_path: Path) -> None:
+    """The component of etcd writes that, perhaps a moment later."""
+    directory, wanted = wanted_in(tmp_path)
+    client_files(directory).key.unlink()
+    supervisor = RecordingSupervisor()
+    await ControllerComponent(directory, supervisor).converge(wanted)
+    assert supervisor.calls == []
 
 
 async def test_it_is_restarted_for_another_password_and_for_nothing_less(tmp_path: Path) -> None:

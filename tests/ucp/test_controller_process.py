@@ -15,10 +15,12 @@ from tests.support.processes import ProcessGroup, free_port, wait_until
 from tests.ucp.plane import ADMINISTRATOR, HASH, PASSWORD
 
 from dtr.server.datadir import write_atomically
+from dtr.ucp.agent.files import KeyFiles, give_keys, make_directory
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.authority import Authority, make_request, node_names
 from dtr.ucp.bootstrap import FirstNode, begin, read_bootstrap
 from dtr.ucp.client import UcpClient
+from dtr.ucp.keyring import CONTROLLER, Realm
 from dtr.ucp.model import Administrator, Wanted
 
 pytestmark = pytest.mark.etcd
@@ -41,7 +43,10 @@ class FirstMachine:
         assert bootstrap is not None
         self.authority = Authority.load(self.begun.ca_pem, bootstrap.secrets.ca_key)
         pki = TestAuthority(place / "pki")
-        pki.authority = self.authority
+        clients = bootstrap.keyring.newest.authorities[Realm.ETCD_CLIENTS]
+        pki.authority = Authority.load(clients.certificate, clients.key)
+        files = KeyFiles.of(make_directory(self.directory.engine_keys), CONTROLLER.name)
+        give_keys(self.directory, bootstrap.keys, CONTROLLER, files)
         self.etcd = EtcdProcess(place / "etcd", pki, self.begun.identity.node_id, "127.0.0.1")
         # The member listens at free ports here, and not at etcd's own.
         wanted = Wanted.model_validate_json(self.directory.wanted.read_bytes())

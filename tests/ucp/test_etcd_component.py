@@ -1,6 +1,7 @@
 """An etcd member is run as it is wanted, left alone when it can be, and cleared away at the end."""
 
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,16 @@ from dtr.ucp.etcd import EtcdConnection, EtcdLogin, EtcdMembers, EtcdRefusedErro
 from dtr.ucp.etcd import component as module
 from dtr.ucp.etcd.component import EtcdComponent, EtcdDataError, EtcdReport
 from dtr.ucp.etcd.users import EtcdUsers
-from dtr.ucp.model import EtcdWanted, Node, NodeIdentity, ProcessState, Wanted
+from dtr.ucp.keyring import OF_MANAGERS, Realm, etcd_trust, first_keyring, issue
+from dtr.ucp.model import (
+    EtcdWanted,
+    KeyPair,
+    Node,
+    NodeIdentity,
+    NodeKeys,
+    ProcessState,
+    Wanted,
+)
 
 NODE = Node(id="node1", name="host1", host_address="127.0.0.1", fingerprint="00", joined_at=1)
 IDENTITY = NodeIdentity(
@@ -63,11 +73,27 @@ def component(directory: NodeDirectory, supervisor: RecordingSupervisor) -> Etcd
     return EtcdComponent(directory, IDENTITY, supervisor)
 
 
-def wanted(etcd: EtcdWanted | None = ETCD, revision: int = 5) -> Wanted:
+KEYS = issue(first_keyring("c", time.time()), NODE, OF_MANAGERS, time.time())
+
+
+def wanted(
+    etcd: EtcdWanted | None = ETCD, revision: int = 5, keys: NodeKeys | None = None
+) -> Wanted:
     """Return what the node is wanted to run."""
     return Wanted(
-        revision=revision, cluster_id="c", node=NODE, controllers=(), etcd_urls=(), etcd=etcd
+        revision=revision,
+        cluster_id="c",
+        node=NODE,
+        controllers=(),
+        etcd_urls=(),
+        etcd=etcd,
+        keys=keys,
     )
+
+
+async def reported(component: EtcdComponent) -> EtcdReport:
+    """Return what it tells."""
+    return EtcdReport.model_validate(await component.report())
 
 
 def make_data(directory: NodeDirectory) -> Path:
@@ -94,10 +120,11 @@ async def test_a_member_is_run_with_mutual_tls(
     assert flags["initial-cluster-state"] == "new"
     assert "client-cert-auth" not in flags
     place = directory.of("etcd")
-    assert flags["trusted-ca-file"] == str(place / "tls" / "ca.crt")
+    assert flags["trusted-ca-file"] == str(place / "tls" / "server-ca.crt")
+    assert flags["peer-trusted-ca-file"] == str(place / "tls" / "peer-ca.crt")
     assert place.stat().st_mode & 0o777 == 0o700
     assert (place / "data").stat().st_mode & 0o777 == 0o700
-    assert (place / "tls" / "node.key").stat().st_mode & 0o777 == 0o600
+    assert (place / "tls" / "peer.key").stat().st_mode & 0o777 == 0o600
     await component.converge(wanted())
     assert supervisor.calls == ["start etcd"]
 
@@ -130,20 +157,34 @@ async def test_a_member_without_its_data_is_not_started(
     assert fresh.processes == {}
 
 
-async def test_another_authority_restarts_and_another_certificate_does_not(
+async def test_whom_it_trusts_restarts_and_another_certificate_does_not(
     directory: NodeDirectory, component: EtcdComponent, supervisor: RecordingSupervisor
 ) -> None:
-    """Certificate and key are read at each handshake."""
-    await component.converge(wanted())
-    directory.certificate.write_text("another certificate")
-    directory.key.write_text("another key")
-    await component.converge(wanted())
-    copied = directory.of("etcd") / "tls" / "node.key"
-    assert copied.read_text() == "another key"
+    """Certificate and key are read at each handshake; the report tells when the rest was."""
+    await component.converge(wanted(keys=KEYS))
+    supervisor.set_ready("etcd")
+    assert (await reported(component)).trust == etcd_trust(KEYS.authorities)
+    others = {name: KeyPair(certificate="another", key="another") for name in KEYS.pairs}
+    await component.converge(wanted(keys=KEYS.changed(pairs=others)))
+    assert (directory.of("etcd") / "tls" / "peer.key").read_text() == "another"
+    assert (directory.engine_keys / "controller.key").read_text() == "another"
     assert supervisor.calls == ["start etcd"]
-    directory.ca.write_text("another authority")
-    await component.converge(wanted())
+    more = KEYS.changed(authorities={**KEYS.authorities, Realm.ETCD_PEERS: "both"})
+    await component.converge(wanted(keys=more))
     assert supervisor.calls == ["start etcd", "restart etcd"]
+    supervisor.set_ready("etcd")
+    assert (await reported(component)).trust == etcd_trust(more.authorities)
+
+
+async def test_the_nodes_key_is_not_etcds(
+    directory: NodeDirectory, component: EtcdComponent
+) -> None:
+    """Whoever breaks out of etcd would be the node to every controller."""
+    await component.converge(wanted(keys=KEYS))
+    own = directory.key.read_text()
+    files = [path for path in directory.of("etcd").rglob("*") if path.is_file()]
+    assert len(files) >= 6
+    assert not any(own in path.read_text() for path in files)
 
 
 async def test_a_member_that_is_wanted_no_more_leaves_nothing(

@@ -10,6 +10,7 @@ from dtr.ucp.authority import Authority
 from dtr.ucp.controller.machines import Machine, Machines
 from dtr.ucp.controller.status import View, Voter, problems, shown
 from dtr.ucp.etcd.members import EtcdStatus
+from dtr.ucp.keyring import Stage, begun_again, first_keyring
 from dtr.ucp.model import (
     ClusterRecord,
     Manager,
@@ -62,7 +63,7 @@ def view(*machines: Machine, silent: str = "", leader: str = "a") -> View:
         for each in machines
         if each.manager
     )
-    return View(CLUSTER, Machines(machines), voters, leader)
+    return View(CLUSTER, Machines(machines), voters, leader, first_keyring("c", NOW))
 
 
 def answer(name: str) -> EtcdStatus:
@@ -149,3 +150,26 @@ def test_an_authority_near_its_end_is_told_a_year_before() -> None:
     """Replacing it takes planning."""
     (problem,) = problems(view(machine("a")), NOW + 3300 * DAY)[-1:]
     assert "authority expires within a year" in problem
+
+
+def test_etcds_known_holes_are_shown_and_are_no_problem_of_the_moment() -> None:
+    """Nothing that an operator does tonight changes the packaged release."""
+    found = shown(view(machine("a")), NOW)
+    faults = found["etcd_faults"]
+    assert isinstance(faults, list)
+    assert len(faults) == 5
+    assert found["problems"] == []
+
+
+def test_keys_that_are_not_renewed_are_a_problem() -> None:
+    """Whoever left can still open something."""
+    one = view(machine("a"))
+    assert one.keyring is not None
+    stuck = begun_again(one.keyring, "c", NOW)
+    assert problems(replace(one, keyring=stuck), NOW) == []
+    late = stuck.changed(stage_since=NOW - 3600)
+    (problem,) = problems(replace(one, keyring=late), NOW)
+    assert "cannot be renewed" in problem
+    assert shown(replace(one, keyring=stuck), NOW)["keys"] == Stage.TRUST
+    (problem,) = problems(replace(one, keyring=None), NOW)
+    assert "this version" in problem

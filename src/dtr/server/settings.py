@@ -475,11 +475,11 @@ class ClusterSettings(_Section):
     members_file: _OptionalPath = None
     """Who the replicas are; read again when it changes. Empty: this registry is not a replica."""
     certificate: _OptionalPath = None
-    """PEM file with the node's certificate, shown to the other replicas."""
+    """PEM file with this replica's certificate, shown to the other replicas."""
     key: _OptionalPath = None
     """PEM file with its private key."""
     ca: _OptionalPath = None
-    """PEM file with the authority that signed the certificates of all nodes."""
+    """PEM file with the authority that signed the certificates of all replicas."""
     peer_listen: _Listen = ListenAddress("127.0.0.1", 8445)
     """Where other replicas ask for blobs, over mutual TLS (with storage.url = replicated:)."""
     status_file: _OptionalPath = None

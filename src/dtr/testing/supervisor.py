@@ -25,6 +25,7 @@ class RecordingSupervisor:
         self.refused: dict[str, str] = {}
         """By name, the sentence that `ensure` raises as `SupervisionError`."""
         self._is_ready_at_once = is_ready_at_once
+        self._pid = 0
         self._reports: dict[str, ProcessReport] = {}
 
     async def ensure(self, specification: ProcessSpecification) -> None:
@@ -64,12 +65,14 @@ class RecordingSupervisor:
 
     def set_state(self, name: str, state: ProcessState, message: str = "") -> None:
         """Say how a process is from now on."""
+        pid = None if state is ProcessState.STOPPED else self._pid
         self._reports[name] = ProcessReport(
-            name=name, state=state, since=time.time(), message=message
+            name=name, state=state, pid=pid, since=time.time(), message=message
         )
 
     def _begin(self, what: str, name: str) -> None:
         self.calls.append(f"{what} {name}")
+        self._pid += 1
         state = ProcessState.READY if self._is_ready_at_once else ProcessState.STARTING
         self.set_state(name, state)
 

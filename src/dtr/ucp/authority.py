@@ -41,11 +41,17 @@ class Purpose(StrEnum):
     """That it is a node: to its servers' clients, and to servers."""
     WEB = "web"
     """That it is a server of these names. Controllers, etcd and databases refuse it as a client."""
+    ENGINE = "engine"
+    """That it is an engine, to the others of its realm, as server and as client."""
+    CLIENT = "client"
+    """That it is a client of the servers of its realm."""
 
 
 _USAGES: Final = {
     Purpose.NODE: [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
     Purpose.WEB: [ExtendedKeyUsageOID.SERVER_AUTH],
+    Purpose.ENGINE: [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
+    Purpose.CLIENT: [ExtendedKeyUsageOID.CLIENT_AUTH],
 }
 
 
@@ -68,10 +74,10 @@ class Authority:
         self._key = key
 
     @classmethod
-    def create(cls, name: str, now: datetime) -> Self:
-        """Make a new authority for ten years, called after its cluster."""
+    def create(cls, name: str, now: datetime, *, realm: str = "authority") -> Self:
+        """Make a new authority for ten years, called after its cluster and what it is for."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = _subject(f"UCP authority {name}")
+        subject = _subject(f"UCP {realm} {name}")
         certificate = issue_authority(key, subject, _validity(now, AUTHORITY_LIFETIME))
         return cls(certificate, key)
 

@@ -25,6 +25,7 @@ from dtr.ucp.authority import (
     new_node_id,
     node_names,
 )
+from dtr.ucp.keyring import OF_MANAGERS, Keyring, first_keyring, issue
 from dtr.ucp.model import (
     ETCD_PEER_PORT,
     Administrator,
@@ -37,6 +38,7 @@ from dtr.ucp.model import (
     ManagerPhase,
     Node,
     NodeIdentity,
+    NodeKeys,
     Role,
     TokenKind,
     Wanted,
@@ -56,6 +58,8 @@ _NEVER_RESTORED: Final = (
     keys.JOINS,
     keys.CLUSTER,
     keys.CONTROL_SECRETS,
+    keys.KEYRING,
+    keys.NODE_KEYS,
     keys.OPERATIONS,
     keys.OPERATION_LOCK,
 )
@@ -71,6 +75,8 @@ class Bootstrap(Document):
     cluster: ClusterRecord
     node: Node
     secrets: ControlSecrets
+    keyring: Keyring
+    keys: NodeKeys
     documents: dict[str, JsonValue]
     """Administrators, the join token, names, and what a backup had, by key."""
 
@@ -109,6 +115,7 @@ class Bootstrap(Document):
                 ca_key=self.secrets.ca_key,
                 etcd_password=self.secrets.etcd_password,
             ),
+            keys=self.keys,
         )
 
 
@@ -243,7 +250,16 @@ def _write(
         joined_at=now,
     )
     control = ControlSecrets(ca_key=ca.key_pem, etcd_password=secrets.token_urlsafe(32))
-    bootstrap = Bootstrap(cluster=cluster, node=node, secrets=control, documents=documents)
+    # Also where a control plane begins again: whoever held a key of before holds nothing.
+    keyring = first_keyring(cluster.id, now)
+    bootstrap = Bootstrap(
+        cluster=cluster,
+        node=node,
+        secrets=control,
+        keyring=keyring,
+        keys=issue(keyring, node, OF_MANAGERS, now),
+        documents=documents,
+    )
     identity = NodeIdentity(
         node_id=node_id,
         name=first.name,
@@ -354,6 +370,8 @@ async def _fill(store: Store, bootstrap: Bootstrap, member_id: str) -> None:
             Put(keys.node(bootstrap.node.id), bootstrap.node.encoded()),
             Put(keys.manager(bootstrap.node.id), manager.encoded()),
             Put(keys.CONTROL_SECRETS, bootstrap.secrets.encoded()),
+            Put(keys.KEYRING, bootstrap.keyring.encoded()),
+            Put(keys.node_keys(bootstrap.node.id), bootstrap.keys.encoded()),
             Put(keys.CLUSTER, bootstrap.cluster.encoded()),
         ],
         [IsUnchanged(keys.CLUSTER, 0)],

@@ -17,6 +17,8 @@ WEB_NAMES: Final = "/ucp/names"
 `ucp install --san` said. Other rooms keep lists of theirs below it: `/ucp/names/dtr`."""
 SECRETS: Final = "/ucp/secrets/"
 CONTROL_SECRETS: Final = "/ucp/secrets/control"
+KEYRING: Final = "/ucp/secrets/keyring"
+NODE_KEYS: Final = "/ucp/secrets/keys/"
 SESSIONS: Final = "/ucp/sessions/"
 JOINS: Final = "/ucp/joins"
 """Changed with each join, so that two at once cannot both take a name."""
@@ -44,6 +46,11 @@ def report(node_id: str) -> str:
 def manager(node_id: str) -> str:
     """Return the key of a node's part in the control plane."""
     return MANAGERS + node_id
+
+
+def node_keys(node_id: str) -> str:
+    """Return the key of what a node's engines prove who they are with."""
+    return NODE_KEYS + node_id
 
 
 def service(node_id: str, name: str) -> str:

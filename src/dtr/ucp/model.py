@@ -144,6 +144,30 @@ class ProbeReport(Document):
     connected: dict[str, str] = Field(default_factory=dict)
 
 
+class KeyPair(Document):
+    """A certificate and its private key, as PEM."""
+
+    certificate: str
+    key: str = Field(repr=False)
+
+
+class NodeKeys(Document):
+    """What the engines of one node prove who they are with: `/ucp/secrets/keys/<node id>`.
+
+    `ucp.keyring` says which there are; only `ucp.plan_keys` decides what is in it.
+    """
+
+    node_id: str
+    generation: int = -1
+    """Of the authorities that signed `pairs`; 0: the node's own certificate is shown instead."""
+    trusted: tuple[int, ...] = ()
+    """The generations of the authorities that are trusted."""
+    authorities: dict[str, str] = Field(default_factory=dict)
+    """By realm, PEM of the authorities to trust, one after the other."""
+    pairs: dict[str, KeyPair] = Field(default_factory=dict, repr=False)
+    """By name of the key."""
+
+
 class Wanted(Document):
     """All that one node is wanted to run: what a controller answers to an agent.
 
@@ -165,6 +189,8 @@ class Wanted(Document):
     services: dict[str, JsonValue] = Field(default_factory=dict)
     """Specifications by service name, in the words of the room that brings the component."""
     probe: Probe | None = None
+    keys: NodeKeys | None = Field(default=None, repr=False)
+    """None where the control plane has no keys for engines yet: they show the node's own."""
 
 
 class ProcessState(StrEnum):
@@ -214,6 +240,8 @@ class NodeReport(Document):
     certificate_expires_at: float = 0
     problems: tuple[str, ...] = ()
     """What an operator should know, a sentence each, with what to do."""
+    takes_keys: bool = False
+    """Whether this agent gives its engines keys of their own: older versions do not."""
 
 
 class Service(Document):

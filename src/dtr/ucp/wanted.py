@@ -14,6 +14,7 @@ from typing import Final
 
 from dtr.model.errors import UnavailableError
 from dtr.ucp import keys
+from dtr.ucp.keyring import OLDEST, Keyring
 from dtr.ucp.model import (
     ETCD_CLIENT_PORT,
     ClusterRecord,
@@ -23,6 +24,7 @@ from dtr.ucp.model import (
     Manager,
     ManagerPhase,
     Node,
+    NodeKeys,
     Probe,
     Service,
     Wanted,
@@ -71,6 +73,7 @@ async def wanted_of(store: Store | FencedStore, node_id: str) -> Wanted | None:
         controller=await _controller(store, node, own),
         services={each.name: each.specification for each in services},
         probe=probe_found.document(Probe) if probe_found else None,
+        keys=await _keys(store, node_id),
     )
 
 
@@ -117,6 +120,7 @@ def _concerning(node_id: str) -> Sequence[str]:
         keys.probe(node_id),
         keys.CLUSTER,
         keys.CONTROL_SECRETS,
+        keys.node_keys(node_id),
     )
 
 
@@ -170,3 +174,17 @@ async def _controller(
     return ControllerWanted(
         port=node.controller_port, ca_key=secrets.ca_key, etcd_password=secrets.etcd_password
     )
+
+
+async def _keys(store: Store | FencedStore, node_id: str) -> NodeKeys | None:
+    """Return the keys of a node's engines; empty ones where it is to wait for its own.
+
+    None where engines still show the node's certificate: where nobody has keys yet, or not all.
+    """
+    found = await store.get(keys.node_keys(node_id))
+    if found is not None:
+        return found.document(NodeKeys)
+    kept = await store.get(keys.KEYRING)
+    if kept is None or kept.document(Keyring).signing.number == OLDEST:
+        return None
+    return NodeKeys(node_id=node_id)

@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 from tests.support.processes import requires_root
 
-from dtr.ucp.agent.files import copy_identity, make_directory, write_for
+from dtr.ucp.agent.files import (
+    KeyFiles,
+    KeysMissingError,
+    forget_identity,
+    give_keys,
+    make_directory,
+    write_for,
+)
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.agent.users import closed_part
+from dtr.ucp.keyring import REGISTRY, Realm
+from dtr.ucp.model import KeyPair, NodeKeys
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 
@@ -74,21 +83,65 @@ def test_a_user_that_does_not_exist_is_an_error_for_root(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_the_identity_is_copied_and_its_digest_changes_with_the_certificate(tmp_path: Path) -> None:
-    """A renewed certificate reaches the process by its reload key."""
+@pytest.fixture
+def directory(tmp_path: Path) -> NodeDirectory:
+    """Give a node's directory with its identity in it."""
     directory = NodeDirectory(tmp_path)
     directory.ca.parent.mkdir()
     for path in (directory.ca, directory.certificate, directory.key):
         path.write_text(path.name)
-    target = tmp_path / "etcd" / "pki"
-    digest = copy_identity(directory, target)
-    assert {entry.name: entry.read_text() for entry in target.iterdir()} == {
-        name: name for name in ("ca.crt", "node.crt", "node.key")
-    }
-    assert copy_identity(directory, target) == digest
-    directory.certificate.write_text("renewed")
-    assert copy_identity(directory, target) != digest
-    assert (target / "node.crt").read_text() == "renewed"
+    return directory
+
+
+def keys_of(word: str, generation: int = 1) -> NodeKeys:
+    """Give keys of the registry, in which a word stands."""
+    return NodeKeys(
+        node_id="n",
+        generation=generation,
+        authorities={Realm.REGISTRY: f"authority {word}"},
+        pairs={"registry": KeyPair(certificate=f"certificate {word}", key=f"key {word}")},
+    )
+
+
+def test_an_engine_gets_its_own_key_and_digests_change_with_it(directory: NodeDirectory) -> None:
+    """A renewed one reaches the process by its reload key; the node's own goes nowhere."""
+    target = KeyFiles.of(directory.root, "peer")
+    first = give_keys(directory, keys_of("one"), REGISTRY, target)
+    assert [path.read_text() for path in (target.ca, target.certificate, target.key)] == [
+        "authority one",
+        "certificate one",
+        "key one",
+    ]
+    assert target.key.stat().st_mode & 0o777 == 0o600
+    assert give_keys(directory, keys_of("one"), REGISTRY, target) == first
+    second = give_keys(directory, keys_of("two"), REGISTRY, target)
+    assert (second.trust != first.trust, second.pair != first.pair) == (True, True)
+
+
+def test_an_engine_without_a_key_waits_and_never_takes_the_nodes(
+    directory: NodeDirectory,
+) -> None:
+    """Where the control plane has keys for engines, none goes without."""
+    target = KeyFiles.of(directory.root, "peer")
+    for keys in (NodeKeys(node_id="n"), keys_of("one").changed(pairs={})):
+        with pytest.raises(KeysMissingError):
+            give_keys(directory, keys, REGISTRY, target)
+    assert not target.key.exists()
+
+
+def test_until_there_are_keys_engines_show_the_nodes_own(directory: NodeDirectory) -> None:
+    """As they did before; copies of it go as soon as they do not any more."""
+    target = KeyFiles.of(directory.root, "peer")
+    for keys in (None, keys_of("one", generation=0)):
+        give_keys(directory, keys, REGISTRY, target)
+        assert (target.certificate.read_text(), target.key.read_text()) == ("node.crt", "node.key")
+    assert target.ca.read_text() == "authority one"
+    left = directory.root / "node.key"
+    left.write_text("a copy")
+    forget_identity(keys_of("one", generation=0), directory.root)
+    assert left.exists()
+    forget_identity(keys_of("one"), directory.root)
+    assert not left.exists()
 
 
 def test_what_keeps_a_user_from_a_path_is_named(open_path: Path) -> None:

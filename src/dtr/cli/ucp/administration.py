@@ -97,6 +97,7 @@ def _show_status(found: dict[str, Any]) -> None:
         ("leader", found["leader"] or "none"),
         ("survives", f"the loss of {tolerated} more manager{'' if tolerated == 1 else 's'}"),
         ("authority", f"until {time_of(found['authority_expires_at'])}"),
+        ("keys", _keys(found.get("keys", ""))),
     ]
     for name, value in rows:
         echo(f"{name:11}{one_line(str(value))}")
@@ -118,6 +119,16 @@ def _show_status(found: dict[str, Any]) -> None:
     echo("\nNo problems." if not problems else "\nProblems")
     for problem in problems:
         echo(f"- {one_line(problem)}")
+    if faults := found.get("etcd_faults"):
+        echo("\nThis etcd has known holes for whoever it lets in (docs/security.md)")
+        for fault in faults:
+            echo(one_line(f"- {fault['name']}: {fault['consequence']}"))
+
+
+def _keys(stage: str) -> str:
+    if stage in {"settled", ""}:
+        return "one for each engine"
+    return "the nodes' own, for engines too" if stage == "none" else f"being renewed ({stage})"
 
 
 def _etcd(manager: dict[str, Any]) -> str:

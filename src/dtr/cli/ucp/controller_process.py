@@ -13,6 +13,7 @@ from dtr.ucp.bootstrap import BootstrapError
 from dtr.ucp.controller.run import ControllerError, run_controller
 from dtr.ucp.etcd import EtcdConnection, EtcdMembers
 from dtr.ucp.etcd.users import EtcdUsers
+from dtr.ucp.keys_loop import KeysLoop
 from dtr.ucp.store import Loop
 from dtr.ucp.voters import VotersLoop
 
@@ -29,5 +30,6 @@ def run(directory: NodeDirectory, *, log_format: LogFormat, log_level: str) -> N
 def _loops(connection: EtcdConnection) -> Sequence[Loop]:
     return (
         VotersLoop(EtcdMembers(connection)),
+        KeysLoop(EtcdMembers(connection)),
         ClusterLoop(EtcdUsers(connection), version=__version__),
     )

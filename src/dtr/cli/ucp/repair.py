@@ -20,8 +20,7 @@ from dtr.cli.ucp.connection import DATA_DIRECTORY, ucp_failures_as_sentences
 from dtr.cli.ucp.options import DataDirOption
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.client import UcpError
-from dtr.ucp.etcd.component import is_healthy
-from dtr.ucp.etcd.connection import TlsFiles
+from dtr.ucp.etcd.component import client_files, is_healthy
 from dtr.ucp.model import ETCD_CLIENT_PORT, ETCD_PEER_PORT, EtcdWanted, Wanted
 from dtr.ucp.repair import (
     Repair,
@@ -188,8 +187,7 @@ async def _answers(address: str, port: int) -> bool:
 def _check(survivor: _Survivor, etcd: EtcdWanted, lost: Sequence[str]) -> None:
     """Refuse while there is, or could be, a majority; and what the operator has seen otherwise."""
     directory = survivor.directory
-    tls = TlsFiles(directory.ca, directory.certificate, directory.key)
-    if asyncio.run(is_healthy(etcd.client_url, tls)):
+    if asyncio.run(is_healthy(etcd.client_url, client_files(directory))):
         raise UcpError(
             "etcd has its majority, and nothing is to be repaired.",
             "Remove single machines with 'ucp node rm'.",

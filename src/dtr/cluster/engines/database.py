@@ -21,9 +21,10 @@ from dtr.cluster.engines.probes import MutualTls, ask
 from dtr.cluster.engines.programs import PACKAGED, find_programs
 from dtr.cluster.model import PATRONI_PORT, DatabaseReport, ReplicaSpecification
 from dtr.model.errors import UnavailableError
-from dtr.ucp.agent.files import copy_identity, make_directory, write_for
+from dtr.ucp.agent.files import forget_identity, give_keys, make_directory, write_for
 from dtr.ucp.agent.port import NodeDirectory, ProcessSpecification, SupervisionError, Supervisor
 from dtr.ucp.agent.users import user_for
+from dtr.ucp.keyring import DATABASE, PATRONI
 from dtr.ucp.model import NodeIdentity, Wanted
 
 PROCESS: Final = "patroni"
@@ -59,7 +60,7 @@ class Database:
         self._directory = directory
         self._supervisor = supervisor
         self._place = place
-        self._tls = MutualTls(directory)
+        self._tls = MutualTls(place.keys)
         self._watch: asyncio.Task[None] | None = None
         self._last_transaction = LastTransaction(place)
         self._address = ""
@@ -74,7 +75,8 @@ class Database:
         """Have Patroni run with this configuration; changes reach it, and PostgreSQL, by SIGHUP.
 
         Raises:
-            SupervisionError, ProgramsMissingError, OSError: it cannot run; the message says why.
+            SupervisionError, ProgramsMissingError, KeysMissingError, OSError: it cannot run; the
+                message says why.
 
         """
         own = next(each for each in specification.members if each.id == specification.id)
@@ -83,13 +85,16 @@ class Database:
         if place.problem:
             raise SupervisionError(place.problem)
         programs = find_programs(place.data, self._packaged)
-        machine = Machine(programs, sys.executable, user, wanted.etcd_urls)
         make_directory(place.root, user=user)
         make_directory(place.sockets, user=user)
-        certificates = copy_identity(self._directory, place.root, user=user)
+        certificates, interface_ca = self._give_keys(wanted, user)
+        machine = Machine(programs, sys.executable, user, wanted.etcd_urls, interface_ca)
         write_for(place.role_password, f"{specification.database_password}\n", user=user)
         content = patroni.render(specification, place, machine)
         written = write_for(place.configuration, content, user=user)
+        for other in set(place.root.glob("interface-ca-*.crt")) - {interface_ca}:
+            other.unlink(missing_ok=True)
+        forget_identity(wanted.keys, place.root)
         self._address = join_host(own.address, PATRONI_PORT)
         self._last_transaction.use(own.database_port, specification.database_password)
         await self._supervisor.ensure(
@@ -137,6 +142,15 @@ class Database:
         times = [each for each in (found.last_transaction_at, at) if each is not None]
         changed: DatabaseReport = found.changed(last_transaction_at=max(times, default=None))
         return changed
+
+    def _give_keys(self, wanted: Wanted, user: str) -> tuple[str, Path]:
+        """Write both keys; return what differs when one does, and whom the interface trusts."""
+        place, keys = self._place, wanted.keys
+        own = give_keys(self._directory, keys, DATABASE, place.keys, user=user)
+        etcd = give_keys(self._directory, keys, PATRONI, place.etcd_keys, user=user)
+        interface_ca = place.interface_ca(own.trust)
+        write_for(interface_ca, place.keys.ca.read_bytes(), user=user)
+        return f"{own} {etcd}", interface_ca
 
     def _user(self) -> str:
         user = user_for(self._identity, "database")

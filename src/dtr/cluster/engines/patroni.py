@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from dtr.cluster.model import PATRONI_PORT, ReplicaSpecification
 from dtr.cluster.plan_majority import patroni_values
 from dtr.model.members import Member, MemberState
+from dtr.ucp.agent.files import KeyFiles
 
 SCOPE: Final = "registry"
 NAMESPACE: Final = "/db/"
@@ -98,19 +99,21 @@ class DatabasePlace:
         return self.root / "role.password"
 
     @property
-    def ca(self) -> Path:
-        """A copy of the authority's certificate."""
-        return self.root / "ca.crt"
+    def keys(self) -> KeyFiles:
+        """What Patroni and PostgreSQL prove who they are with to those of other replicas."""
+        return KeyFiles.of(self.root, "database")
 
     @property
-    def certificate(self) -> Path:
-        """A copy of the node's certificate."""
-        return self.root / "node.crt"
+    def etcd_keys(self) -> KeyFiles:
+        """What Patroni asks etcd with."""
+        return KeyFiles.of(self.root, "etcd")
 
-    @property
-    def key(self) -> Path:
-        """A copy of the node's key."""
-        return self.root / "node.key"
+    def interface_ca(self, trust: str) -> Path:
+        """Return a copy of `keys.ca` that is called after what is in it.
+
+        Patroni's REST interface reads whom to trust when this name changes, and not before.
+        """
+        return self.root / f"interface-ca-{trust[:16]}.crt"
 
     @property
     def problem(self) -> str:
@@ -135,6 +138,8 @@ class Machine:
     system_user: str
     """Whom PostgreSQL runs as."""
     etcd_urls: tuple[str, ...]
+    interface_ca: Path
+    """`DatabasePlace.interface_ca` of now."""
 
 
 def render(specification: ReplicaSpecification, place: DatabasePlace, machine: Machine) -> str:
@@ -157,12 +162,12 @@ def render(specification: ReplicaSpecification, place: DatabasePlace, machine: M
         "scope": SCOPE,
         "namespace": NAMESPACE,
         "name": specification.id,
-        "restapi": _rest_interface(specification, own, place),
+        "restapi": _rest_interface(specification, own, place, machine),
         "ctl": {
             "insecure": False,
-            "cacert": str(place.ca),
-            "certfile": str(place.certificate),
-            "keyfile": str(place.key),
+            "cacert": str(place.keys.ca),
+            "certfile": str(place.keys.certificate),
+            "keyfile": str(place.keys.key),
         },
         "etcd3": _etcd(specification, place, machine.etcd_urls),
         "postgresql": _postgresql(specification, own, place, machine),
@@ -202,15 +207,15 @@ def _bootstrap(
 
 
 def _rest_interface(
-    specification: ReplicaSpecification, own: Member, place: DatabasePlace
+    specification: ReplicaSpecification, own: Member, place: DatabasePlace, machine: Machine
 ) -> dict[str, JsonValue]:
     address = join_host(own.address, PATRONI_PORT)
     return {
         "listen": address,
         "connect_address": address,
-        "certfile": str(place.certificate),
-        "keyfile": str(place.key),
-        "cafile": str(place.ca),
+        "certfile": str(place.keys.certificate),
+        "keyfile": str(place.keys.key),
+        "cafile": str(machine.interface_ca),
         "verify_client": "required",
         # For other members; by default there are five. See `patroni_process`.
         "thread_pool_size": 32,
@@ -225,9 +230,9 @@ def _etcd(
     return {
         "hosts": [urlsplit(url).netloc for url in urls],
         "protocol": "https",
-        "cacert": str(place.ca),
-        "cert": str(place.certificate),
-        "key": str(place.key),
+        "cacert": str(place.etcd_keys.ca),
+        "cert": str(place.etcd_keys.certificate),
+        "key": str(place.etcd_keys.key),
         "username": specification.etcd_username,
         "password": specification.etcd_password,
     }
@@ -250,9 +255,9 @@ def _postgresql(
         "parameters": {
             "unix_socket_directories": str(place.sockets),
             "ssl": "on",
-            "ssl_cert_file": str(place.certificate),
-            "ssl_key_file": str(place.key),
-            "ssl_ca_file": str(place.ca),
+            "ssl_cert_file": str(place.keys.certificate),
+            "ssl_key_file": str(place.keys.key),
+            "ssl_ca_file": str(place.keys.ca),
         },
         # Here and not in etcd: each change of the file reaches PostgreSQL by SIGHUP.
         "pg_hba": _host_based_access(specification.members, machine.system_user),
@@ -267,9 +272,9 @@ def _authentication(
 ) -> dict[str, JsonValue]:
     tls = {
         "sslmode": "verify-full",
-        "sslrootcert": str(place.ca),
-        "sslcert": str(place.certificate),
-        "sslkey": str(place.key),
+        "sslrootcert": str(place.keys.ca),
+        "sslcert": str(place.keys.certificate),
+        "sslkey": str(place.keys.key),
     }
     passwords = {
         "superuser": (SUPERUSER, specification.superuser_password),

@@ -6,16 +6,16 @@ from pathlib import Path
 import aiohttp
 
 from dtr.model.errors import UnavailableError
-from dtr.ucp.agent.port import NodeDirectory
+from dtr.ucp.agent.files import KeyFiles
 
 _MAX_BYTES = 1 << 20
 
 
 class MutualTls:
-    """TLS with the node's certificate; it is read again when it was renewed."""
+    """TLS with an engine's own key, which is read again when it was renewed."""
 
-    def __init__(self, directory: NodeDirectory) -> None:
-        self._directory = directory
+    def __init__(self, files: KeyFiles) -> None:
+        self._files = files
         self._stamps: tuple[int, ...] = ()
         self._context: ssl.SSLContext | None = None
 
@@ -23,19 +23,21 @@ class MutualTls:
         """Return what to connect with.
 
         Raises:
-            UnavailableError: the node's certificate cannot be read.
+            UnavailableError: the certificate cannot be read.
 
         """
-        directory = self._directory
-        files = (directory.ca, directory.certificate, directory.key)
+        ca, certificate, key = self._files.ca, self._files.certificate, self._files.key
+        files = (ca, certificate, key)
         try:
             stamps = tuple(path.stat().st_mtime_ns for path in files)
             if self._context is None or stamps != self._stamps:
-                context = ssl.create_default_context(cafile=directory.ca)
-                context.load_cert_chain(directory.certificate, directory.key)
+                context = ssl.create_default_context(cafile=ca)
+                context.load_cert_chain(certificate, key)
                 self._context, self._stamps = context, stamps
         except OSError as error:
-            raise UnavailableError(f"the node's certificate cannot be used: {error}") from None
+            raise UnavailableError(
+                f"the certificate {certificate} cannot be used: {error}"
+            ) from None
         return self._context
 
 

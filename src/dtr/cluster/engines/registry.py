@@ -19,11 +19,18 @@ from dtr.model.errors import RegistryError, UnavailableError
 from dtr.model.members import Members
 from dtr.server.clock import written_correction
 from dtr.server.settings_sources import SettingsError, load_settings
-from dtr.ucp.agent.files import copy_identity, make_directory, write_for
+from dtr.ucp.agent.files import (
+    forget_identity,
+    give_keys,
+    make_directory,
+    trusted_in,
+    write_for,
+)
 from dtr.ucp.agent.port import Controllers, NodeDirectory, ProcessSpecification, Supervisor
 from dtr.ucp.agent.users import user_for
 from dtr.ucp.api import ApiError
-from dtr.ucp.model import NodeIdentity, ProcessState
+from dtr.ucp.keyring import REGISTRY, Realm
+from dtr.ucp.model import NodeIdentity, ProcessState, Wanted
 
 PROCESS: Final = "registry"
 
@@ -88,10 +95,11 @@ class Registry:
         """Where the running registry takes balancers' connections; 0 until one is ready."""
         return PROXY_PORT if self._is_up() else 0
 
-    async def converge(self, specification: ReplicaSpecification) -> None:
+    async def converge(self, wanted: Wanted, specification: ReplicaSpecification) -> None:
         """Have it run so.
 
         Raises:
+            KeysMissingError, WebCertificateMissingError: it waits for what only controllers give.
             SettingsRefusedError: its settings are wrong; what can be done without them is done.
             SupervisionError, OSError: it cannot run; the message says why.
 
@@ -105,7 +113,7 @@ class Registry:
         balancers = "".join(f"{each}\n" for each in specification.balancers)
         write_for(place.balancers, balancers, user=user)
         self._refresh_status(user)
-        identity = copy_identity(self._directory, place.pki, user=user)
+        keys = self._give_keys(wanted, user)
         pair = self._write_web_certificate(specification, user)
         password = f"{specification.database_password}\n"
         secret = write_for(place.database_password, password, user=user)
@@ -119,9 +127,10 @@ class Registry:
                 specification,
                 user,
                 restart_key=f"{__version__} {written} {secret}",
-                reload_key=f"{identity} {sha256(pair.certificate.encode()).hexdigest()}",
+                reload_key=f"{keys} {sha256(pair.certificate.encode()).hexdigest()}",
             )
         )
+        forget_identity(wanted.keys, place.pki)
         self._revision, self._port = specification.settings_revision, specification.https_port
 
     async def end(self) -> None:
@@ -184,6 +193,18 @@ class Registry:
     async def _ask(self, path: str, port: int, seconds: float) -> tuple[int, bytes]:
         context = own_server_context(self._place.pki / "ca.crt", self._place.web_certificate)
         return await ask(f"https://127.0.0.1:{port}{path}", context, seconds=seconds)
+
+    def _give_keys(self, wanted: Wanted, user: str) -> str:
+        """Write whom to trust and the key among replicas; return what differs when it does.
+
+        The registry reads all of it again by itself.
+        """
+        place, directory = self._place, self._directory
+        make_directory(place.pki, user=user)
+        write_for(place.pki / "ca.crt", directory.ca.read_bytes(), user=user)
+        databases = trusted_in(directory, wanted.keys, Realm.DATABASE)
+        write_for(place.database_ca, databases, user=user)
+        return str(give_keys(directory, wanted.keys, REGISTRY, place.peer_keys, user=user))
 
     def _write_web_certificate(self, specification: ReplicaSpecification, user: str) -> Pair:
         place = self._place

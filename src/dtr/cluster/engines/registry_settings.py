@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from dtr.cluster.engines.patroni import DATABASE, DATABASE_ROLE, join_host
 from dtr.cluster.model import PROXY_PORT, ReplicaSpecification
 from dtr.model.members import Member
+from dtr.ucp.agent.files import KeyFiles
 
 DRAIN_SECONDS: Final = 600
 """How long what is in flight may go on when the registry is ended: a large layer on a slow line."""
@@ -73,8 +74,18 @@ class RegistryPlace:
 
     @property
     def pki(self) -> Path:
-        """Copies of the node's certificate, key and authority: `node.crt`, `node.key`, `ca.crt`."""
+        """Certificates and keys; `ca.crt` is UCP's authority, which clients trust."""
         return self.root / "pki"
+
+    @property
+    def peer_keys(self) -> KeyFiles:
+        """What this replica proves who it is with to the others, for blobs."""
+        return KeyFiles.of(self.pki, "peer")
+
+    @property
+    def database_ca(self) -> Path:
+        """Whom to trust as a database."""
+        return self.pki / "database-ca.crt"
 
     @property
     def web_certificate(self) -> Path:
@@ -124,7 +135,7 @@ def render(
     }
     if is_own_authority:
         server["tls_ca"] = str(place.pki / "ca.crt")
-    ca = urllib.parse.quote(str(place.pki / "ca.crt"))
+    ca = urllib.parse.quote(str(place.database_ca))
     sections["server"] = server
     sections.setdefault("data", {}).update(
         directory=str(place.data),
@@ -142,9 +153,9 @@ def render(
     )
     sections["cluster"] = {
         "members_file": str(place.members),
-        "certificate": str(place.pki / "node.crt"),
-        "key": str(place.pki / "node.key"),
-        "ca": str(place.pki / "ca.crt"),
+        "certificate": str(place.peer_keys.certificate),
+        "key": str(place.peer_keys.key),
+        "ca": str(place.peer_keys.ca),
         "peer_listen": join_host(own.address, own.peer_port),
         "status_file": str(place.status),
         "clock_file": str(place.clock),

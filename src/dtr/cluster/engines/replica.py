@@ -191,7 +191,7 @@ class ReplicaComponent:
         parts = self._parts
         await parts.database.converge(wanted, specification)
         if specification.phase is not ReplicaPhase.DATABASE:
-            await parts.registry.converge(specification)
+            await parts.registry.converge(wanted, specification)
         self._phase = specification.phase
 
     async def _end(self, parts: _Parts) -> None:

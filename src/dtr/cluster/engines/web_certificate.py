@@ -1,4 +1,4 @@
-"""The certificate that a replica shows to clients: the user's, the node's, or one of its own."""
+"""The certificate that a replica shows to clients: the user's, or one of UCP's authority."""
 
 import asyncio
 import time
@@ -41,12 +41,16 @@ class Pair:
         return f"Pair(is_own_authority={self.is_own_authority}, problem={self.problem!r})"
 
 
+class WebCertificateMissingError(Exception):
+    """There is nothing to show yet; one sentence of why."""
+
+
 class WebCertificate:
     """Chooses what to show, and has a certificate made that has the external URL's host in it.
 
-    The user's wins. The node's own is enough where it has that host; else controllers are asked,
-    in the background, for one with the node's names and that. Until they answer the node's is
-    shown: clients that use the replica's own name need no more.
+    The user's wins. Else controllers are asked, in the background, for one with the node's names
+    and that host, which can prove nothing but these names: the node's own certificate opens the
+    agents' API, and its key is not for an engine. Until they answer, what was shown before stays.
     """
 
     def __init__(self, identity: NodeIdentity, controllers: Controllers) -> None:
@@ -57,7 +61,12 @@ class WebCertificate:
         self._error = ""
 
     def choose(self, specification: ReplicaSpecification, node: Pair, kept: Pair | None) -> Pair:
-        """Return what to show now. `kept` is what was shown before, the node's is `node`."""
+        """Return what to show now. `kept` is what was shown before, the node's own is `node`.
+
+        Raises:
+            WebCertificateMissingError: nothing was shown before, and controllers have not answered.
+
+        """
         users = Pair(specification.web_certificate, specification.web_key, is_own_authority=False)
         problem = ""
         if users.certificate:
@@ -75,22 +84,24 @@ class WebCertificate:
 
     def _of_authority(self, external_url: str, node: Pair, kept: Pair | None) -> Pair:
         host = (urlsplit(external_url).hostname or "") if external_url else ""
-        if not host or host in names_of(node.certificate):
-            return node
-        answered = self._answer()
+        wanted = {*self._names, host} - {""}
         now = datetime.now(UTC)
-        for pair in (answered, kept):
-            if pair is not None and _is_for(pair, {host, *self._names}, node, now):
+        found = [pair for pair in (self._answer(), kept) if pair is not None]
+        for pair in found:
+            if pair.key != node.key and _is_for(pair, wanted, node, now):
                 if _left_of(pair, now) < _LEFT_TO_RENEW:
-                    self._ask(host)
+                    self._ask(host, node)
                 return Pair(pair.certificate, pair.key)
-        self._ask(host)
+        self._ask(host, node)
         why = f": {self._error}" if self._error else ""
         problem = (
-            f"No certificate has the name {host} of the external URL yet{why}."
+            f"No certificate has the name {host or self._names[0]} of the external URL yet{why}."
             " It is asked for again; see whether controllers answer."
         )
-        return Pair(node.certificate, node.key, problem=problem)
+        for pair in found:
+            if _is_for(pair, self._names, node, now):
+                return Pair(pair.certificate, pair.key, problem=problem)
+        raise WebCertificateMissingError(problem)
 
     def _answer(self) -> Pair | None:
         """Return what controllers answered, once."""
@@ -98,22 +109,35 @@ class WebCertificate:
             return None
         asking, self._asking = self._asking, None
         try:
-            self._error = ""
-            return asking.result()
+            answered = asking.result()
         except (RegistryError, ApiError, AuthorityError, TimeoutError) as error:
             self._error = str(error) or "no answer in time"
             return None
+        self._error = answered.problem
+        return answered
 
-    def _ask(self, host: str) -> None:
+    def _ask(self, host: str, node: Pair) -> None:
         now = time.monotonic()
         is_soon = self._asked_at is not None and now - self._asked_at < _RETRY_SECONDS
         if self._asking is not None or is_soon:
             return
         self._asked_at = now
-        names = sorted({*self._names, host})
+        # Without names it is certified for all that this node may have.
+        is_known = not host or host in names_of(node.certificate)
+        names = [] if is_known else sorted({*self._names, host})
         self._asking = asyncio.create_task(self._request(names))
 
     async def _request(self, names: list[str]) -> Pair:
+        try:
+            return await self._requested(names)
+        except ApiError as error:
+            if not names:
+                raise
+            # A name that is refused is no reason to show nothing at all.
+            pair = await self._requested([])
+            return Pair(pair.certificate, pair.key, problem=str(error))
+
+    async def _requested(self, names: list[str]) -> Pair:
         made = make_request()
         body: dict[str, JsonValue] = {
             "csr": made.request_pem,

@@ -1,4 +1,4 @@
-"""TLS among replicas: both sides show the certificate of their node, signed by UCP's authority."""
+"""TLS among replicas: both show a certificate of the authority that signs nothing but these."""
 
 import os
 import ssl
@@ -13,7 +13,7 @@ from dtr.storage.replication import Credentials
 class PinnedSSLObject(ssl.SSLObject):
     """A connection to the node that `server_hostname` names by its id.
 
-    Any node's certificate is signed by the authority, and only one node may answer as this replica:
+    Any replica's certificate is signed by the authority, and only one may answer as this replica:
     the name is compared with the certificate's common name, which is the node's id.
     """
 
@@ -93,7 +93,7 @@ def server_contexts(credentials: Credentials) -> Contexts:
 
 
 def client_contexts(credentials: Credentials) -> Contexts:
-    """Return contexts that show the node's certificate and pin whom they speak to."""
+    """Return contexts that show the replica's certificate and pin whom they speak to."""
 
     def make() -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

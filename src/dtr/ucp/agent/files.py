@@ -2,12 +2,15 @@
 
 import os
 import pwd
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from dtr.server.datadir import sync_directory
 from dtr.ucp.agent.port import NodeDirectory
+from dtr.ucp.keyring import OLDEST, KeyKind, Realm
+from dtr.ucp.model import NodeKeys
 
 _TEMPORARY: Final = ".tmp"
 
@@ -55,22 +58,98 @@ def make_directory(path: Path, *, user: str = "", mode: int = 0o700) -> Path:
     return path
 
 
-def copy_identity(directory: NodeDirectory, target: Path, *, user: str = "") -> str:
-    """Copy the node's certificate, key and authority into `target`, and return their digest.
+class KeysMissingError(Exception):
+    """An engine has to wait for its keys; one sentence."""
 
-    `target` becomes that user's (0700), the files `ca.crt`, `node.crt` and `node.key` too (0600).
-    To be called at each `converge`: the node's certificate is renewed now and then.
+
+@dataclass(frozen=True, slots=True)
+class KeyFiles:
+    """Where an engine finds whom it trusts and what it proves who it is with."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def of(cls, directory: Path, name: str) -> Self:
+        """Return the files of a key in a directory."""
+        return cls(
+            directory / f"{name}-ca.crt", directory / f"{name}.crt", directory / f"{name}.key"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDigests:
+    """Another digest is another content."""
+
+    trust: str
+    pair: str
+
+
+def give_keys(
+    directory: NodeDirectory,
+    keys: NodeKeys | None,
+    kind: KeyKind,
+    files: KeyFiles,
+    *,
+    user: str = "",
+) -> KeyDigests:
+    """Write one of the node's keys (0600) for its engine, into a directory that is there.
+
+    To be called at each `converge`: keys and those whom to trust are renewed now and then. Where
+    the control plane has no keys for engines yet, or not for all, the node's own are copied.
 
     Raises:
+        KeysMissingError: this key has not come yet.
         OSError: one cannot be read or written.
         KeyError: there is no such user.
 
     """
-    make_directory(target, user=user)
-    copied = sha256()
-    for source in (directory.ca, directory.certificate, directory.key):
-        copied.update(write_for(target / source.name, source.read_bytes(), user=user).encode())
-    return copied.hexdigest()
+    trusted = trusted_in(directory, keys, kind.realm)
+    if shows_identity(keys):
+        certificate, key = directory.certificate.read_bytes(), directory.key.read_bytes()
+    elif keys is not None and kind.name in keys.pairs:
+        pair = keys.pairs[kind.name]
+        certificate, key = pair.certificate.encode(), pair.key.encode()
+    else:
+        raise KeysMissingError(
+            f"The key {kind.name!r} of this node has not come yet. The leading controller sends it."
+        )
+    trust = write_for(files.ca, trusted, user=user)
+    # The key first: a crash in between leaves a pair that does not match, which is made anew.
+    written = write_for(files.key, key, user=user) + write_for(
+        files.certificate, certificate, user=user
+    )
+    return KeyDigests(trust, sha256(written.encode()).hexdigest())
+
+
+def trusted_in(directory: NodeDirectory, keys: NodeKeys | None, realm: Realm) -> str:
+    """Return PEM of whom engines trust in a realm.
+
+    Raises:
+        KeysMissingError: that has not come yet.
+        OSError: the node's own authority cannot be read.
+
+    """
+    if keys is not None and realm in keys.authorities:
+        return keys.authorities[realm]
+    if shows_identity(keys):
+        return directory.ca.read_text(encoding="ascii")
+    raise KeysMissingError(
+        f"Whom to trust among {realm} has not come yet. The leading controller sends it."
+    )
+
+
+def shows_identity(keys: NodeKeys | None) -> bool:
+    """Tell whether engines show the node's own certificate, for want of their own."""
+    return keys is None or keys.generation == OLDEST
+
+
+def forget_identity(keys: NodeKeys | None, directory: Path) -> None:
+    """Delete the copies of the node's own key that versions before made for an engine."""
+    if not shows_identity(keys):
+        for name in ("node.key", "node.crt"):
+            (directory / name).unlink(missing_ok=True)
 
 
 def _owner(user: str) -> tuple[int, int]:

@@ -296,6 +296,7 @@ class Agent:
             memory_total_bytes=condition.memory_total_bytes,
             certificate_expires_at=condition.certificate_expires_at,
             problems=problems,
+            takes_keys=True,
         )
         return fitted(whole)
 

@@ -43,12 +43,12 @@ class NodeDirectory:
 
     @property
     def certificate(self) -> Path:
-        """The node's certificate, for servers and clients."""
+        """The node's certificate: for the agents' API, and for nothing else."""
         return self.root / "pki" / "node.crt"
 
     @property
     def key(self) -> Path:
-        """The node's private key; it never leaves the machine."""
+        """The node's private key; it never leaves the machine, and no engine holds it."""
         return self.root / "pki" / "node.key"
 
     @property
@@ -60,6 +60,14 @@ class NodeDirectory:
     def run(self) -> Path:
         """Sockets and process ids."""
         return self.root / "run"
+
+    @property
+    def engine_keys(self) -> Path:
+        """The agent's own part of the keys of engines (0700): what it asks this node's etcd with.
+
+        The controller, which is the agent's user, speaks to etcd with the same.
+        """
+        return self.root / "pki" / "engines"
 
     def of(self, component: str) -> Path:
         """Return a component's own directory; the component makes it and owns it."""

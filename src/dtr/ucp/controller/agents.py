@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -40,7 +40,8 @@ class CertificateRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     csr: str = Field(max_length=MAX_REQUEST_BYTES)
-    purpose: Purpose = Purpose.NODE
+    purpose: Literal[Purpose.NODE, Purpose.WEB] = Purpose.NODE
+    """What this authority signs for whoever asks; engines' keys are of others."""
     names: list[str] = Field(default_factory=list, max_length=MAX_NAMES)
     """For a web certificate; a node's own has the node's names."""
 

@@ -9,6 +9,7 @@ import aiohttp
 from pydantic import JsonValue
 
 from dtr.ucp.agent.port import Component, NodeDirectory, ProcessSpecification, Supervisor
+from dtr.ucp.etcd.component import client_files
 from dtr.ucp.model import ControllerWanted, Wanted
 from dtr.ucp.wanted import authority
 
@@ -23,7 +24,8 @@ _ENVIRONMENT: Final = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 class ControllerComponent:
     """Keeps a controller running where one is wanted.
 
-    The controller runs as the agent's own user: it reads the node's key and `wanted.json`. It takes
+    The controller runs as the agent's own user: it reads the node's key, the authority's in
+    `wanted.json`, and what etcd is asked with. It takes
     a renewed certificate and other members of etcd without a restart; another port or password
     restarts it.
     """
@@ -42,6 +44,8 @@ class ControllerComponent:
         if wanted.controller is None:
             await self._supervisor.remove(NAME)
             return
+        if not client_files(self._directory).key.exists():
+            return  # the component of etcd writes what the controller asks it with
         await self._supervisor.ensure(self._specification(wanted, wanted.controller))
 
     async def report(self) -> JsonValue:

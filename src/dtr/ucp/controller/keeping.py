@@ -14,6 +14,8 @@ _NOT_KEPT = (
     keys.PROBES,
     keys.LEADER,
     keys.JOINS,
+    keys.KEYRING,
+    keys.NODE_KEYS,
 )
 
 
@@ -25,7 +27,8 @@ def backup_routes() -> list[ApiRoute]:
 async def backup(request: ApiRequest) -> JsonValue:
     """Return all documents of one moment, secrets and the authority's key among them.
 
-    Sessions, reports and locks are not: they mean nothing later.
+    Sessions, reports and locks are not: they mean nothing later. Nor are engines' keys: a control
+    plane that begins again makes others.
     """
     entries, revision = await request.store.list(_UCP)
     documents: dict[str, JsonValue] = {

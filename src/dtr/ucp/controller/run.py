@@ -21,7 +21,8 @@ from dtr.ucp.controller.access import Gate
 from dtr.ucp.controller.routes import ucp_routes
 from dtr.ucp.controller.server import ApiServer, TlsCertificate
 from dtr.ucp.controller.sessions import Administrators
-from dtr.ucp.etcd import EtcdConnection, EtcdLogin, EtcdMembers, EtcdStore, TlsFiles
+from dtr.ucp.etcd import EtcdConnection, EtcdLogin, EtcdMembers, EtcdStore
+from dtr.ucp.etcd.component import client_files
 from dtr.ucp.etcd.users import EtcdUsers
 from dtr.ucp.leading import Leader
 from dtr.ucp.model import ControllerWanted, Wanted
@@ -58,8 +59,8 @@ async def run_controller(
     stopping = _stop_at_signals()
     wanted, controller = _read_wanted(directory)
     authority = _read_authority(directory, controller)
-    tls = TlsFiles(directory.ca, directory.certificate, directory.key)
-    connection = EtcdConnection(wanted.etcd_urls, tls, EtcdLogin(controller.etcd_password))
+    login = EtcdLogin(controller.etcd_password)
+    connection = EtcdConnection(wanted.etcd_urls, client_files(directory), login)
     store = EtcdStore(connection)
     members = EtcdMembers(connection)
     administrators = Administrators(store)

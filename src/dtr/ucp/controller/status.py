@@ -15,6 +15,8 @@ from dtr.ucp.controller.machines import Machine, Machines, read_machines
 from dtr.ucp.etcd import EtcdMember
 from dtr.ucp.etcd.component import QUOTA_BYTES
 from dtr.ucp.etcd.members import EtcdStatus
+from dtr.ucp.etcd.releases import FAULTS, Fault, faults_of
+from dtr.ucp.keyring import Keyring, Stage
 from dtr.ucp.leading import leader_of
 from dtr.ucp.model import ClusterRecord, ManagerPhase, ProcessState
 from dtr.ucp.store import Store
@@ -27,6 +29,7 @@ _MOST_SKEW_SECONDS: Final = 2.0
 _LEAST_FREE_SHARE: Final = 0.05
 _MOST_USED_SHARE: Final = 0.6
 _MAX_PROBLEMS: Final = 200
+_SLOW_KEYS_SECONDS: Final = 1800.0
 
 
 class Members(Protocol):
@@ -58,6 +61,8 @@ class View:
     voters: tuple[Voter, ...]
     leader: str
     """The id of the node whose controller leads; empty where none does."""
+    keyring: Keyring | None = None
+    """Without the authorities' keys it would do as well: nothing of them is shown."""
 
 
 class StatusRoutes:
@@ -84,11 +89,13 @@ class StatusRoutes:
             *(self._members.status(client_url(machine.node)) for machine in managers)
         )
         leader = await leader_of(store)
+        keyring = await store.get(keys.KEYRING)
         return View(
             cluster.document(ClusterRecord),
             machines,
             tuple(map(Voter, managers, statuses)),
             leader.node_id if leader else "",
+            keyring.document(Keyring) if keyring else None,
         )
 
 
@@ -105,8 +112,19 @@ def shown(view: View, now: float) -> dict[str, JsonValue]:
         "failures_tolerated": failures_tolerated(len(voters), len(answering)),
         "managers": [_shown_voter(voter) for voter in view.voters],
         "nodes": [machine.shown(now) for machine in view.machines.all],
+        "keys": view.keyring.stage if view.keyring else "none",
+        "etcd_faults": [
+            {"name": fault.name, "consequence": fault.consequence}
+            for fault in _faults([voter.status for voter in answering if voter.status])
+        ],
         "problems": list(problems(view, now)[:_MAX_PROBLEMS]),
     }
+
+
+def _faults(statuses: Sequence[EtcdStatus]) -> list[Fault]:
+    """Return the known holes of the releases that run, each once."""
+    found = [fault for status in statuses for fault in faults_of(status.version)]
+    return [fault for fault in FAULTS if fault in found]
 
 
 def failures_tolerated(voters: int, answering: int) -> int:
@@ -148,7 +166,23 @@ def problems(view: View, now: float) -> list[str]:
         found += _problems_of(machine, now)
     if expires_at(view.cluster.ca_certificate) - now < _AUTHORITY_EXPIRES_SOON:
         found.append("UCP's authority expires within a year. Plan to install UCP anew before.")
+    if problem := _problem_of_keys(view.keyring, now):
+        found.append(problem)
     return found
+
+
+def _problem_of_keys(keyring: Keyring | None, now: float) -> str:
+    if keyring is None:
+        return (
+            "Engines show their nodes' certificates, and each node's opens etcd's ports. That ends "
+            "by itself once the agent of every node runs this version."
+        )
+    if keyring.stage is Stage.SETTLED or now - keyring.stage_since <= _SLOW_KEYS_SECONDS:
+        return ""
+    return (
+        "The keys of engines cannot be renewed, and those of before still open doors. Start the "
+        "managers that do not answer; the leading controller's log says what it waits for."
+    )
 
 
 def _problems_of_room(statuses: Sequence[EtcdStatus]) -> list[str]:

@@ -1,7 +1,6 @@
 """The agent's component that runs etcd on managers."""
 
 import asyncio
-import hashlib
 import json
 import shutil
 import threading
@@ -16,12 +15,13 @@ import structlog
 from pydantic import JsonValue
 
 from dtr.server.datadir import write_atomically
-from dtr.ucp.agent.files import copy_identity, make_directory
+from dtr.ucp.agent.files import KeyFiles, forget_identity, give_keys, make_directory
 from dtr.ucp.agent.port import Component, NodeDirectory, ProcessSpecification, Supervisor
 from dtr.ucp.agent.users import user_for
 from dtr.ucp.etcd.client import EtcdStore
 from dtr.ucp.etcd.connection import EtcdConnection, EtcdLogin, TlsFiles
 from dtr.ucp.etcd.members import EtcdMembers
+from dtr.ucp.keyring import CONTROLLER, ETCD_PEER, ETCD_SERVER, etcd_trust
 from dtr.ucp.model import (
     ETCD_CLIENT_PORT,
     ControllerWanted,
@@ -55,6 +55,8 @@ class EtcdReport(Document):
     is_ready: bool = False
     has_data: bool = False
     """Whether anything of a member is left on this node."""
+    trust: str = ""
+    """Digest of whom the member that is ready trusts; it reads that at its start only."""
 
 
 class EtcdDataError(Exception):
@@ -93,6 +95,12 @@ class EtcdComponent:
         self._begun_with: EtcdWanted | None = None
         self._name = ""
         self._clock = clock
+        self._trust = ""
+        """What the member is to run with, as controllers call it."""
+        self._read_at_start = ""
+        """The same, as it is in the files."""
+        self._pid_before: int | None = None
+        """The process that ran when that was changed."""
         self._copying = threading.Lock()
         """A turn may be cut short while its thread goes on to copy."""
 
@@ -105,6 +113,7 @@ class EtcdComponent:
         """Run the member, or end it and delete its data.
 
         Raises:
+            KeysMissingError: a member is wanted whose keys have not come yet.
             EtcdDataError: a member is wanted whose data are gone, or what wants none is older than
                 the member that is there, or it was made the only one and is not.
             RepairError: it cannot be made the only one.
@@ -127,9 +136,14 @@ class EtcdComponent:
 
     async def report(self) -> JsonValue:
         """Tell how it is, as `EtcdReport`."""
-        is_ready = self._supervisor.report(NAME).state is ProcessState.READY
+        process = self._supervisor.report(NAME)
+        is_ready = process.state is ProcessState.READY
+        is_new = process.pid is not None and process.pid != self._pid_before
         report = EtcdReport(
-            name=self._name, is_ready=is_ready, has_data=await asyncio.to_thread(self._has_any)
+            name=self._name,
+            is_ready=is_ready,
+            has_data=await asyncio.to_thread(self._has_any),
+            trust=self._trust if is_ready and is_new else "",
         )
         return report.model_dump(mode="json")
 
@@ -202,9 +216,8 @@ class EtcdComponent:
 
     @property
     def _tls(self) -> TlsFiles:
-        """The node's own files: those of etcd can be read by its user only."""
-        directory = self._directory
-        return TlsFiles(directory.ca, directory.certificate, directory.key)
+        """The agent's own files: those of etcd are etcd's."""
+        return client_files(self._directory)
 
     @property
     def _data(self) -> Path:
@@ -219,6 +232,7 @@ class EtcdComponent:
         return self._place.exists()
 
     def _clear_away(self, wanted: Wanted) -> None:
+        self._trust, self._pid_before = "", None
         if not self._place.exists():
             return
         if self._marker.exists():
@@ -230,12 +244,13 @@ class EtcdComponent:
                     " Once a controller answers, it goes on by itself."
                 )
         shutil.rmtree(self._place)
+        shutil.rmtree(self._directory.engine_keys, ignore_errors=True)
 
     def _prepared(self, wanted: Wanted, etcd: EtcdWanted) -> ProcessSpecification:
         """Make the files that etcd needs, and return how it is run."""
         make_directory(self._place, user=self._user)
         make_directory(self._data, user=self._user)
-        copy_identity(self._directory, self._place / "tls", user=self._user)
+        self._give_keys(wanted)
         has_data = (self._data / "member").is_dir()
         if has_data and not self._marker.exists():
             begun = [wanted.epoch, wanted.revision]
@@ -249,6 +264,24 @@ class EtcdComponent:
             self._begun_with = etcd
         return self._specification(self._begun_with)
 
+    def _give_keys(self, wanted: Wanted) -> None:
+        """Write the member's keys, and those that this node's agent and controller ask it with."""
+        place = make_directory(self._place / "tls", user=self._user)
+        peer = give_keys(
+            self._directory, wanted.keys, ETCD_PEER, KeyFiles.of(place, "peer"), user=self._user
+        )
+        server = give_keys(
+            self._directory, wanted.keys, ETCD_SERVER, KeyFiles.of(place, "server"), user=self._user
+        )
+        own = KeyFiles.of(make_directory(self._directory.engine_keys), CONTROLLER.name)
+        give_keys(self._directory, wanted.keys, CONTROLLER, own)
+        forget_identity(wanted.keys, place)
+        trust = f"{peer.trust} {server.trust}"
+        if trust != self._read_at_start:
+            self._read_at_start = trust
+            self._pid_before = self._supervisor.report(NAME).pid
+        self._trust = etcd_trust(wanted.keys.authorities) if wanted.keys else ""
+
     def _specification(self, etcd: EtcdWanted) -> ProcessSpecification:
         async def is_ready() -> bool:
             return await is_healthy(etcd.client_url, self._tls)
@@ -258,8 +291,8 @@ class EtcdComponent:
             command=etcd_command(etcd, self._place),
             user=self._user,
             directory=self._place,
-            # Certificate and key are read at each handshake, the authority only once.
-            restart_key=hashlib.sha256(self._directory.ca.read_bytes()).hexdigest(),
+            # Certificate and key are read at each handshake, whom to trust only once.
+            restart_key=self._read_at_start,
             stop_seconds=_STOP_SECONDS,
             is_ready=is_ready,
         )
@@ -272,8 +305,12 @@ def etcd_command(etcd: EtcdWanted, place: Path) -> tuple[str, ...]:
     `--client-cert-auth`. That would be no stricter, only etcd would take the certificate's common
     name for a user, and since its gateway cannot, it answers 400 to every request of a client with
     a common name as soon as authentication is enabled.
+
+    Peers must show a certificate of the peers' authority, which only managers get, and etcd looks
+    for the address that they come from in it. `--peer-cert-allowed-hostname` would add nothing:
+    that authority signs nothing else.
     """
-    tls = place / "tls"
+    peer, server = KeyFiles.of(place / "tls", "peer"), KeyFiles.of(place / "tls", "server")
     listened = dict.fromkeys((etcd.client_url, _LOCAL_URL))
     flags: dict[str, str] = {
         "name": etcd.name,
@@ -286,12 +323,12 @@ def etcd_command(etcd: EtcdWanted, place: Path) -> tuple[str, ...]:
         "initial-cluster": etcd.initial_cluster,
         "initial-cluster-state": "new" if etcd.is_new_cluster else "existing",
         "initial-cluster-token": etcd.cluster_token,
-        "cert-file": str(tls / "node.crt"),
-        "key-file": str(tls / "node.key"),
-        "trusted-ca-file": str(tls / "ca.crt"),
-        "peer-cert-file": str(tls / "node.crt"),
-        "peer-key-file": str(tls / "node.key"),
-        "peer-trusted-ca-file": str(tls / "ca.crt"),
+        "cert-file": str(server.certificate),
+        "key-file": str(server.key),
+        "trusted-ca-file": str(server.ca),
+        "peer-cert-file": str(peer.certificate),
+        "peer-key-file": str(peer.key),
+        "peer-trusted-ca-file": str(peer.ca),
         "peer-client-cert-auth": "true",
         "auto-compaction-mode": "periodic",
         "auto-compaction-retention": KEPT_HISTORY,
@@ -302,6 +339,12 @@ def etcd_command(etcd: EtcdWanted, place: Path) -> tuple[str, ...]:
         "log-level": "warn",
     }
     return ("etcd", *(f"--{flag}={value}" for flag, value in flags.items()))
+
+
+def client_files(directory: NodeDirectory) -> TlsFiles:
+    """Return what this node's agent and controller ask etcd with; managers only."""
+    files = KeyFiles.of(directory.engine_keys, CONTROLLER.name)
+    return TlsFiles(files.ca, files.certificate, files.key)
 
 
 async def is_healthy(client_url: str, tls: TlsFiles) -> bool:
