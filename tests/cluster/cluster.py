@@ -16,6 +16,8 @@ from tests.outages.docker import HttpOptions
 from tests.support.machines import IPV4, CommandError, Machine, Machines
 from tests.support.processes import requires, wait_until
 
+from dtr.ucp.agent.files import KeyFiles
+
 USERNAME = "admin"
 PASSWORD = "a password of the test's own"
 BALANCER = "balancer"
@@ -273,10 +275,25 @@ class RunningCluster:
         except (httpx.TransportError, TimeoutError) as error:
             return repr(error)
 
+    @staticmethod
+    def _database_context(place: Path) -> ssl.SSLContext | None:
+        """Give what Patroni's interface lets in: the databases' own key. None: it is not there."""
+        files = KeyFiles.of(place, "database")
+        try:
+            context = ssl.create_default_context(cafile=files.ca)
+            context.load_cert_chain(files.certificate, files.key)
+        except (OSError, ssl.SSLError):
+            return None  # the agent is about to write it
+        return context
+
     def _ask_patroni(self, machine: Machine, path: str) -> Any:
-        pki = machine.disk.path / "pki"
-        context = ssl.create_default_context(cafile=pki / "ca.crt")
-        context.load_cert_chain(pki / "node.crt", pki / "node.key")
+        service = _wanted(machine).get("services", {}).get("replica")
+        if not service:
+            return None
+        place = machine.disk.path / "replicas" / service["id"] / "database"
+        context = self._database_context(place)
+        if context is None:
+            return None
 
         async def ask() -> Any:
             async with httpx.AsyncClient(verify=context, trust_env=False) as http:
