@@ -3,17 +3,17 @@
 import json
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, event, func, select, update
 from tests.database.conftest import OpenMetadata
 
 from dtr.collect.collector import Collector, CollectSettings
 from dtr.database import Database, Reader, Writer
 from dtr.database.schema import manifest_references, manifests
 from dtr.model.digest import Digest
-from dtr.model.manifests import OCI_INDEX, OCI_MANIFEST, parse_manifest
+from dtr.model.manifests import OCI_INDEX, OCI_MANIFEST, UNLIMITED, parse_manifest
 from dtr.model.names import RepositoryName, TagName
 from dtr.registry import records
-from dtr.registry.push import PushedManifest, put_manifest
+from dtr.registry.push import PushedManifest, delete_manifest, put_manifest
 from dtr.registry.records import Blob
 from dtr.storage import MemoryBlobStore
 
@@ -74,6 +74,34 @@ def unfinished(reader: Reader) -> int:
     """Count manifests without their edges."""
     where = manifests.c.edge_rules == 0
     return int(reader.scalar(select(func.count()).select_from(manifests).where(where)))
+
+
+def test_what_4_mib_refer_to_is_written_in_a_few_statements(open_metadata: OpenMetadata) -> None:
+    """An image of one layer per file: what it costs is counted in statements, not in seconds."""
+    database = open_metadata()
+    statements = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def count(*heard: Any) -> None:
+        statements.append(heard[2])
+
+    database.write_now(add_blob, b"0")
+    for number in (100, 37_000):
+        statements.clear()
+        layers = [descriptor(Digest.of(b"%d" % each), "a/b") for each in range(number)]
+        document = {"mediaType": OCI_MANIFEST, "config": layers[0], "layers": layers}
+        payload = json.dumps({"schemaVersion": 2, **document}).encode()
+        pushed = PushedManifest(
+            Digest.of(payload), payload, parse_manifest(payload, OCI_MANIFEST, UNLIMITED), [], None
+        )
+        put = {"now": NOW, "untagged_grace_seconds": 0.0, "accept_missing": True}
+        missing = database.write_now(put_manifest, NAME, pushed, **put)  # type: ignore[arg-type]
+        assert len(missing) == number - 1
+        reviewed = {"blobs_review_at": NOW, "manifests_review_at": NOW}
+        repository = database.read_now(records.find_repository, NAME)
+        assert repository is not None
+        database.write_now(delete_manifest, repository.id, pushed.digest, **reviewed)
+        assert len(statements) < 40
 
 
 async def test_collection_finds_every_edge_of_what_was_stored_before(

@@ -158,11 +158,19 @@ async def test_too_many_references_are_refused(
     assert_error(answer, 400, "MANIFEST_INVALID")
 
 
-async def test_two_thousand_references_are_taken_by_default(repository: Repository) -> None:
-    """The default limit, met from below."""
-    layers = [b"%d" % number for number in range(1999)]
-    await repository.push_manifest(image(b"config", *layers), "many")
-    answer = await repository.put_manifest(image(b"config", *layers, b"one more"), "many")
+async def test_an_image_of_one_layer_per_file_is_taken(repository: Repository) -> None:
+    """2,100 layers; and it is deleted as it came."""
+    layers = [b"%d" % number for number in range(2100)]
+    digest = await repository.push_manifest(image(b"config", *layers), "many")
+    answer = await repository.client.delete(repository.manifest(digest))
+    assert answer.status_code == 202
+
+
+@pytest.mark.parametrize("content", [b"]", b"[{},", b'{"a":'], ids=repr)
+async def test_structure_without_end_is_refused(repository: Repository, content: bytes) -> None:
+    """4 MiB of brackets would be millions of objects, and stopped a worker for seconds."""
+    text = content * ((4 << 20) // len(content))
+    answer = await repository.put_manifest(text, "deep", content_type=OCI_MANIFEST)
     assert_error(answer, 400, "MANIFEST_INVALID")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 from tests.support.processes import wait_until
 from tests.support.replicas import (
     HASTY,
@@ -32,6 +33,7 @@ from dtr.model.members import MemberState
 from dtr.storage import Progress
 from dtr.storage.replicated import ReplicatedBlobStore
 from dtr.storage.replicated.names import Place
+from dtr.storage.replicated.peers import PeerUnreachableError
 from dtr.testing.blobs import new_upload, pull, push, stage
 from dtr.ucp.authority import Authority
 
@@ -426,3 +428,20 @@ async def status_of(
             return answer.status
     except aiohttp.ClientError:
         return None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[" * 10_000, b"[{}," * 200_000, b"[" + b"0," * 2**20, b"nothing"],
+    ids=lambda content: repr(content[:8]),
+)
+async def test_a_peer_that_answers_nonsense_is_one_that_failed(
+    stores: list[ReplicatedBlobStore],
+    replicas: Replicas,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes,
+) -> None:
+    """However much of it: no more is read or parsed than a right answer could have."""
+    monkeypatch.setattr(web, "json_response", lambda _found: web.Response(body=content))
+    with pytest.raises(PeerUnreachableError, match="peer answered"):
+        await stores[0]._peers.page(replicas.machines[1].id, "")

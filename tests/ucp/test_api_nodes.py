@@ -184,3 +184,17 @@ def test_a_node_that_stops_reporting_is_down(plane: ControlPlane) -> None:
         assert client.call("GET", "/nodes/node2")["state"] == "ready"
         plane.now += 2
         assert client.call("GET", "/nodes/node2")["state"] == "down"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"]" * 2**20, b"[{}," * 2**18, b'{"a":' * 2**17, b'{"secret":"a","secret":"b"}', b"NaN"],
+    ids=lambda content: repr(content[:8]),
+)
+def test_a_body_that_costs_a_parser_much_is_refused(plane: ControlPlane, content: bytes) -> None:
+    """Before any node is known: whoever reaches the port may send it."""
+    with plane.http() as http:
+        answer = http.post(
+            f"{PREFIX}/nodes", content=content, headers={"Content-Type": "application/json"}
+        )
+    assert code(answer) == (400, "INVALID")

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dtr.model.digest import Algorithm, Digest
+from dtr.model.documents import JsonLimits
 from dtr.model.errors import ManifestInvalidError
 from dtr.model.manifests import (
     DOCKER_MANIFEST,
@@ -110,7 +111,9 @@ def test_without_any_type_the_shape_decides() -> None:
         (manifest(annotations={"a": None}), ""),
         (manifest(artifactType=1), ""),
         (manifest(config=None), ""),
-        (manifest(layers=None), ""),
+        (manifest(layers={}), ""),
+        (index(manifests={}), ""),
+        ({"schemaVersion": 2}, OCI_INDEX),
         (manifest(subject=[]), ""),
         (manifest(Config={}), ""),
         (manifest(subject=descriptor(1) | {"Size": 1}), ""),
@@ -220,7 +223,7 @@ def test_nesting_is_counted_to_the_limit(depth: int, limit: int) -> None:
     """Whatever the limit, exactly that deep; brackets in strings are only text."""
     nested = "[" * depth + "]" * depth
     text = json.dumps(manifest(text='[{"' * 50))[:-1] + f', "x": {nested}}}'
-    limits = Limits(json_nesting=limit)
+    limits = Limits(json=JsonLimits(nesting=limit))
     if limit >= max(3, depth + 1):
         assert parse(text.encode(), limits=limits).media_type == OCI_MANIFEST
     else:
@@ -283,3 +286,62 @@ def test_any_value_in_any_field_is_taken_or_refused(key: str, value: Any) -> Non
         return
     json.dumps(dict(found.annotations)).encode()
     found.artifact_type.encode()
+
+
+# What image-spec allows is taken; each test names the clause.
+
+
+def test_a_manifest_may_be_without_layers() -> None:
+    """manifest.md calls `config` REQUIRED, and of `layers` only says what each item must be.
+
+    Null is what Go writes for no list. An artifact without files is such a manifest.
+    """
+    given: list[dict[str, Any]] = [{}, {"layers": None}, {"layers": []}]
+    for layers in given:
+        document = {"schemaVersion": 2, "config": descriptor(0, CONFIG_TYPE), **layers}
+        assert parse(document).blobs == (Digest.of(b"0"),)
+
+
+def test_an_index_may_be_of_nothing() -> None:
+    """image-index.md: `manifests` MUST be present, the size of the array MAY be zero.
+
+    The specification's own Go types write null for that; where it is missing, it is not present.
+    """
+    for text in (b'{"schemaVersion":2,"manifests":null}', b'{"schemaVersion":2,"manifests":[]}'):
+        assert parse(text, OCI_INDEX).needed == ()
+    with pytest.raises(ManifestInvalidError, match="must have manifests"):
+        parse({"schemaVersion": 2}, OCI_INDEX)
+
+
+@pytest.mark.parametrize("config", [{}, {"config": None}], ids=["missing", "null"])
+def test_a_manifest_has_a_config(config: dict[str, Any]) -> None:
+    """manifest.md: this REQUIRED property references a configuration object."""
+    with pytest.raises(ManifestInvalidError, match="must have a config"):
+        parse({"schemaVersion": 2, "layers": [], **config}, OCI_MANIFEST)
+
+
+def test_a_config_type_is_a_media_type() -> None:
+    """descriptor.md: mediaType is REQUIRED, and values MUST comply with RFC 6838: not empty."""
+    for media_type in ("", None):
+        with pytest.raises(ManifestInvalidError, match=r"config\.mediaType"):
+            parse(manifest(config=descriptor(0) | {"mediaType": media_type}))
+
+
+def test_the_empty_config_is_a_config_like_any_other() -> None:
+    """manifest.md: the empty value is a media type, beside which artifactType MUST be set.
+
+    That is asked of writers. Without it referrers show the config's type (distribution-spec).
+    """
+    empty = descriptor(0, "application/vnd.oci.empty.v1+json")
+    assert parse(manifest(config=empty, artifactType="a/b")).artifact_type == "a/b"
+    assert parse(manifest(config=empty)).artifact_type == "application/vnd.oci.empty.v1+json"
+
+
+def test_the_default_limits_take_all_that_4_mib_hold() -> None:
+    """An image of one layer per file: the bytes are the limit, and not a count."""
+    entry = '{"mediaType":"a/b","digest":"sha256:%064x","size":0}'
+    head = '{"schemaVersion":2,"config":' + entry % 0 + ',"layers":['
+    count = ((4 << 20) - len(head) - 2 + 1) // (len(entry % 0) + 1)
+    text = head + ",".join(entry % number for number in range(1, count + 1)) + "]}"
+    assert len(text) <= 4 << 20 < len(text) + len(entry % 0) + 1
+    assert len(parse(text.encode()).blobs) == count + 1

@@ -9,11 +9,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from dtr.collect import records
 from dtr.database import Database
 from dtr.model.digest import Digest
+from dtr.model.documents import away_from_loop
 from dtr.model.errors import ContentDamagedError
 from dtr.registry import records as registry
 from dtr.storage import BlobStore, StoredBlob
@@ -147,7 +149,8 @@ class Checker:
 
     async def _lacking(self, row: Any, where: str) -> list[Finding]:
         """Return what a manifest lacks: an edge that protects nothing, or what it refers to."""
-        manifest = registry.references_of(row.payload, row.media_type)
+        read = partial(registry.references_of, row.payload, row.media_type)
+        manifest = await away_from_loop(len(row.payload), read)
         found = await self._database.read(records.lacking, row.id, manifest)
         if found.edges and self._repair:
             await self._database.write(registry.remake_edges, row.id)

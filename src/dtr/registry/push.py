@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dtr.asgi import Request, Response
 from dtr.database import Writer
 from dtr.model.digest import Digest
+from dtr.model.documents import away_from_loop
 from dtr.model.errors import (
     DigestInvalidError,
     ManifestBlobUnknownError,
@@ -52,8 +53,13 @@ class Push:
         reference = parse_reference(request.parameters["reference"])
         tags = _tags(request, reference)
         payload = await self._payload(request)
-        manifest = parse_manifest(payload, request.header(b"content-type"), self._settings.manifest)
-        digest = _digest_of(payload, reference)
+        content_type = request.header(b"content-type")
+
+        def read() -> tuple[Manifest, Digest]:
+            manifest = parse_manifest(payload, content_type, self._settings.manifest)
+            return manifest, _digest_of(payload, reference)
+
+        manifest, digest = await away_from_loop(len(payload), read)
         pushed = PushedManifest(digest, payload, manifest, tags, request.principal.account_id)
         await self._context.read_only.require()  # it may have been turned on meanwhile
         missing = await self._context.gate.write(

@@ -21,6 +21,7 @@ from dtr.asgi.pace import BodyLimits
 from dtr.asgi.peers import PeerTable
 from dtr.collect.collector import CollectSettings
 from dtr.database import Database, stale_reads
+from dtr.model.documents import JsonLimits
 from dtr.model.errors import RegistryError
 from dtr.model.manifests import Limits
 from dtr.registry.context import RegistryContext, RegistrySettings
@@ -205,7 +206,9 @@ def registry_settings(settings: Settings) -> RegistrySettings:
         accept_missing_references=settings.registry.missing_references == "accept",
         create_on_push=settings.registry.create_on_push,
         redirect=settings.storage.redirect,
-        manifest=Limits(limits.manifest_references, limits.json_nesting),
+        manifest=Limits(
+            limits.manifest_references, JsonLimits(limits.json_nesting, limits.json_tokens)
+        ),
     )
 
 

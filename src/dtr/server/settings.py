@@ -349,10 +349,12 @@ class LimitSettings(_Section):
     """Largest manifest."""
     blob_bytes: int = Field(0, ge=0, le=2**63 - 1)
     """Largest blob; 0 is unlimited (up to 2^63-1)."""
-    manifest_references: int = Field(2000, ge=1, le=100_000)
-    """Most descriptors in one manifest or index."""
+    manifest_references: int = Field(40_000, ge=1, le=1_000_000)
+    """Most descriptors in one manifest or index; 4 MiB hold no more by default."""
     json_nesting: int = Field(32, ge=8, le=512)
     """Deepest nesting of a manifest's JSON."""
+    json_tokens: int = Field(320_000, ge=1000, le=10_000_000)
+    """Most braces, brackets, commas and colons in a manifest's JSON, strings included."""
     page_entries: int = Field(1000, ge=1, le=100_000)
     """Largest page of tags, catalog and referrers."""
     header_bytes: int = Field(32_768, ge=1024, le=_MIB)

@@ -5,12 +5,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import Any, TypeVar
 
 import aiohttp
 
 from dtr.model.digest import Digest
+from dtr.model.documents import JsonInvalidError, away_from_loop, load_json
 from dtr.model.errors import (
     ContentDamagedError,
     RegistryError,
@@ -29,6 +31,7 @@ T = TypeVar("T")
 _FORBIDDEN = 403
 _NO_SUCH_RANGE = 416
 _LONGEST_MESSAGE = 500
+_LARGEST_DOCUMENT = 1 << 20
 
 
 class PeerUnreachableError(UnavailableError):
@@ -105,7 +108,7 @@ class Peers:
             async with self._asked(
                 replica, "PUT", path, params=addition.parameters(), data=BytesIO(content)
             ) as answer:
-                return await answer.json()
+                return await _document(answer)
 
         return await self.alive(replica, ask)
 
@@ -180,7 +183,7 @@ class Peers:
     async def page(self, replica: str, after: str) -> list[StoredBlob]:
         """Return a page of what a peer holds."""
         async with self._asked(replica, "GET", "/blobs", params={"after": after}) as answer:
-            return [StoredBlob(*each) for each in await answer.json()]
+            return [StoredBlob(*each) for each in await _document(answer)]
 
     async def check(self, replica: str) -> None:
         """Ask a peer whether it lives."""
@@ -298,6 +301,24 @@ class Peers:
                 connector=connector, auto_decompress=False, trust_env=False
             )
         return self._session
+
+
+async def _document(answer: aiohttp.ClientResponse) -> Any:
+    """Return a peer's JSON, of which a page of what it holds is the largest.
+
+    Raises:
+        PeerUnreachableError: it is none, or too much.
+
+    """
+    content = bytearray()
+    async for chunk in answer.content.iter_any():
+        content += chunk
+        if len(content) > _LARGEST_DOCUMENT:
+            raise PeerUnreachableError(f"a peer answered more than {_LARGEST_DOCUMENT} bytes")
+    try:
+        return await away_from_loop(len(content), partial(load_json, bytes(content)))
+    except JsonInvalidError as error:
+        raise PeerUnreachableError(f"what a peer answered {error}") from None
 
 
 async def _error(replica: str, answer: aiohttp.ClientResponse) -> RegistryError:

@@ -1,12 +1,12 @@
 """The API as an aiohttp application: routes, access, bounds, and every error in one shape."""
 
 import asyncio
-import json
 import math
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from aiohttp import web
 from pydantic import JsonValue, ValidationError
 
 from dtr.model.addresses import canonical_address
+from dtr.model.documents import JsonInvalidError, away_from_loop, load_json
 from dtr.model.errors import InvalidError, TooManyRequestsError, UnavailableError
 from dtr.ucp import keys
 from dtr.ucp.api import PREFIX, ApiError, ApiRequest, ApiRoute
@@ -170,9 +171,9 @@ async def _body(request: web.Request) -> JsonValue:
     if not content:
         return None
     try:
-        body: JsonValue = json.loads(content)
-    except (ValueError, RecursionError):
-        raise ApiError(400, "INVALID", "The request is not JSON.") from None
+        body: JsonValue = await away_from_loop(len(content), partial(load_json, content))
+    except JsonInvalidError as error:
+        raise ApiError(400, "INVALID", f"The request {error}.") from None
     return body
 
 
