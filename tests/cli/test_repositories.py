@@ -18,7 +18,8 @@ def test_a_repository_is_created_listed_changed_and_removed(dtr: CommandLine) ->
     """Each command does what it says, and the list shows it."""
     dtr.good("repo", "create", "alice/tools", "--public")
     dtr.good("repo", "create", "admin/other")
-    empty = {"tags": 0, "manifests": 0, "pulls": 0, "last_pulled": None}
+    held = dict.fromkeys(("bytes", "untagged", "untagged_bytes"), 0)
+    empty = {"tags": 0, "manifests": 0, **held, "pulls": 0, "last_pulled": None}
     tools = {"name": "alice/tools", "visibility": "public", **empty}
     other = {"name": "admin/other", "visibility": "private", **empty}
     assert dtr.good("repo", "list", "--json").json == [other, tools]

@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 from tests.clients.client import Client, is_refusal
 from tests.clients.images import (
+    OCI_MANIFEST,
+    Blob,
     Layout,
     file_entry,
+    make_image,
     tar_of,
+    to_json,
+    write_blobs,
     write_layout,
     write_multi_platform_layout,
 )
@@ -113,3 +118,28 @@ def test_a_push_without_an_account_is_refused(
     layout = write_layout(tmp_path / "layout", repository.name)
     assert is_refusal(crane.refused("push", layout.path, repository.at("v1")))
     assert repository.digest_of("v1") is None
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    ],
+)
+def test_a_foreign_layer_that_was_pushed_on_purpose_is_kept(
+    crane: Client, repository: Repository, tmp_path: Path, media_type: str
+) -> None:
+    """For a network of its own."""
+    image = make_image(repository.name)
+    document = json.loads(image.manifest.content)
+    document["layers"][0]["mediaType"] = media_type
+    manifest = Blob(OCI_MANIFEST, to_json(document))
+    write_blobs(tmp_path / "layout", [*image.blobs, manifest], top=manifest)
+    layer = f"blobs/{image.layers[0].digest}"
+
+    options = ("--allow-nondistributable-artifacts", tmp_path / "layout")
+    crane.run("push", *options, repository.at("v1"))
+    assert repository.request("GET", layer).content == image.layers[0].content
+    if repository.registry.is_ours:
+        assert repository.request("DELETE", layer).status_code == 409

@@ -215,3 +215,23 @@ async def test_a_pusher_who_asks_for_a_manifest_keeps_it(yard: Yard) -> None:
     yard.clock.advance(UNTAGGED_GRACE * 0.49)
     await yard.collect(untagged=True)
     assert await yard.has_manifest(child.digest)
+
+
+@pytest.mark.parametrize("is_collected", [False, True])
+async def test_a_dry_run_says_what_untagged_manifests_hold(
+    yard: Yard, *, is_collected: bool
+) -> None:
+    """Deleting an index leaves its parts, also where nothing is due yet: nobody looks for 0."""
+    repository = yard.repository()
+    parts = [await repository.push_image(None, b"%d" % number * 1000) for number in range(2)]
+    index = await repository.push_index("multi", *parts)
+    await yard.client.delete(repository.manifest(index))
+    plan = await yard.collector(untagged=is_collected).plan()
+    (share,) = (each for each in plan.reasons if each.reason.startswith("untagged"))
+    assert (share.count, share.is_kept) == (2, not is_collected)
+    assert share.bytes == sum(len(part.payload) + 50 + 1000 for part in parts)
+    assert (plan.manifests, plan.bytes) == (0, 0)
+
+    yard.clock.advance(UNTAGGED_GRACE + 1)
+    plan = await yard.collector(untagged=is_collected).plan()
+    assert plan.manifests == (2 if is_collected else 0)

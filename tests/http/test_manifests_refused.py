@@ -48,7 +48,6 @@ REFUSED: dict[str, tuple[str | bytes | dict[str, Any], str]] = {
     "manifests and a config": (index() | {"config": GOOD["config"]}, OCI_INDEX),
     "an index without manifests": ({"schemaVersion": 2, "mediaType": OCI_INDEX}, OCI_INDEX),
     "no config": ({k: v for k, v in GOOD.items() if k != "config"}, OCI_MANIFEST),
-    "no layers": ({k: v for k, v in GOOD.items() if k != "layers"}, OCI_MANIFEST),
     "layers that are no list": (GOOD | {"layers": {}}, OCI_MANIFEST),
     "a layer that is no descriptor": (GOOD | {"layers": ["x"]}, OCI_MANIFEST),
     "a config that is no descriptor": (GOOD | {"config": []}, OCI_MANIFEST),

@@ -29,7 +29,7 @@ _CONSOLE = new_console(stderr=True)
 
 def gc(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would go first; change nothing.")
+        bool, typer.Option("--dry-run", help="Show what would go first, and why; take nothing.")
     ] = False,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
@@ -53,6 +53,8 @@ def gc(
         show_json({"dry_run": dry_run, **asdict(done)})
     else:
         echo(f"{'Would collect' if dry_run else 'Collected'} {done}.")
+        for share in done.reasons:
+            echo(f"{'Keeps' if share.is_kept else 'Takes'} {share}.")
 
 
 def fsck(

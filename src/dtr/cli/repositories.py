@@ -46,7 +46,11 @@ def list_repositories(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """List repositories."""
+    """List repositories.
+
+    What several repositories have counts in the bytes of each. Untagged is what no tag leads to,
+    directly or through an index, a subject or a referrer; collect.untagged says what becomes of it.
+    """
     with open_registry(config, data_dir) as registry:
         show(
             registry.database.read_now(manage.list_repositories, namespace),
@@ -55,6 +59,9 @@ def list_repositories(
                 "visibility": lambda repository: repository.visibility,
                 "tags": lambda repository: repository.tags,
                 "manifests": lambda repository: repository.manifests,
+                "bytes": lambda repository: repository.bytes,
+                "untagged": lambda repository: repository.untagged.manifests,
+                "untagged bytes": lambda repository: repository.untagged.bytes,
                 "pulls": lambda repository: repository.pulls,
                 "last pulled": lambda repository: moment(repository.last_pulled_at),
             },

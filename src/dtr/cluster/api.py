@@ -1,6 +1,5 @@
 """What this room adds to the controllers' API: the cluster's status, and what would be done."""
 
-import json
 import secrets
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from dtr.cluster.plan_majority import summary
 from dtr.cluster.specifications import certificates_in
 from dtr.cluster.status import cluster_status
 from dtr.cluster.view import ClusterView
+from dtr.model.documents import JsonInvalidError, load_json
 from dtr.ucp.api import Access, ApiError, ApiRequest, ApiRoute, OperationKind
 from dtr.ucp.authority import AuthorityError, expires_at, load_certificate
 from dtr.ucp.model import Operation
@@ -169,8 +169,8 @@ def _belong_together(certificate: str, key: str) -> bool:
 
 def _arguments(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text[:_MOST_ARGUMENTS])
-    except ValueError:
+        found = load_json(text[:_MOST_ARGUMENTS].encode())
+    except JsonInvalidError:
         found = None
     if not isinstance(found, dict):
         raise ApiError(400, "INVALID", "arguments must be a JSON object.")

@@ -12,7 +12,7 @@ is without its edges, as an older version of the program may have left it:
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from dtr.collect import records
@@ -33,6 +33,20 @@ class CollectSettings:
     """How long it rests after each batch, in times of what the batch took."""
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of what a dry run found, and why it goes, or stays."""
+
+    reason: str
+    count: int
+    bytes: int
+    is_kept: bool = False
+
+    def __str__(self) -> str:
+        """Return it as people read it."""
+        return f"{self.reason}: {self.count} ({self.bytes / 1e6:.1f} MB)"
+
+
 @dataclass(slots=True)
 class Collected:
     """What a run took away, or with a dry run would take first."""
@@ -43,6 +57,8 @@ class Collected:
     bytes: int = 0
     uploads: int = 0
     digests: list[str] = field(default_factory=list)
+    reasons: list[Share] = field(default_factory=list)
+    """Only of a dry run: what goes for which reason, and what stays."""
 
     def __str__(self) -> str:
         """Return the counts as people read them."""
@@ -184,7 +200,26 @@ def _plan(reader: Reader, now: float, settings: CollectSettings) -> Collected:
         manifests=count,
         links=len(unneeded),
         blobs=len(marked) + len(last),
-        bytes=sum(blob.size for blob in (*marked, *last)),
+        bytes=_size(marked) + _size(last),
         uploads=len(registry.expired_uploads(reader, now, 1_000_000)),
         digests=[blob.digest for blob in (*marked, *last)],
+        reasons=[
+            Share("blobs that nothing refers to", len(unneeded), _size(last)),
+            Share("blobs of what was deleted", len(marked), _size(marked)),
+            *_untagged(reader, count, settings),
+        ],
     )
+
+
+def _untagged(reader: Reader, due: int, settings: CollectSettings) -> list[Share]:
+    """Return what becomes of manifests that no tag leads to; their blobs go after them."""
+    found = registry.untagged_by_repository(reader).values()
+    count, size = sum(each.manifests for each in found), sum(each.bytes for each in found)
+    if not settings.untagged:
+        return [Share('untagged manifests (collect.untagged is "keep")', count, size, is_kept=True)]
+    reason = f"untagged manifests, {due} of them now, the others after their grace"
+    return [Share(reason, count, size)]
+
+
+def _size(found: Sequence[registry.Blob]) -> int:
+    return sum(blob.size for blob in found)

@@ -1,7 +1,6 @@
 """How administrators have the registry serve pulls only, and jobs wait for that to end."""
 
 import asyncio
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Final
@@ -10,6 +9,7 @@ from dtr.asgi import Endpoint, Request, Response, Route
 from dtr.database import Database
 from dtr.jobs import JobContext
 from dtr.model.access import ADMINISTRATOR
+from dtr.model.documents import JsonInvalidError, load_json
 from dtr.model.errors import InvalidError
 from dtr.registry.read_only import ReadOnly
 from dtr.registry.records.read_only import ReadOnlyMode, read_only_mode, set_read_only
@@ -65,8 +65,8 @@ async def wait_until_writable(database: Database, context: JobContext) -> None:
 
 def _reason(body: bytes) -> str:
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
+        document = load_json(body)
+    except JsonInvalidError:
         document = None
     reason = document.get("reason") if isinstance(document, dict) else None
     if not isinstance(reason, str):

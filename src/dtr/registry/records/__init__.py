@@ -78,6 +78,7 @@ from dtr.registry.records.uploads import (
     upload_of,
     upload_progress,
 )
+from dtr.registry.records.usage import untagged_by_repository
 
 __all__ = [
     "ADD_BLOB",
@@ -147,6 +148,7 @@ __all__ = [
     "take_empty_uploads",
     "take_upload",
     "unlink_blob",
+    "untagged_by_repository",
     "upload_of",
     "upload_progress",
     "use_storage",

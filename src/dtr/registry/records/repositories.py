@@ -33,6 +33,7 @@ from dtr.database.schema import (
 from dtr.model.access import Repository, Visibility
 from dtr.model.names import RepositoryName
 from dtr.registry.records.blobs import LIVE
+from dtr.registry.records.usage import Untagged, bytes_by_repository, untagged_by_repository
 
 CATALOG_PAGE = Lookup(
     select(repositories.c.name)
@@ -96,6 +97,9 @@ class RepositorySummary:
     manifests: int
     pulls: int
     last_pulled_at: float | None
+    bytes: int
+    untagged: Untagged
+    """What no tag leads to."""
 
 
 def find_repository(reader: Reader, name: RepositoryName) -> Repository | None:
@@ -129,11 +133,12 @@ def list_repositories(reader: Reader, namespace_id: int | None) -> list[Reposito
     manifest_count = select(func.count()).where(manifests.c.repository_id == repository)
     statement = (
         select(
+            repositories.c.id,
             repositories.c.name,
             repositories.c.visibility,
-            tag_count.scalar_subquery(),
-            manifest_count.scalar_subquery(),
-            func.coalesce(repository_pulls.c.pulls, 0),
+            tag_count.scalar_subquery().label("tags"),
+            manifest_count.scalar_subquery().label("manifests"),
+            func.coalesce(repository_pulls.c.pulls, 0).label("pulls"),
             repository_pulls.c.last_pulled_at,
         )
         .outerjoin_from(repositories, repository_pulls)
@@ -141,7 +146,21 @@ def list_repositories(reader: Reader, namespace_id: int | None) -> list[Reposito
     )
     if namespace_id is not None:
         statement = statement.where(repositories.c.namespace_id == namespace_id)
-    return [RepositorySummary(*tuple(row)) for row in reader.execute(statement)]
+    sizes = bytes_by_repository(reader, namespace_id)
+    untagged = untagged_by_repository(reader, namespace_id)
+    return [
+        RepositorySummary(
+            name=row.name,
+            visibility=row.visibility,
+            tags=row.tags,
+            manifests=row.manifests,
+            pulls=row.pulls,
+            last_pulled_at=row.last_pulled_at,
+            bytes=sizes.get(row.id, 0),
+            untagged=untagged.get(row.id, Untagged()),
+        )
+        for row in reader.execute(statement)
+    ]
 
 
 def set_visibility(writer: Writer, repository_id: int, visibility: Visibility) -> None:
