@@ -11,14 +11,15 @@ from pathlib import Path
 
 from benchmarks import machine
 from benchmarks.backends import DtrPostgresql, DtrS3
-from benchmarks.contenders import Contender, Distribution, DockerRegistry, Dtr
+from benchmarks.contenders import Before, Contender, Distribution, DockerRegistry, Dtr
 from benchmarks.content import MEBIBYTE, QUICK, Sizes
 from benchmarks.failure import BenchmarkError
 from benchmarks.report import Report
 from benchmarks.rows import ROWS, choose
 from benchmarks.runner import Runner
 
-CONTENDERS: Sequence[type[Contender]] = (Dtr, DtrPostgresql, DtrS3, DockerRegistry, Distribution)
+PEERS: Sequence[type[Contender]] = (Dtr, DtrPostgresql, DtrS3, DockerRegistry, Distribution)
+CONTENDERS: Sequence[type[Contender]] = (*PEERS, Before)
 RESULTS = Path(__file__).resolve().parent / "results"
 LONGEST_SECONDS = 240.0  # a token of ours lives for 300
 
@@ -104,13 +105,14 @@ def _seconds(text: str) -> float:
 
 def _parse() -> argparse.Namespace:
     keys = [kind.key for kind in CONTENDERS]
+    usual = [kind.key for kind in PEERS]
     row_keys = ", ".join(row.key for row in ROWS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
     add("--rounds", type=int, help="rounds of each row (3)")
     add("--seconds", type=_seconds, help="seconds of each run of a rate (10)")
     add("--rows", nargs="+", default=[], metavar="KEY", help=f"only these: {row_keys}")
-    add("--contenders", nargs="+", default=keys, choices=keys, help="only these")
+    add("--contenders", nargs="+", default=usual, choices=keys, help="only these")
     add("--quick", action="store_true", help="a smoke test: tiny sizes, one round, no file")
     add("--with-collection", action="store_true", help="also measure during collection")
     add("--dead-blobs", type=int, help="how many blobs to collect (10000)")

@@ -177,6 +177,22 @@ class Dtr(Contender):
         return str(beside) if beside.exists() else shutil.which("dtr") or ""
 
 
+class Before(Dtr):
+    """Another checkout of ours, to see what a change costs: `BENCH_BEFORE=/its/.venv/bin/dtr`."""
+
+    key = "before"
+    title = "DTR before"
+
+    def prepare(self) -> str | None:
+        """Look for the command that the environment names."""
+        found = Path(self._program()).is_file()
+        return None if found else "BENCH_BEFORE does not name a `dtr` command"
+
+    @staticmethod
+    def _program() -> str:
+        return os.environ.get("BENCH_BEFORE", "")
+
+
 class Peer(Contender):
     """The reference implementation, in one of its two living major versions."""
 
