@@ -211,6 +211,34 @@ def test_uploads_leave_the_room_that_deletes_and_starts_need(
     assert push_blob(http, generator.randbytes(1 << 20), "put").status == 201
 
 
+def test_a_start_without_room_for_pushes_says_so(
+    server: RunningServer, disk: SmallDisk, http: Http
+) -> None:
+    """It serves pulls; a refused first push leaves no repository behind."""
+    server.start()
+    server.stop()
+    disk.fill(leave_bytes=72 << 20)
+    server.start()
+    http.close()
+    assert "every push is refused until there is more room" in server.log.read_text()
+    for way in WAYS:
+        assert_says_full(push_blob(http, b"small", way))
+    assert http.send("GET", "/v2/_catalog").body == b'{"repositories":[]}'
+    disk.empty()
+    assert push_blob(http, b"small", "put").status == 201
+
+
+def test_a_first_start_without_room_for_pushes_says_what_is_missing(
+    server: RunningServer, disk: SmallDisk
+) -> None:
+    """It has to write something into the storage, to know it again."""
+    disk.fill(leave_bytes=72 << 20)
+    with pytest.raises(RuntimeError, match="MiB free, of which 80 MiB are kept"):
+        server.start()
+    disk.empty()
+    server.start()
+
+
 def test_a_start_on_a_full_disk_says_so(server: RunningServer, disk: SmallDisk) -> None:
     """One sentence of what is the matter and one of what to do, and a status that is not 0."""
     disk.fill(leave_bytes=1 << 20)

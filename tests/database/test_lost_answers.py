@@ -40,6 +40,7 @@ from dtr.model.names import RepositoryName, TagName
 from dtr.registry import manage, push, records, uploads
 from dtr.registry.records import Blob, Upload, holders
 from dtr.registry.records.pulls import Pulls, add_pulls
+from dtr.registry.records.read_only import ReadOnlyMode, set_read_only
 from dtr.server import bootstrap, recognition
 from dtr.server import replica as replica_jobs
 from dtr.storage import Progress
@@ -204,7 +205,9 @@ def of_blobs(teller: Teller) -> None:
     teller.do(collect.remove_blob, Blob(CONTENT[2], 7, "key 4"))
     teller.do(collect.remove_condemned, [Blob(CONTENT[1], 6, "key 3")])
     teller.do(collect.remove_expired_upload, sessions[4].id, NOW)
-    teller.do(collect.remove_expired_upload, sessions[4].id, LATER + 1)
+    teller.do(collect.remove_expired_upload, sessions[4].id, LATER + 1, forget_empty=True)
+    for mode in (ReadOnlyMode("a move", NOW, "root"), None):
+        teller.do(set_read_only, mode)
     teller.do(recognition._set_mark, Blob(CONTENT[3], 1, "mark"), NOW)
     for url in ("", "s3://bucket", "s3://bucket"):
         teller.do(records.use_storage, url)

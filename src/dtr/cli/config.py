@@ -16,7 +16,7 @@ from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, show, show_json
 from dtr.database.migrate import pending_steps
 from dtr.server.datadir import DataDirectory
-from dtr.server.drivers import check_storage, open_metadata
+from dtr.server.drivers import check_storage, open_metadata, shortage_of_room
 from dtr.server.metrics import Metrics
 from dtr.server.settings import Settings
 from dtr.server.settings_pages import sample_config, written
@@ -49,6 +49,9 @@ def check(
         _check_metadata(settings, connect=connect)
         if connect and settings.storage.url:
             check_storage(settings, settings.data.directory)
+        shortage = shortage_of_room(settings) if settings.data.directory.is_dir() else ""
+    if shortage:
+        echo(shortage)
     echo(f"The settings are good: {settings.data.directory}, {settings.server.listen}.")
 
 

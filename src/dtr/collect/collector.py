@@ -29,6 +29,8 @@ class CollectSettings:
     grace_seconds: float = 86400
     untagged_grace_seconds: float = 7 * 86400
     batch: int = 50
+    forget_empty: bool = True
+    """Whether a repository goes with its last upload, if it holds nothing; a push makes it anew."""
     rest: float = 2.0
     """How long it rests after each batch, in times of what the batch took."""
 
@@ -124,7 +126,12 @@ class Collector:
         database, now = self._database, self._clock()
         expired = await database.read(registry.expired_uploads, now, self._settings.batch)
         for upload_id in expired:
-            progress = await database.write(records.remove_expired_upload, upload_id, now)
+            progress = await database.write(
+                records.remove_expired_upload,
+                upload_id,
+                now,
+                forget_empty=self._settings.forget_empty,
+            )
             if progress is not None:
                 await self._store.discard(upload_id, progress)
                 done.uploads += 1

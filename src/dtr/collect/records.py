@@ -255,10 +255,14 @@ def known_uploads(reader: Reader, upload_ids: list[str]) -> set[str]:
     return {row[0] for row in reader.execute(statement)}
 
 
-def remove_expired_upload(writer: Writer, upload_id: str, now: float) -> Progress | None:
+def remove_expired_upload(
+    writer: Writer, upload_id: str, now: float, *, forget_empty: bool = False
+) -> Progress | None:
     """Delete a session that nobody continued and return where it was; None if somebody did."""
     expired = exists().where(uploads.c.id == upload_id, uploads.c.expires_at <= now)
-    return registry.take_upload(writer, upload_id) if writer.scalar(select(expired)) else None
+    if not writer.scalar(select(expired)):
+        return None
+    return registry.take_upload(writer, upload_id, forget_empty=forget_empty)
 
 
 def is_live(reader: Reader, blob: registry.Blob) -> bool:

@@ -58,6 +58,9 @@ class Uploads:
         name = request.name
         if request.repository is None and not self._settings.create_on_push:
             raise NameUnknownError("repositories must be created before a push", name=str(name))
+        if request.repository is None:
+            # A session would make the repository, which would stay when its bytes find no room.
+            await self._context.store.check_room()
         mount = request.query("mount")
         if mount is not None and await self._mount(request, Digest.parse(mount)):
             return _created(name, Digest.parse(mount))

@@ -274,6 +274,7 @@ def collect_settings(settings: Settings) -> CollectSettings:
         grace_seconds=collect.grace_seconds,
         untagged_grace_seconds=collect.untagged_grace_seconds,
         batch=collect.batch,
+        forget_empty=settings.registry.create_on_push,
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -12,6 +13,7 @@ import structlog
 
 from dtr.database import Database, open_database, open_postgresql
 from dtr.model.errors import RegistryError, UnavailableError
+from dtr.model.location import StorageLocation
 from dtr.model.members import MembersFile
 from dtr.registry.records import storage_in_use, use_storage
 from dtr.server.datadir import MINIMUM_FREE_BYTES
@@ -29,6 +31,7 @@ from dtr.storage import (
 )
 
 # Uploads never take the room that deletes and the next start need.
+_LITTLE_ROOM: Final = 1 << 30
 RESERVE_BYTES: Final = MINIMUM_FREE_BYTES + (16 << 20)
 _CHECK_SECONDS: Final = 5
 _LOG = structlog.get_logger()
@@ -100,6 +103,23 @@ def _replication(settings: Settings) -> Replication | None:
     if own.members_file is None or own.certificate is None or own.key is None or own.ca is None:
         return None
     return Replication(own.members_file, Credentials(own.certificate, own.key, own.ca))
+
+
+def shortage_of_room(settings: Settings) -> str:
+    """Return a sentence where pushes will soon find no room, or find none now; else nothing."""
+    location = StorageLocation.parse(settings.storage.url) if settings.storage.url else None
+    if location is not None and location.scheme not in {"file", "replicated"}:
+        return ""
+    is_elsewhere = location is not None and location.scheme == "file"
+    place = location.directory if location and is_elsewhere else settings.data.directory
+    free = shutil.disk_usage(place).free
+    room, kept = (free - RESERVE_BYTES) >> 20, RESERVE_BYTES >> 20
+    shown = f"The disk of {place} has {free >> 20} MiB free, of which {kept} MiB are kept"
+    if room <= 0:
+        return f"{shown} for deletions and starts: every push is refused until there is more room."
+    if room < _LITTLE_ROOM >> 20:
+        return f"{shown} for deletions and starts: what pushes more than {room} MiB is refused."
+    return ""
 
 
 def check_storage(settings: Settings, directory: Path) -> None:

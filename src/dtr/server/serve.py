@@ -21,19 +21,26 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from dtr.asgi.peers import PeerTable
+from dtr.model.errors import StorageFullError
 from dtr.server.app import build_application
 from dtr.server.background import run_jobs
 from dtr.server.bootstrap import FirstAdministrator, bootstrap, is_good_copy
 from dtr.server.certificates import CertificateError, check_certificate, ensure_certificates
 from dtr.server.datadir import DataDirectory
-from dtr.server.drivers import check_storage, has_own_disk, open_drivers, recognise_storage
+from dtr.server.drivers import (
+    check_storage,
+    has_own_disk,
+    open_drivers,
+    recognise_storage,
+    shortage_of_room,
+)
 from dtr.server.front import Front, front_host, listen_for_balancers
 from dtr.server.logs import GRANIAN_LOGGING, configure_logging
 from dtr.server.metrics import Metrics, use_directory
 from dtr.server.parent import end_at_signals, heed_signals, held_signals, leave_with_parent
 from dtr.server.plain import PlainListener
 from dtr.server.settings import Settings
-from dtr.server.start_checks import check_start
+from dtr.server.start_checks import StartError, check_start
 from dtr.server.workers import WebServer
 
 _LOG = structlog.get_logger()
@@ -76,6 +83,8 @@ def serve(settings: Settings, announce: Callable[[Started], None]) -> None:
     _allow_open_files(settings.server.connections)
     check_start(settings)
     with DataDirectory.open(settings.data.directory) as directory:
+        if shortage := shortage_of_room(settings):
+            _LOG.warning(shortage)
         use_directory(directory.metrics)
         certificate = _certificate(settings, directory)
         administrator = _prepare(settings, directory)
@@ -214,7 +223,13 @@ def _prepare(settings: Settings, directory: DataDirectory) -> FirstAdministrator
             _LOG.warning("no primary answers: pulls are answered, pushes wait for one")
     finally:
         drivers.database.close()
-    recognise_storage(settings, directory.path)
+    try:
+        recognise_storage(settings, directory.path)
+    except StorageFullError:
+        raise StartError(
+            f"{shortage_of_room(settings)} A first start needs some room, too: make room, or "
+            "choose a directory on another disk."
+        ) from None
     return administrator
 
 

@@ -174,6 +174,10 @@ class FilesystemBlobStore:
         """Refuse: clients cannot reach the directory."""
         raise UnsupportedError(key=key, seconds=seconds)
 
+    async def check_room(self) -> None:
+        """Look at what is free above the reserve."""
+        await self.run("check room", lambda: self.check_bytes(1))
+
     async def adopt(
         self, key: str, stream: AsyncIterator[bytes], size: int, digest: Digest
     ) -> None:
@@ -241,7 +245,7 @@ class FilesystemBlobStore:
         """Return where an upload is staged."""
         return self._uploads / upload_id
 
-    def check_room(self, size: int) -> None:
+    def check_bytes(self, size: int) -> None:
         """Raise `StorageFullError` where `size` bytes more would go into the reserve."""
         if not self._reserve_bytes:
             return

@@ -202,7 +202,7 @@ class FilesystemWriter:
                 return
             self._begin()
             content = memoryview(b"".join(pieces))
-            self._store.check_room(len(content))
+            self._store.check_bytes(len(content))
             if self._hasher is not None:
                 self._hasher.update(content)
             while content:

@@ -92,6 +92,9 @@ class MemoryBlobStore:
         """Refuse: clients cannot reach memory."""
         raise UnsupportedError(key=key, seconds=seconds)
 
+    async def check_room(self) -> None:
+        """Return: nobody counts memory."""
+
     async def adopt(
         self, key: str, stream: AsyncIterator[bytes], size: int, digest: Digest
     ) -> None:

@@ -152,6 +152,9 @@ class ObjectBlobStore:
         """Return a URL that carries a signature of this registry's credentials."""
         return await self.bucket.sign(self.name(key), seconds)
 
+    async def check_room(self) -> None:
+        """Return: an object store says nothing of its room."""
+
     async def adopt(
         self, key: str, stream: AsyncIterator[bytes], size: int, digest: Digest
     ) -> None:

@@ -220,6 +220,15 @@ class BlobStore(Protocol):
         """
         ...
 
+    async def check_room(self) -> None:
+        """Return where an upload, however small, would find room, as far as that is known.
+
+        Raises:
+            StorageFullError: it would not.
+
+        """
+        ...
+
     async def adopt(
         self, key: str, stream: AsyncIterator[bytes], size: int, digest: Digest
     ) -> None:

@@ -528,6 +528,7 @@ class BlobStoreConformance:
     async def test_check_answers(self, store: BlobStore) -> None:
         """A healthy store says nothing, as often as it is asked, and keeps nothing."""
         await store.check()
+        await store.check_room()
         await store.check_by_use()
         await store.check()
         assert await committed(store) == {}

@@ -202,6 +202,23 @@ def remove_repository(writer: Writer, repository_id: int) -> list[str]:
     return sessions
 
 
+def forget_if_empty(writer: Writer, repository_id: int) -> None:
+    """Forget a repository of which nothing came: its first push was refused or given up.
+
+    Only one that a push would make again just so: it holds nothing, no upload is open, it is
+    private and nobody was granted anything in it. Not when a client cancels: clients cancel one
+    session while they open the next, which would find no repository then.
+    """
+    contents = (manifests, repository_blobs, uploads, grants)
+    writer.execute(
+        delete(repositories).where(
+            repositories.c.id == repository_id,
+            repositories.c.visibility == str(Visibility.PRIVATE),
+            *(~exists().where(table.c.repository_id == repository_id) for table in contents),
+        )
+    )
+
+
 def _ensure_namespace(writer: Writer, name: str) -> int:
     found = writer.scalar(select(accounts.c.id).where(accounts.c.name == name))
     if found is not None:

@@ -14,6 +14,7 @@ from dtr.database.schema import (
 )
 from dtr.database.statements import insert_unless_there
 from dtr.model.digest import Algorithm, Digest
+from dtr.registry.records.repositories import forget_if_empty
 from dtr.storage import Progress
 
 
@@ -218,11 +219,18 @@ def remove_upload(writer: Writer, upload_id: str, progress: Progress) -> bool:
     return writer.change(REMOVE_UPLOAD, parameters) == 1
 
 
-def take_upload(writer: Writer, upload_id: str) -> Progress | None:
-    """Delete an upload session wherever it is, and return where; None when there is none."""
+def take_upload(writer: Writer, upload_id: str, *, forget_empty: bool = False) -> Progress | None:
+    """Delete an upload session wherever it is, and return where; None when there is none.
+
+    With `forget_empty` its repository goes with it, if that was all it had (`forget_if_empty`).
+    """
     progress = upload_progress(writer, upload_id)
-    if progress is not None:
-        remove_upload(writer, upload_id, progress)
+    if progress is None:
+        return None
+    repository = writer.scalar(select(uploads.c.repository_id).where(uploads.c.id == upload_id))
+    remove_upload(writer, upload_id, progress)
+    if forget_empty:
+        forget_if_empty(writer, int(repository))
     return progress
 
 

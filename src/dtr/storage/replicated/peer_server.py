@@ -191,7 +191,7 @@ class PeerServer:
         key, size = checked_key(request.match_info["key"]), number(request.query.get("size", ""))
         digest = digest_for(key, request.query.get("digest"))
         stream = request.content.iter_chunked(CHUNK_BYTES)
-        self._local.check_room(size)
+        self._local.check_bytes(size)
         await self._local.adopt(key, stream, size, digest)
         return web.Response(status=204)
 

@@ -176,7 +176,7 @@ class Staging:
         left = start.offset
         try:
             with self._local.upload_path(str(before)).open("rb") as source, target.open("wb") as to:
-                self._local.check_room(left)
+                self._local.check_bytes(left)
                 while left and (content := source.read(min(left, _COPIED_BYTES))):
                     hasher.update(content)
                     to.write(content)

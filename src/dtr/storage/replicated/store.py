@@ -165,6 +165,12 @@ class ReplicatedBlobStore:
         """Refuse: clients cannot reach the disks."""
         raise UnsupportedError(key=key, seconds=seconds)
 
+    async def check_room(self) -> None:
+        """Refuse where this disk is full, and so were the others when they answered last."""
+        peers = [each for each in self.candidates(()) if each != self.members.own_id]
+        if all(map(self._peers.is_tight, peers)):
+            await self.local.check_room()
+
     async def adopt(
         self, key: str, stream: AsyncIterator[bytes], size: int, digest: Digest
     ) -> None:
@@ -334,7 +340,7 @@ class ReplicatedBlobStore:
         if replica != self.members.own_id:
             await self._peers.adopt(replica, key, stream, size, digest)
             return
-        await self.local.run("adopt", lambda: self.local.check_room(size))
+        await self.local.run("adopt", lambda: self.local.check_bytes(size))
         await self.local.adopt(key, stream, size, digest)
 
     async def _page(self, replica: str, after: str) -> list[StoredBlob]:
