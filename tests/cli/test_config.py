@@ -61,7 +61,7 @@ REFUSED = [
     ({"DTR_STORAGE__URL": "replicated:"}, "needs the other replicas"),
     ({"DTR_SERVER__TLS_CERT": "text", "DTR_SERVER__TLS_KEY": "text"}, "not in PEM format"),
     ({"DTR_DATABASE__PASSWORD_FILE": "none", "DTR_DATABASE__URL": "postgresql://h/d"}, "none"),
-    (SHORT, "The file short cannot be used: a password has 8 to 1024 characters."),
+    (SHORT, "The file short cannot be used: a password must have 8 to 1024 characters."),
     ({"DTR_DATA__ADMIN_PASSWORD_HASH_FILE": "short"}, "The file short cannot be used: "),
     ({"DTR_SERVER__LISTEN": "192.0.2.1:5000"}, "The address is not one of this machine"),
 ]

@@ -302,9 +302,9 @@ def test_an_expired_or_future_certificate_is_refused(tmp_path: Path) -> None:
     """The sentence says since when, or from when on."""
     files = ensure_certificates(tmp_path, [], datetime(2026, 1, 2, 4, 4, 5, tzinfo=UTC))
     pair = (files.cert_path, files.key_path)
-    with pytest.raises(CertificateError, match=r"server\.crt expired on 2028-04-06 03:04 UTC\.$"):
+    with pytest.raises(CertificateError, match=r"server\.crt expired on 2028-04-06 03:04 UTC\."):
         check_certificate(*pair, datetime(2028, 4, 7, tzinfo=UTC))
-    with pytest.raises(CertificateError, match=r"is not valid before 2026-01-02 03:04 UTC\.$"):
+    with pytest.raises(CertificateError, match=r"is not valid before 2026-01-02 03:04 UTC\."):
         check_certificate(*pair, datetime(2026, 1, 1, tzinfo=UTC))
 
 
@@ -315,7 +315,7 @@ def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CertificateError) as caught:
         check_certificate(files.cert_path, ca_key)
     expected = f"The TLS key {ca_key} does not belong to the certificate {files.cert_path}."
-    assert str(caught.value) == expected
+    assert str(caught.value) == f"{expected} Give the two that do."
 
 
 def test_files_that_cannot_be_used_are_refused_with_the_reason(tmp_path: Path) -> None:
@@ -333,15 +333,19 @@ def test_files_that_cannot_be_used_are_refused_with_the_reason(tmp_path: Path) -
         )
     )
     for pair, message in (
-        ((missing, key), f"The TLS certificate {missing} does not exist."),
-        ((cert, missing), f"The TLS key {missing} does not exist."),
-        ((tmp_path, key), f"The TLS certificate {tmp_path} cannot be read: Is a directory."),
-        ((text, key), f"The TLS certificate {text} is not in PEM format."),
-        ((key, key), f"The TLS certificate {key} is not in PEM format."),
-        ((cert, text), f"The TLS key {text} is not in PEM format."),
+        ((missing, key), f"The TLS certificate {missing} does not exist. Name another file."),
+        ((cert, missing), f"The TLS key {missing} does not exist. Name another file."),
+        (
+            (tmp_path, key),
+            f"The TLS certificate {tmp_path} cannot be read: Is a directory. "
+            "Make it readable for this user.",
+        ),
+        ((text, key), f"The TLS certificate {text} is not in PEM format. Give a PEM file."),
+        ((key, key), f"The TLS certificate {key} is not in PEM format. Give a PEM file."),
+        ((cert, text), f"The TLS key {text} is not in PEM format. Give a PEM file."),
         (
             (cert, encrypted),
-            f"The TLS key {encrypted} is encrypted, and DTR needs it without a passphrase.",
+            f"The TLS key {encrypted} is encrypted. Give DTR one without a passphrase.",
         ),
     ):
         with pytest.raises(CertificateError) as caught:

@@ -25,8 +25,8 @@ def test_a_location_is_shown_as_it_was_written(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("", "must begin with file:///"),
-        ("/srv/blobs", "must begin with file:///"),
+        ("", "begin with file:///"),
+        ("/srv/blobs", "begin with file:///"),
         ("ftp://host/x", "ftp: is no storage"),
         ("file://host/x", "from the root on"),
         ("file:relative", "from the root on"),
@@ -42,7 +42,7 @@ def test_a_location_is_shown_as_it_was_written(url: str) -> None:
         ("s3://bucket?tier=cold", "does not take the parameter tier"),
         ("gs://bucket?account=x", "does not take the parameter account"),
         ("azure://container", "storage account"),
-        ("s3://[bad", "cannot be read as a URL"),
+        ("s3://[bad", "is not a URL"),
     ],
 )
 def test_a_wrong_url_is_explained(url: str, said: str) -> None:

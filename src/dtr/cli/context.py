@@ -12,7 +12,7 @@ import typer
 
 from dtr.cli.output import echo
 from dtr.cli.terminal import fail
-from dtr.database import Database
+from dtr.database import Database, MetadataFileError
 from dtr.database.migrate import check_schema
 from dtr.model.errors import ReadOnlyError, RegistryError
 from dtr.registry.records import storage_in_use
@@ -88,10 +88,16 @@ class Registry:
 
 
 @contextmanager
-def failures_as_sentences() -> Iterator[None]:
-    """Turn what can go wrong into one message and exit status 1."""
+def failures_as_sentences(path: Path | None = None) -> Iterator[None]:
+    """Turn what can go wrong into one message and exit status 1; `path` is a data directory."""
     try:
         yield
+    except MetadataFileError as error:
+        where = "" if path is None else f" in {path}"
+        fail(
+            f"{error}. See that the disk{where} is mounted for writing, that it is well, and that "
+            "this user may write the directory and its files."
+        )
     except SettingsError as error:
         fail(f"The settings are not usable:\n{error}")
     except (DataDirectoryError, CertificateError, StartError, RegistryError) as error:
@@ -136,6 +142,7 @@ def open_registry(config: Path | None, data_dir: Path | None) -> Iterator[Regist
     """Open an existing registry for a command, and say in a sentence what is wrong with it."""
     with failures_as_sentences():
         settings = settings_of(config or _own_replica(data_dir), data_dir)
+    with failures_as_sentences(settings.data.directory.absolute()):
         drivers = open_drivers(settings, _directory(settings))
         try:
             wait_for(drivers.database, settings)

@@ -160,7 +160,7 @@ def run(
     """Put a job into the queue; a server of the registry runs it."""
     chosen = KINDS.get(kind)
     if chosen is None:
-        fail(f"There is no kind of job called {kind!r}. There are: {', '.join(_kinds())}.")
+        fail(f"There is no kind of job called {kind!r}. Choose one of {', '.join(_kinds())}.")
     flags = {name for name, value in (("repair", repair), ("verify", verify)) if value}
     if flags - chosen.flags:
         fail(f"{kind} does not know --{' or --'.join(sorted(flags - chosen.flags))}.")
@@ -201,7 +201,7 @@ def _find(database: Database, job_id: int) -> Job:
 
 
 def _no_such(job_id: int) -> NoReturn:
-    fail(f"There is no job {job_id}. dtr jobs ls lists the jobs that are kept.")
+    fail(f"There is no job {job_id}. See dtr jobs ls for those that are kept.")
 
 
 def _lines(database: Database, job_id: int, *, follow: bool) -> Iterator[Line]:

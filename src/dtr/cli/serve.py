@@ -118,6 +118,7 @@ def serve(
                 for section, values in given.items()
             },
         )
+    with failures_as_sentences(settings.data.directory.absolute()):
         serve_registry(settings, _announce)
 
 

@@ -60,7 +60,7 @@ def fail(message: str, *, is_sentence: bool = False) -> NoReturn:
     command was to answer in JSON, it is a document on standard error.
     """
     sentence = message if is_sentence else message[:1].upper() + message[1:]
-    if sentence[-1:].isalnum() or sentence[-1:] in ")'`":
+    if sentence[-1:] not in {".", "?", "!"}:
         sentence += "."
     if Answer.in_json:
         echo(json_text({"error": {"message": sentence}}, indent=2), err=True)

@@ -128,10 +128,10 @@ def _within(most_seconds: int, wanted: float | None) -> float | None:
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d{1,6})([mhdy])", text)
     if match is None:
-        fail("--expires takes a number and m, h, d or y, such as 90d.")
+        fail("The option --expires takes a number and m, h, d or y, such as 90d.")
     seconds = int(match[1]) * _UNITS[match[2]]
     if seconds == 0:
-        fail("--expires 0 would make a token that has expired: give a longer time, such as 90d.")
+        fail("The token would have expired already: give --expires a longer time, such as 90d.")
     if seconds > _LONGEST_SECONDS:
-        fail("--expires takes at most 100y.")
+        fail("The option --expires takes at most 100y.")
     return seconds

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dtr.database.port import Database, Observe, stale_reads
-from dtr.database.sqlite import SqliteDatabase
+from dtr.database.sqlite import MetadataFileError, SqliteDatabase
 from dtr.database.units import Change, EngineName, Lookup, Reader, Row, Writer
 from dtr.model.members import MembersFile
 
@@ -12,6 +12,7 @@ __all__ = [
     "Database",
     "EngineName",
     "Lookup",
+    "MetadataFileError",
     "Observe",
     "Reader",
     "Row",

@@ -49,12 +49,14 @@ class StorageLocation:
         try:
             url = urlsplit(text)
         except ValueError:  # the library's sentence may repeat a credential
-            raise ValueError("cannot be read as a URL") from None
+            raise ValueError(
+                "is not a URL: write file:///DIRECTORY or s3://BUCKET/PREFIX"
+            ) from None
         _refuse_credentials(url)
         if url.scheme not in _PARAMETERS:
             found = _shown(url.scheme)
             raise ValueError(
-                "must begin with file:///, s3://, azure:// or gs://, or be replicated:"
+                "must be replicated: or begin with file:///, s3://, azure:// or gs://"
                 f"{f'; {found}: is no storage' if found else ''}"
             )
         parameters = _parameters(url)

@@ -108,7 +108,8 @@ class MembersFile:
                 self._stamp = stamp
         except (OSError, InvalidError) as error:
             if self._members is None:
-                raise InvalidError(f"no members in {self._path}: {error}") from None
+                why = error.strerror if isinstance(error, OSError) else error
+                raise InvalidError(f"no members in {self._path}: {why}") from None
         assert self._members is not None  # noqa: S101 - read above
         return self._members
 

@@ -59,8 +59,11 @@ def next_time(timing: str, after: float) -> float:
     try:
         return next(CronSim(timing, datetime.fromtimestamp(after, UTC))).timestamp()
     except StopIteration:
-        raise ValueError(f"{timing!r} names no day that there is") from None
+        raise ValueError(
+            f"{timing!r} names no day that there is: choose another day or month"
+        ) from None
     except CronSimError:
         raise ValueError(
-            f"{timing!r} is not a cron expression: five fields, such as 30 3 * * *, or 30 3 * * SAT"
+            f"{timing!r} is not a cron expression: write five fields, "
+            "such as 30 3 * * *, or 30 3 * * SAT"
         ) from None

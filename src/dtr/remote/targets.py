@@ -149,4 +149,6 @@ def _network(text: str) -> Network:
     try:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise InvalidError(f"{text} is not a network: write 10.0.0.0/8, or one address") from None
+        raise InvalidError(
+            f"the target {text} is not a network: write 10.0.0.0/8, or one address"
+        ) from None

@@ -92,15 +92,19 @@ def check_certificate(cert: Path, key: Path, now: datetime | None = None) -> Non
     leaf = _load_certificate(cert)
     moment = now or datetime.now(UTC)
     if _load_key(key).public_key() != leaf.public_key():
-        raise CertificateError(f"The TLS key {key} does not belong to the certificate {cert}.")
+        raise CertificateError(
+            f"The TLS key {key} does not belong to the certificate {cert}. Give the two that do."
+        )
     if moment > leaf.not_valid_after_utc:
         raise CertificateError(
             f"The TLS certificate {cert} expired on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC."
+            " Give a newer one."
         )
     if moment < leaf.not_valid_before_utc:
         raise CertificateError(
             f"The TLS certificate {cert} is not valid before"
             f" {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC."
+            " See that this machine's clock is right."
         )
 
 
@@ -119,7 +123,9 @@ def _load_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificates(content)[0]
     except ValueError:
-        raise CertificateError(f"The TLS certificate {path} is not in PEM format.") from None
+        raise CertificateError(
+            f"The TLS certificate {path} is not in PEM format. Give a PEM file."
+        ) from None
 
 
 def _load_key(path: Path) -> PrivateKeyTypes:
@@ -128,19 +134,26 @@ def _load_key(path: Path) -> PrivateKeyTypes:
         return serialization.load_pem_private_key(content, password=None)
     except TypeError:
         raise CertificateError(
-            f"The TLS key {path} is encrypted, and DTR needs it without a passphrase."
+            f"The TLS key {path} is encrypted. Give DTR one without a passphrase."
         ) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise CertificateError(f"The TLS key {path} is not in PEM format.") from None
+        raise CertificateError(
+            f"The TLS key {path} is not in PEM format. Give a PEM file."
+        ) from None
 
 
 def _read(path: Path, noun: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise CertificateError(f"The TLS {noun} {path} does not exist.") from None
+        raise CertificateError(
+            f"The TLS {noun} {path} does not exist. Name another file."
+        ) from None
     except OSError as error:
-        raise CertificateError(f"The TLS {noun} {path} cannot be read: {error.strerror}.") from None
+        raise CertificateError(
+            f"The TLS {noun} {path} cannot be read: {error.strerror}. "
+            "Make it readable for this user."
+        ) from None
 
 
 def _subject_names(hosts: Iterable[str]) -> list[x509.GeneralName]:

@@ -171,10 +171,18 @@ def _from_file(path: Path, problems: list[SettingProblem]) -> Iterator[_Given]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        problems.append(SettingProblem("config", f"cannot be read: {reason}", source))
+        problems.append(
+            SettingProblem(
+                "config", f"cannot be read: {reason}; name a file that this user may read", source
+            )
+        )
         return
     except UnicodeDecodeError:
-        problems.append(SettingProblem("config", "is not TOML: it is not text in UTF-8", source))
+        problems.append(
+            SettingProblem(
+                "config", "is not TOML, for it is not text in UTF-8: write it anew", source
+            )
+        )
         return
     except tomllib.TOMLDecodeError as error:
         found = _POSITION.search(str(error))

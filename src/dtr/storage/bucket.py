@@ -21,7 +21,7 @@ from dtr.model.errors import ContentDamagedError, UnavailableError
 from dtr.model.location import StorageLocation
 from dtr.storage.credentials import s3_credentials
 from dtr.storage.port import CHUNK_BYTES
-from dtr.storage.retrying import Failure, ObjectStoreError, Patience, unavailable
+from dtr.storage.retrying import Failure, ObjectStoreError, Patience, unavailable, unreached
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -231,5 +231,5 @@ def _translated(operation: str, error: Exception) -> ObjectStoreError:
         failure = Failure.TRANSIENT
     else:
         failure = Failure.LASTING
-    shown = " ".join(part for part in (str(status or ""), reason) if part)
-    return ObjectStoreError(failure, shown or text.partition("\n")[0][:200])
+    shown = " ".join(part for part in (f"HTTP {status}" if status else "", reason) if part)
+    return ObjectStoreError(failure, shown or unreached(text))

@@ -306,7 +306,9 @@ def translated(error: OSError) -> RegistryError:
     """Return what an operating system's error means to the registry."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return StorageFullError()
-    return UnavailableError(f"blob storage cannot be read or written: {error.strerror}")
+    return UnavailableError(
+        f"the blobs cannot be read or written: {error.strerror or 'the disk failed'}"
+    )
 
 
 def _write_hashed(file: BinaryIO, hasher: Hasher, chunk: bytes) -> None:

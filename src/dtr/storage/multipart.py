@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from dtr.storage.bucket import CONNECT_SECONDS, READ_SECONDS, Bucket
-from dtr.storage.retrying import Failure, ObjectStoreError
+from dtr.storage.retrying import Failure, ObjectStoreError, unreached
 
 T = TypeVar("T")
 
@@ -213,9 +213,9 @@ async def _once(call: Callable[[], Awaitable[T]]) -> T:
     except ClientError as error:
         raise _translated(error) from error
     except NoCredentialsError as error:
-        raise ObjectStoreError(Failure.REFUSED, str(error)) from error
+        raise ObjectStoreError(Failure.REFUSED, unreached("credential")) from error
     except (BotoCoreError, ConnectionFailedError, OSError, TimeoutError) as error:
-        raise ObjectStoreError(Failure.TRANSIENT, str(error)) from error
+        raise ObjectStoreError(Failure.TRANSIENT, unreached(str(error))) from error
 
 
 def _translated(error: Any) -> ObjectStoreError:
@@ -232,4 +232,4 @@ def _translated(error: Any) -> ObjectStoreError:
         failure = Failure.REFUSED
     else:
         failure = Failure.LASTING
-    return ObjectStoreError(failure, f"{status} {code}: {answer.get('Message', '')}")
+    return ObjectStoreError(failure, f"HTTP {status} {code}: {answer.get('Message', '')}")

@@ -36,6 +36,30 @@ class ObjectStoreError(Exception):
         self.failure = failure
 
 
+def unreached(text: str) -> str:
+    """Return in our words why an object store gave no answer; a library's are for its programmers.
+
+    >>> unreached("HTTP error: error sending request: Connection refused (os error 111)")
+    'no connection to it could be made: connection refused'
+    """
+    for mark, meaning in _UNREACHED:
+        if mark in text.lower():
+            return meaning
+    return "no connection to it could be made"
+
+
+_UNREACHED = (
+    ("connection refused", "no connection to it could be made: connection refused"),
+    ("dns", "its name is not known: look at the endpoint"),
+    ("name or service not known", "its name is not known: look at the endpoint"),
+    ("could not connect to the endpoint", "no connection to it could be made"),
+    ("certificate", "its TLS certificate is not trusted by this machine"),
+    ("credential", "there are no credentials for it"),
+    ("timed out", "it did not answer in time"),
+    ("timeout", "it did not answer in time"),
+)
+
+
 class Patience:
     """Asks again with growing pauses, for `seconds`, then says that storage is not available."""
 

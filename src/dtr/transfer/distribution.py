@@ -134,9 +134,9 @@ class DistributionDirectory:
     def _regular(self, path: Path) -> Path:
         """Return a file that is there, and there is where its path says."""
         if not path.exists():
-            raise SourceError(f"{self._shown(path)} is missing")
+            raise SourceError(f"the file {self._shown(path)} is missing")
         if path.resolve() != path or not path.is_file():
-            raise SourceError(f"{self._shown(path)} is not a plain file of the directory")
+            raise SourceError(f"the path {self._shown(path)} is not a plain file of the directory")
         return path
 
     def _shown(self, path: Path) -> Path:

@@ -33,6 +33,7 @@ from dtr.database.postgresql.errors import (
     is_transient,
     reason,
     translated,
+    why_not,
 )
 from dtr.database.postgresql.location import Location
 from dtr.database.postgresql.lookups import Lookups
@@ -179,7 +180,10 @@ class PostgresqlDatabase(Database):
                 if waited >= self._stale_after_seconds and self._is_standby_enough(is_enough):
                     return False
                 if waited > seconds:
-                    message = f"no primary at {self.location} answers: {reason(error)}"
+                    message = (
+                        f"no primary at {self.location} answers: {why_not(error)}. "
+                        "See that PostgreSQL runs there and lets this machine and user in"
+                    )
                     raise UnavailableError(message) from error
                 _LOG.warning("waiting for the database", reason=reason(error))
             else:

@@ -1,5 +1,6 @@
 """What PostgreSQL's errors mean to the registry; driver errors end here."""
 
+import re
 from typing import Final
 
 import psycopg
@@ -35,6 +36,9 @@ _PASSING: Final = (
     "too many",
     "terminating",
     "reserved for",
+)
+_CONNECTION_FAILED: Final = re.compile(
+    r"failed: (?!connection to server)(.+?)(?= Is the server| connection to server| Multiple|$)"
 )
 _FULL: Final = frozenset({"53100"})
 
@@ -99,6 +103,12 @@ def is_refusal(error: BaseException) -> bool:
 def reason(error: BaseException) -> str:
     """Return what libpq or the server said, on one line; neither repeats a password."""
     return " ".join(str(origin_of(error)).split()) or type(error).__name__
+
+
+def why_not(error: BaseException) -> str:
+    """Return why no connection was made: libpq's last words, without its questions."""
+    found = _CONNECTION_FAILED.findall(reason(error))
+    return str(found[-1]).rstrip(".") if found else reason(error)
 
 
 def sqlstate(error: BaseException) -> str | None:

@@ -3,12 +3,18 @@
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from dtr.database.units import driver_of
-from dtr.model.errors import ContentDamagedError, StorageFullError, UnavailableError
+from dtr.model.errors import (
+    ContentDamagedError,
+    RegistryError,
+    StorageFullError,
+    UnavailableError,
+)
 
 DRIVER_ERRORS = (DBAPIError, sqlite3.Error)
 
@@ -52,6 +58,10 @@ def leave_transaction(connection: Connection) -> None:
         connection.rollback()
 
 
+class MetadataFileError(UnavailableError):
+    """The file with the metadata cannot be used; whoever knows its path says so beside."""
+
+
 def is_transient(error: BaseException) -> bool:
     """Tell whether the same unit may succeed a moment later."""
     return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -59,20 +69,36 @@ def is_transient(error: BaseException) -> bool:
 
 def translated(error: BaseException) -> Exception:
     """Return what a driver's error means to the registry; driver errors end here."""
-    match _code(error):
-        case sqlite3.SQLITE_FULL:
-            return StorageFullError("the disk of the metadata is full")
-        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return ContentDamagedError("the metadata file is damaged; restore it from a backup")
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return UnavailableError("the metadata is busy")
-        case sqlite3.SQLITE_CONSTRAINT:
-            return UnavailableError("what this refers to was changed by somebody else; try again")
-        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY:
-            return UnavailableError("the metadata cannot be read or written")
-        case _:
-            assert isinstance(error, Exception)  # noqa: S101
-            return error
+    found = _MEANINGS.get(_code(error))
+    if found is not None:
+        kind, message = found
+        return kind(message)
+    assert isinstance(error, Exception)  # noqa: S101
+    return error
+
+
+_DAMAGED: Final = "the metadata file is damaged; restore it from a backup"
+_BUSY: Final = "the metadata is busy; try again"
+_MEANINGS: Final[dict[int, tuple[type[RegistryError], str]]] = {
+    sqlite3.SQLITE_FULL: (StorageFullError, "the disk of the metadata is full"),
+    sqlite3.SQLITE_CORRUPT: (ContentDamagedError, _DAMAGED),
+    sqlite3.SQLITE_NOTADB: (ContentDamagedError, _DAMAGED),
+    sqlite3.SQLITE_BUSY: (UnavailableError, _BUSY),
+    sqlite3.SQLITE_LOCKED: (UnavailableError, _BUSY),
+    sqlite3.SQLITE_CONSTRAINT: (
+        UnavailableError,
+        "what this refers to was changed by somebody else; try again",
+    ),
+    sqlite3.SQLITE_READONLY: (
+        MetadataFileError,
+        "the metadata cannot be written: file or disk is read-only",
+    ),
+    sqlite3.SQLITE_CANTOPEN: (MetadataFileError, "the metadata cannot be opened"),
+    sqlite3.SQLITE_IOERR: (
+        MetadataFileError,
+        "the metadata cannot be read or written: the disk failed",
+    ),
+}
 
 
 def _code(error: BaseException) -> int:
