@@ -337,8 +337,10 @@ def test_files_that_cannot_be_used_are_refused_with_the_reason(tmp_path: Path) -
         ((cert, missing), f"The TLS key {missing} does not exist. Name another file."),
         (
             (tmp_path, key),
-            f"The TLS certificate {tmp_path} cannot be read: Is a directory. "
-            "Make it readable for this user.",
+            (
+                f"The TLS certificate {tmp_path} cannot be read: Is a directory. "
+                "Make it readable for this user."
+            ),
         ),
         ((text, key), f"The TLS certificate {text} is not in PEM format. Give a PEM file."),
         ((key, key), f"The TLS certificate {key} is not in PEM format. Give a PEM file."),
