@@ -95,7 +95,7 @@ class PeerServer:
             application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
         )
         await self._runner.setup()
-        context = self._contexts.current()
+        context = self._contexts.following()
         await web.TCPSite(self._runner, host, port, ssl_context=context, backlog=512).start()
         self._tending = asyncio.create_task(self._tend(), name="peer endpoint")
 

@@ -4,7 +4,7 @@ import os
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from dtr.model.errors import InvalidError
 from dtr.storage.replication import Credentials
@@ -44,6 +44,17 @@ class Contexts:
         self._make = make
         self._stamp: tuple[tuple[int, int], ...] = ()
         self._context: ssl.SSLContext | None = None
+        self._trusted = b""
+
+    def following(self) -> ssl.SSLContext:
+        """Return a context for a server: each handshake is with what is current then.
+
+        Raises:
+            InvalidError: there was never a readable certificate.
+
+        """
+        self.current()
+        return _FollowingContext(self)
 
     def current(self) -> ssl.SSLContext:
         """Return the context; costs three `stat` where nothing has changed.
@@ -57,10 +68,14 @@ class Contexts:
             stamp = tuple(_stamp(path) for path in self._paths)
             if stamp != self._stamp:
                 # Loaded apart first, so that a half-written pair never spoils what works.
-                self._load(self._make())
-                context = self._context or self._make()
-                self._load(context)
-                self._context, self._stamp = context, stamp
+                fresh, trusted = self._make(), self._credentials.ca.read_bytes()
+                self._load(fresh)
+                # Whom a context trusts can only become more, so that another takes its place.
+                if self._context is None or trusted != self._trusted:
+                    self._context, self._trusted = fresh, trusted
+                else:
+                    self._load(self._context)
+                self._stamp = stamp
         except (OSError, ssl.SSLError) as error:
             if self._context is None:
                 names = ", ".join(map(str, self._paths))
@@ -78,6 +93,29 @@ class Contexts:
     def _load(self, context: ssl.SSLContext) -> None:
         context.load_cert_chain(self._credentials.certificate, self._credentials.key)
         context.load_verify_locations(self._credentials.ca)
+
+
+class _FollowingContext(ssl.SSLContext):
+    """Makes connections with another context: a server keeps the one that it was started with."""
+
+    _contexts: Contexts
+
+    def __new__(cls, contexts: Contexts) -> Self:
+        made = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+        made._contexts = contexts
+        return made
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,  # noqa: FBT001, FBT002 - the standard library's own order
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Begin a connection."""
+        current = self._contexts.current()
+        return current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 def server_contexts(credentials: Credentials) -> Contexts:
