@@ -67,6 +67,11 @@ class Balanced:
         port = self.specification.https_port
         return http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
 
+    def holds_a_key(self) -> bool:
+        """Tell whether a private key is anywhere where HAProxy's user reads."""
+        files = self._node.directory.of("balancer").rglob("*")
+        return any(b"PRIVATE KEY" in path.read_bytes() for path in files if path.is_file())
+
     def change(self, *pool: PoolMember) -> None:
         """Want another pool."""
         self.specification = self.specification.model_copy(update={"pool": pool})
@@ -95,6 +100,7 @@ async def test_a_pool_is_checked_drained_and_changed_without_cutting_a_connectio
         balanced = Balanced(own, authority, pool[:1])
         try:
             await balanced.pool_is(_aaaaaaaaaaaa="UP")
+            assert not balanced.holds_a_key()
             running = balanced.connection()
             assert await asyncio.to_thread(name_at, running) == "n2"
             process = balanced.supervisor.report("haproxy")
