@@ -192,6 +192,14 @@ async def test_collection_makes_the_edges_that_an_older_program_did_not(
     assert await yard.check() == []
 
 
+async def test_a_blob_is_not_deleted_from_under_what_an_older_program_stored(yard: Yard) -> None:
+    """What needs it is found out first."""
+    layer = await push_with_foreign_layer(yard.repository())
+    yard.state.database.write_now(_as_by_an_older_program)
+    answer = await yard.client.delete(yard.repository().blob(layer))
+    assert_error(answer, 409, "DENIED")
+
+
 async def test_edges_are_made_a_few_at_a_time(yard: Yard) -> None:
     """Each transaction has so many that it is short; the next goes on where it ended."""
     repository = yard.repository()

@@ -289,6 +289,19 @@ def test_a_foreign_layer_comes_where_the_source_has_it(
     assert layer in blobs_of(state)
 
 
+def test_a_foreign_layer_that_cannot_be_read_is_listed(
+    tree: Tree, state: RegistryState, run: Import
+) -> None:
+    """The rest comes; that the source does not have it is something else."""
+    config, layer = (tree.add_blob("team/app", content) for content in (b"config", b"layer"))
+    payload = image(config, layer).replace(LAYER_TYPE.encode(), FOREIGN.encode())
+    foreign = tree.add_manifest("team/app", payload, "windows")
+    write(tree.blob_path(layer), b"damaged")
+    assert layer in reasons(run())[foreign]
+    assert tags_of(state) == {"team/app:windows": foreign}
+    assert blobs_of(state) == {config}
+
+
 def test_an_index_comes_with_its_blobs(tree: Tree, state: RegistryState, run: Import) -> None:
     """As BuildKit's cache names layers, and also a blob that it takes for a manifest."""
     layer, other = (tree.add_blob("team/app", content) for content in (b"layer", b"other"))

@@ -22,6 +22,7 @@ from dtr.model.errors import (
     RequestTimeoutError,
     SizeInvalidError,
     UnauthorizedError,
+    UnavailableError,
     UnknownError,
     UploadInvalidError,
     UploadRangeError,
@@ -33,6 +34,7 @@ from dtr.registry.context import RegistryContext
 from dtr.registry.records import Blob, Upload
 from dtr.storage import BlobWriter, Progress
 
+_EDGE_BATCHES = 20
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d+|\*))?\Z", re.ASCII)
 _FRESH_SECONDS = 30.0
 """A session that was opened so short a time ago is about to be used."""
@@ -126,8 +128,24 @@ class Uploads:
         """Answer DELETE of a blob, unless a manifest of the repository needs it (end-10)."""
         repository = request.existing_repository()
         digest = Digest.parse(request.parameters["digest"])
+        await self._finish_edges()
         await self._context.gate.write(_delete_blob, request, repository.id, digest)
         return Response(202)
+
+    async def _finish_edges(self) -> None:
+        """Make sure that it is known what every manifest needs, also what an older program stored.
+
+        Raises:
+            UnavailableError: there are so many that collection has to do it.
+
+        """
+        database = self._context.database
+        if await database.read(records.has_all_edges):
+            return
+        for _ in range(_EDGE_BATCHES):
+            if not await database.write(records.make_edges):
+                return
+        raise UnavailableError("what manifests need is being worked out after an upgrade")
 
     async def _mount(self, request: Request, digest: Digest) -> bool:
         """Link a blob that a repository which the principal may pull from has (end-11)."""

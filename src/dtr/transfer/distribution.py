@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from dtr.model.digest import Digest
 from dtr.model.errors import DigestInvalidError
 from dtr.model.names import MAX_NAME_LENGTH, Reference
-from dtr.transfer.source import Source, SourceError, SourceManifest
+from dtr.transfer.source import NotThereError, Source, SourceError, SourceManifest
 
 _CHUNK_BYTES: Final = 1 << 20
 _LINK_BYTES: Final = 256
@@ -134,7 +134,7 @@ class DistributionDirectory:
     def _regular(self, path: Path) -> Path:
         """Return a file that is there, and there is where its path says."""
         if not path.exists():
-            raise SourceError(f"the file {self._shown(path)} is missing")
+            raise NotThereError(f"the file {self._shown(path)} is missing")
         if path.resolve() != path or not path.is_file():
             raise SourceError(f"the path {self._shown(path)} is not a plain file of the directory")
         return path

@@ -8,7 +8,7 @@ passed over. A tag that a client has pushed since is the client's.
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -31,7 +31,13 @@ from dtr.registry.push import PushedManifest
 from dtr.registry.records import Blob
 from dtr.storage import BlobStore
 from dtr.transfer import records
-from dtr.transfer.source import RepositoryUnknownError, Source, SourceError, SourceManifest
+from dtr.transfer.source import (
+    NotThereError,
+    RepositoryUnknownError,
+    Source,
+    SourceError,
+    SourceManifest,
+)
 
 _DEEPEST: Final = 8
 """Indexes of indexes of ...; and artifacts that refer to artifacts that ..."""
@@ -280,9 +286,10 @@ class Importer:
         """Bring everything that a manifest refers to; return whether it may be put.
 
         Each as what its media type says it is, or else as the other: what counts is what the source
-        has. An index may lack parts, as it may there; what is nondistributable need not be there.
+        has. An index may lack parts, as it may there; what is nondistributable need not be there,
+        and where it could not be had the rest comes all the same.
         """
-        lacking = await self._blobs(place, manifest.blobs)
+        lacking = await self._blobs(place, manifest.blobs, optional=manifest.optional)
         for other in list(lacking):
             if await self._part(place, other, depth) is None and self._seen.get(other):
                 del lacking[other]
@@ -290,8 +297,8 @@ class Importer:
             reason = await self._part(place, other, depth)
             if reason and await self._blobs(place, [other]):
                 lacking[other] = reason
-        for other in manifest.optional:
-            lacking.pop(other, None)
+        for other in manifest.optional & lacking.keys():
+            self._fail(place.source, digest, f"it has no {other}: {lacking.pop(other)}")
         if not lacking:
             return True
         if manifest.is_index:
@@ -340,8 +347,13 @@ class Importer:
             untagged_grace_seconds=self._limits.untagged_grace_seconds,
         )
 
-    async def _blobs(self, place: _Place, wanted: Sequence[Digest]) -> dict[Digest, str]:
-        """Bring blobs, several at once; return those that could not be brought, and why."""
+    async def _blobs(
+        self, place: _Place, wanted: Sequence[Digest], *, optional: Collection[Digest] = ()
+    ) -> dict[Digest, str]:
+        """Bring blobs, several at once; return those that could not be brought, and why.
+
+        That an optional one is not there is no reason; that nobody can tell is one.
+        """
         missing: Sequence[Digest] = wanted
         if place.id:
             missing = await self._database.read(registry.missing_blobs, place.id, wanted)
@@ -350,16 +362,20 @@ class Importer:
                 tasks = {digest: group.create_task(self._blob(place, digest)) for digest in missing}
         except BaseExceptionGroup as error:
             raise error.exceptions[0] from None
-        reasons = {digest: task.result() for digest, task in tasks.items()}
-        return {digest: reason for digest, reason in reasons.items() if reason}
+        errors = {digest: task.result() for digest, task in tasks.items()}
+        return {
+            digest: _reason(error)
+            for digest, error in errors.items()
+            if error and not (isinstance(error, NotThereError) and digest in optional)
+        }
 
-    async def _blob(self, place: _Place, digest: Digest) -> str | None:
+    async def _blob(self, place: _Place, digest: Digest) -> Exception | None:
         """Bring a blob; return why it could not be brought."""
         async with self._slots:
             try:
                 await self._bring(place, digest)
             except (SourceError, DigestInvalidError, TooLargeError, OSError) as error:
-                return _reason(error)
+                return error
         return None
 
     async def _bring(self, place: _Place, digest: Digest) -> None:

@@ -13,6 +13,7 @@ from dtr.model.manifests import INDEX_TYPES, MANIFEST_TYPES
 from dtr.model.names import Reference
 from dtr.remote import Answer, Credentials, RemoteClient, RemoteError, Targets
 from dtr.transfer.source import (
+    NotThereError,
     RepositoryUnknownError,
     Source,
     SourceError,
@@ -36,6 +37,10 @@ class _StatusError(SourceError):
     def __init__(self, message: str = "", status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+
+class _NotThereError(_StatusError, NotThereError):
+    """The source answers 404."""
 
 
 class RemoteRegistry:
@@ -187,7 +192,8 @@ class RemoteRegistry:
             ) as answer:
                 if answer.status != wanted:
                     message = f"{path.partition('?')[0]} answers {answer.status}"
-                    raise _StatusError(message, answer.status)
+                    kind = _NotThereError if answer.status == _NOT_FOUND else _StatusError
+                    raise kind(message, answer.status)
                 yield answer
         except RemoteError as error:
             raise SourceError(str(error)) from error

@@ -14,6 +14,10 @@ class SourceError(InvalidError):
     """The source does not have this, or not whole."""
 
 
+class NotThereError(SourceError):
+    """The source answers that it does not have this."""
+
+
 class RepositoryUnknownError(SourceError):
     """The source has nothing of this repository that could be listed."""
 

@@ -22,6 +22,7 @@ from dtr.registry.records.blobs import (
 )
 from dtr.registry.records.edges import (
     edges_of,
+    has_all_edges,
     is_needed_blob,
     is_referred_to,
     make_edges,
@@ -120,6 +121,7 @@ __all__ = [
     "find_repository",
     "forget_if_empty",
     "forget_upload_digests",
+    "has_all_edges",
     "is_needed_blob",
     "is_referred_to",
     "is_stored",

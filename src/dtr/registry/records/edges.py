@@ -161,6 +161,11 @@ def make_edges(writer: Writer) -> bool:
     return bool(found)
 
 
+def has_all_edges(reader: Reader) -> bool:
+    """Tell whether no manifest is without its edges."""
+    return reader.execute(select(manifests.c.id).where(_IS_OLD).limit(1)).first() is None
+
+
 def remake_edges(writer: Writer, manifest_id: int) -> None:
     """Make the edges of one manifest by today's rules, if it is still there."""
     columns = (manifests.c.repository_id, manifests.c.media_type, manifests.c.payload)
