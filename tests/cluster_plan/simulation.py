@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import JsonValue
 from tests.cluster_plan.parts import Database, Killed, Machine, Users
+from tests.cluster_plan.plain import wrong_form, wrong_sentence
 from tests.cluster_plan.promises import check_majority
 
 from dtr import __version__
@@ -31,7 +32,7 @@ from dtr.cluster.model import (
     ReplicaSpecification,
     StorageReport,
 )
-from dtr.cluster.operations import REMOVE, checked
+from dtr.cluster.operations import REMOVE, WARNINGS, checked
 from dtr.cluster.view import ClusterView
 from dtr.model.errors import UnavailableError
 from dtr.model.members import MemberState
@@ -254,10 +255,26 @@ class Simulation:
             for each in self.records()
             if not each.is_counted and each.phase is not ReplicaPhase.LEAVING
         ]
+        self._check_words()
         assert len(moving) <= 1 or self.gives_up_durability, f"two changes at once: {moving}"
         if not self.gives_up_durability:
             best = max((each.wal for each in self._databases() if each.has_data), default=0)
             assert best >= self.acknowledged, "a commit that was acknowledged is gone"
+
+    def _check_words(self) -> None:
+        """Hold that whoever watches an operation reads plain words, whatever happens to it."""
+        for key, entry in self.entries().items():
+            if not key.startswith(keys.OPERATIONS):
+                continue
+            operation = entry.document(Operation)
+            for phase in operation.phases:
+                is_failed = phase.state is OperationState.FAILED
+                wrong = (wrong_sentence if is_failed else wrong_form)(phase.message)
+                assert not wrong, f"{phase.name}: {phase.message}: {wrong}"
+            assert not wrong_sentence(operation.error), operation.error
+            warnings = operation.result.get(WARNINGS)
+            for warning in warnings if isinstance(warnings, list) else ():
+                assert not wrong_sentence(str(warning)), warning
 
     # Agents.
 

@@ -60,6 +60,7 @@ def told(*, is_plain: bool) -> dict[str, dict[str, Any]]:
                 http_port=80 + number,
                 is_leaving=not is_plain,
             ),
+            *(() if is_plain else (Balancer(node_id="n2"),)),
         ),
         cluster=DtrCluster(
             id=f"{other}cluster",

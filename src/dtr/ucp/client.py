@@ -385,8 +385,7 @@ def _look_at(address: str, context: ssl.SSLContext) -> str:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return _why_not(address, error).rstrip(".")
         refused = "refused" in str(error)
-        told = "nothing listens there, the machine is on" if refused else "it cannot be reached"
-        return f"{told} ({error})"
+        return "nothing listens there, the machine is on" if refused else "it cannot be reached"
     if answer.status_code == _UNAVAILABLE:
         return NO_MAJORITY
     return "" if answer.is_success else f"it answers {answer.status_code}, and not as UCP does"

@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import JsonValue
 from tests.support.processes import free_port
 
-from dtr.ucp.agent.port import NodeDirectory
+from dtr.ucp.agent.port import NodeDirectory, SupervisionError
 from dtr.ucp.api import PREFIX
 from dtr.ucp.authority import Authority, make_request, node_names
 from dtr.ucp.model import Node, NodeIdentity, NodeReport, Wanted
@@ -181,7 +181,7 @@ class WatchedComponent:
     async def report(self) -> JsonValue:
         """Return what the test says; an exception is raised."""
         if isinstance(self.answer, str) and self.answer == "raise":
-            raise OSError("cannot look")
+            raise SupervisionError("cannot look")
         return self.answer
 
     async def stop(self) -> None:

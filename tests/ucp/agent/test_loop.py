@@ -17,7 +17,7 @@ from dtr.ucp.agent.controllers import HttpControllers
 from dtr.ucp.agent.convergence import Limits
 from dtr.ucp.agent.last_known import LastReport, last_report_file, recall
 from dtr.ucp.agent.loop import Agent, AgentSettings
-from dtr.ucp.agent.port import NodeDirectory, ProcessSpecification
+from dtr.ucp.agent.port import NodeDirectory, ProcessSpecification, SupervisionError
 from dtr.ucp.agent.run import read_identity
 from dtr.ucp.agent.supervisor import ProcessSupervisor
 from dtr.ucp.authority import Authority
@@ -204,7 +204,7 @@ async def test_components_that_raise_or_hang_stop_no_other_and_are_problems(
     """And are forgotten once they are well."""
     raising, hanging = WatchedComponent("etcd"), WatchedComponent("controller")
     fine = WatchedComponent("replica")
-    raising.error = OSError("the port 2379 is taken")
+    raising.error = SupervisionError("the port 2379 is taken")
     raising.answer = "raise"
     hanging.hangs = True
     controller.say(wanted(7, (controller.address,)))

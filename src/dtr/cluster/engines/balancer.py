@@ -10,11 +10,13 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import structlog
 from pydantic import JsonValue
 
 from dtr.cluster.engines.haproxy import HTTPS_BACKEND, Frontend, render
 from dtr.cluster.engines.web_certificate import has_roots
 from dtr.cluster.model import BALANCER_SERVICE, BalancerReport, BalancerSpecification
+from dtr.ucp.agent.convergence import sentence
 from dtr.ucp.agent.files import make_directory, write_for
 from dtr.ucp.agent.port import (
     Component,
@@ -36,6 +38,9 @@ _SOFT_STOP_SECONDS: Final = 60.0
 _ANSWER_SECONDS: Final = 1.0
 _MAX_ANSWER_BYTES: Final = 1 << 20
 _MAX_QUOTED: Final = 500
+
+
+_LOG = structlog.get_logger()
 
 
 class BalancerProblemError(Exception):
@@ -103,7 +108,7 @@ class BalancerComponent:
         try:
             await self._run(specification)
         except (BalancerProblemError, SupervisionError, OSError) as error:
-            self._problem = str(error)
+            self._problem = sentence(error)
             raise
 
     async def report(self) -> JsonValue:
@@ -192,9 +197,10 @@ class BalancerComponent:
         finally:
             candidate.unlink(missing_ok=True)
         if done.returncode:
-            said = " ".join(done.stderr.split())[:_MAX_QUOTED]
+            _LOG.error("HAProxy refuses its configuration", said=done.stderr[:_MAX_QUOTED])
             raise BalancerProblemError(
-                f"HAProxy refuses its new configuration and goes on with the old one: {said}"
+                "HAProxy refuses its new configuration and goes on with the old one. The log of "
+                "this node's agent has what it says."
             )
 
     async def _end(self) -> None:

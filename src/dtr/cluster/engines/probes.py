@@ -2,10 +2,12 @@
 
 import ssl
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from dtr.model.errors import UnavailableError
+from dtr.model.failures import reason_of
 from dtr.ucp.agent.files import KeyFiles
 
 _MAX_BYTES = 1 << 20
@@ -36,7 +38,7 @@ class MutualTls:
                 self._context, self._stamps = context, stamps
         except OSError as error:
             raise UnavailableError(
-                f"the certificate {certificate} cannot be used: {error}"
+                f"the certificate {certificate} cannot be used: {reason_of(error)}"
             ) from None
         return self._context
 
@@ -58,7 +60,7 @@ def own_server_context(ca: Path, certificate: Path) -> ssl.SSLContext:
         context.load_verify_locations(ca)
         context.load_verify_locations(certificate)
     except OSError as error:
-        raise UnavailableError(f"a certificate cannot be used: {error}") from None
+        raise UnavailableError(f"a certificate cannot be used: {reason_of(error)}") from None
     return context
 
 
@@ -80,8 +82,8 @@ async def ask(url: str, context: ssl.SSLContext, *, seconds: float) -> tuple[int
             async for part in response.content.iter_any():
                 body += part
                 if len(body) > _MAX_BYTES:
-                    raise UnavailableError(f"the answer of {url} is too long")
+                    raise UnavailableError(f"the answer of {urlsplit(url).netloc} is too long")
             return response.status, body
     except (aiohttp.ClientError, OSError) as error:
-        reason = str(error) or type(error).__name__
-        raise UnavailableError(f"{url} does not answer: {reason}") from None
+        reason = reason_of(error, "it broke off the connection")
+        raise UnavailableError(f"{urlsplit(url).netloc} does not answer: {reason}") from None

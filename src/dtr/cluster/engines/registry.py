@@ -26,7 +26,13 @@ from dtr.ucp.agent.files import (
     trusted_in,
     write_for,
 )
-from dtr.ucp.agent.port import Controllers, NodeDirectory, ProcessSpecification, Supervisor
+from dtr.ucp.agent.port import (
+    Controllers,
+    NodeDirectory,
+    ProcessSpecification,
+    SupervisionError,
+    Supervisor,
+)
 from dtr.ucp.agent.users import user_for
 from dtr.ucp.api import ApiError
 from dtr.ucp.keyring import REGISTRY, Realm
@@ -150,7 +156,7 @@ class Registry:
             status, body = await self._ask("/health", self._port, _HEALTH_SECONDS)
         except UnavailableError as error:
             return str(error)
-        return "" if status == 200 else _error_of(body) or f"/health answers {status}"  # noqa: PLR2004
+        return "" if status == 200 else _error_of(body) or "its health is not good"  # noqa: PLR2004
 
     def storage(self) -> StorageReport | None:
         """Return what the built-in storage last wrote of itself; None where there is nothing."""
@@ -210,7 +216,7 @@ class Registry:
         place = self._place
         node = read_pair(self._directory.certificate, self._directory.key)
         if node is None:
-            raise OSError("the node's certificate cannot be read")
+            raise SupervisionError("The node's certificate cannot be read.")
         kept = read_pair(place.web_certificate, place.web_key)
         pair = self._web.choose(specification, node, kept)
         # The key first: a crash in between leaves a pair that does not match, which is made anew.
@@ -274,4 +280,7 @@ def _error_of(body: bytes) -> str:
         answer = json.loads(body)
     except ValueError:
         return ""
-    return str(answer.get("Error", "")) if isinstance(answer, dict) else ""
+    error = str(answer.get("Error", "")) if isinstance(answer, dict) else ""
+    # What comes after the component is a driver's or a library's: for the log and for /health.
+    component, _, detail = error.partition(": ")
+    return f"its {component} is not well: see /health there" if detail else error

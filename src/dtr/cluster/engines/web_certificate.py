@@ -16,6 +16,7 @@ from pydantic import JsonValue
 
 from dtr.cluster.model import ReplicaSpecification
 from dtr.model.errors import RegistryError
+from dtr.model.failures import reason_of
 from dtr.ucp.agent.port import Controllers
 from dtr.ucp.api import ApiError
 from dtr.ucp.authority import AuthorityError, Purpose, checked_name, make_request, node_names
@@ -111,7 +112,7 @@ class WebCertificate:
         try:
             answered = asking.result()
         except (RegistryError, ApiError, AuthorityError, TimeoutError) as error:
-            self._error = str(error) or "no answer in time"
+            self._error = str(error) or reason_of(error)
             return None
         self._error = answered.problem
         return answered

@@ -14,6 +14,7 @@ from dtr.model.errors import (
     UnavailableError,
     UploadUnknownError,
 )
+from dtr.model.failures import reason_of
 from dtr.storage.replicated.names import StagedName
 from dtr.storage.replicated.peers import Peers, PeerUnreachableError
 from dtr.storage.replicated.protocol import MOST_BYTES, Addition, Then
@@ -180,7 +181,7 @@ class Leg:
             self.failure = failure
         except Exception as error:  # noqa: BLE001 - the outermost loop of a leg
             _LOG.exception("bytes were not brought to a replica", replica=self.replica)
-            self.failure = UnavailableError(f"a replica cannot be written to: {error!r}")
+            self.failure = UnavailableError(f"a replica cannot be written to: {reason_of(error)}")
         finally:
             self._wake.set()
 

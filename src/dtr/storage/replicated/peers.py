@@ -19,6 +19,7 @@ from dtr.model.errors import (
     StorageFullError,
     UnavailableError,
 )
+from dtr.model.failures import reason_of
 from dtr.model.members import Member, Members, MembersFile
 from dtr.storage.port import CHUNK_BYTES, StoredBlob
 from dtr.storage.replicated.names import StagedName
@@ -337,4 +338,4 @@ async def _error(replica: str, answer: aiohttp.ClientResponse) -> RegistryError:
 
 
 def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return reason_of(error, "it broke off the connection")

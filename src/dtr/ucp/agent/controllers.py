@@ -10,6 +10,7 @@ import aiohttp
 from pydantic import JsonValue
 
 from dtr.model.errors import UnavailableError
+from dtr.model.failures import reason_of
 from dtr.ucp.agent.port import Controllers, NodeDirectory
 from dtr.ucp.api import PREFIX, ApiError
 
@@ -66,7 +67,7 @@ class HttpControllers:
                     try:
                         return await self._ask(address, method, path, body)
                     except (UnavailableError, aiohttp.ClientError, OSError) as error:
-                        problem = f"{address}: {_why(error)}"
+                        problem = f"{address}: {_reason(error)}"
                         self._ask_last(address)
                         if method != "GET" and not isinstance(error, _NEVER_ARRIVED):
                             break
@@ -115,11 +116,10 @@ class HttpControllers:
         return self._context
 
 
-def _why(error: Exception) -> str:
-    """Return what is wrong; aiohttp's own words name objects."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.strerror or str(error.os_error)
-    return str(error) or type(error).__name__
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnavailableError):
+        return str(error)
+    return reason_of(error, "it broke off the connection")
 
 
 async def _content(response: aiohttp.ClientResponse) -> bytes:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
+from dtr.model.failures import reason_of
 from dtr.ucp.agent.port import Component
 from dtr.ucp.model import Wanted
 
 _LOG = structlog.get_logger()
 _LEAST_STOP_SECONDS: Final = 10
 _MESSAGE_CHARACTERS: Final = 500
+_OWN: Final = "dtr."
+_UNEXPECTED: Final = "something unexpected went wrong; the log of this node's agent has what"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,17 @@ class Convergence:
 
 
 def sentence(error: BaseException) -> str:
-    """Return what an exception says, or what it is where it says nothing; shortened."""
-    text = str(error) or type(error).__name__
+    """Return what an exception of ours says, or why another came about; shortened.
+
+    What libraries say is in the log, with the traceback.
+    """
+    if type(error).__module__.startswith(_OWN):
+        text = str(error) or _UNEXPECTED
+    elif isinstance(error, ValidationError):
+        text = (
+            "What controllers want here cannot be read by this version. Install the same version "
+            "of the program on all machines."
+        )
+    else:
+        text = reason_of(error, _UNEXPECTED)
     return text if len(text) <= _MESSAGE_CHARACTERS else text[:_MESSAGE_CHARACTERS] + "…"

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from dtr.model.failures import reason_of
 from dtr.ucp.agent.launch import RunningProcess
 from dtr.ucp.agent.leftovers import end_leftover
 from dtr.ucp.agent.logfiles import LogFile
@@ -16,6 +17,7 @@ from dtr.ucp.agent.port import ProcessSpecification, SupervisionError
 from dtr.ucp.model import ProcessReport, ProcessState
 
 _LOG = structlog.get_logger()
+_UNEXPECTED: Final = "see the agent's log"
 _PROBE_SECONDS: Final = 5
 _KILL_SECONDS: Final = 10
 
@@ -124,14 +126,15 @@ class Keeper:
                 await self._run_once(self._wanted)
             except Exception as error:  # noqa: BLE001 - the outermost loop of a process
                 _LOG.exception("a process could not be looked after", process=self._name)
-                await self._fail(f"could not be looked after: {error!r}")
+                await self._fail(f"could not be looked after: {reason_of(error, _UNEXPECTED)}")
         self._set(ProcessState.STOPPED, "")
 
     async def _run_once(self, specification: ProcessSpecification) -> None:
         try:
             process = RunningProcess(specification, self._log, self._pid_file, self._wake.set)
         except (OSError, SupervisionError) as error:
-            await self._fail(f"cannot be started: {error}")
+            why = str(error) if isinstance(error, SupervisionError) else reason_of(error)
+            await self._fail(f"cannot be started: {why}")
             return
         _LOG.info("a process was started", process=self._name, pid=process.pid)
         self._process = process

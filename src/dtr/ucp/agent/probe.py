@@ -6,6 +6,7 @@ from typing import Final
 
 import structlog
 
+from dtr.model.failures import reason_of
 from dtr.ucp.model import Probe, ProbeReport
 
 _LOG = structlog.get_logger()
@@ -80,7 +81,7 @@ class Prober:
                     try:
                         await _connect_once(host.strip("[]"), int(port))
                     except OSError as error:
-                        problem = f"{address} cannot be reached: {error}"
+                        problem = f"{address} cannot be reached: {reason_of(error)}"
                         await asyncio.sleep(_PAUSE_SECONDS)
                     else:
                         return ""
@@ -105,6 +106,6 @@ async def _listen(port: int, open_ports: AsyncExitStack) -> str:
     try:
         server = await asyncio.start_server(accept, None, port)
     except OSError as error:
-        return f"port {port} cannot be listened on: {error}"
+        return f"port {port} cannot be listened on: {reason_of(error)}"
     open_ports.callback(server.close)
     return ""
