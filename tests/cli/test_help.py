@@ -40,7 +40,7 @@ def test_paragraphs_flow() -> None:
 @pytest.mark.parametrize(
     ("words", "summary"),
     [
-        ([*DTR], "Delete the last replica, and with it everything that the registry has."),
+        ([*DTR], "Delete the last replica, and with it all content of the registry."),
         ([*DTR, "load-balancer"], "its pool follows joins and removals by itself."),
         ([*UCP], "Make this manager the only one, after a majority of them was lost for ever."),
     ],

@@ -125,7 +125,7 @@ def test_a_new_registry_has_nothing_to_collect_and_nothing_wrong(dtr: CommandLin
     assert dtr.good("gc").out.startswith("Collected 0 manifests")
     assert dtr.good("gc", "--dry-run").out.startswith("Would collect 0 manifests")
     assert dtr.good("fsck", "--verify", "--json").json == []
-    assert dtr.good("fsck", "--repair").out == "0 damage, 0 garbage, 0 note.\n"
+    assert dtr.good("fsck", "--repair").out == "No problems found.\n"
 
 
 def test_the_settings_are_checked_all_at_once(quick: QuickCommandLine, tmp_path: Path) -> None:

@@ -42,11 +42,11 @@ def copy_metadata(
     target: Annotated[str, typer.Option("--to", metavar="PLACE", help=f"Where to: {_PLACE}")],
     source_password_file: Annotated[
         Path | None,
-        typer.Option("--from-password-file", help="First line: PostgreSQL's password there."),
+        typer.Option("--from-password-file", help="File with the password of the source database."),
     ] = None,
     target_password_file: Annotated[
         Path | None,
-        typer.Option("--to-password-file", help="First line: PostgreSQL's password here."),
+        typer.Option("--to-password-file", help="File with the password of the target database."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the registry that the target holds.")

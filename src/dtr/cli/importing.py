@@ -39,31 +39,37 @@ def import_registry(
     ],
     repositories: Annotated[
         list[str] | None,
-        typer.Option("--repository", help="Only this one, as it is called there. May be repeated."),
+        typer.Option(
+            "--repository",
+            help="Import this repository only, by its name at the source. May be repeated.",
+        ),
     ] = None,
     prefix: Annotated[
         str, typer.Option(help="Namespace to put every repository below: NAME becomes PREFIX/NAME.")
     ] = "",
     owner: Annotated[
         str | None,
-        typer.Option(help="User who may administer the namespaces that are not its own."),
+        typer.Option(help="User who gets the level admin on the imported namespaces."),
     ] = None,
     visibility: Annotated[
-        Visibility, typer.Option(help="Of repositories that are made.")
+        Visibility, typer.Option(help="Visibility of repositories that are created.")
     ] = Visibility.PRIVATE,
     link: Annotated[
         bool,
         typer.Option(
             "--link/--no-link",
-            help="Make hard links of a directory's blobs where it is on the same file system.",
+            help="Use hard links instead of copies, if the directory is on the same file system.",
         ),
     ] = True,
     overwrite_tags: Annotated[
-        bool, typer.Option("--overwrite-tags", help="Move also tags that clients pushed here.")
+        bool,
+        typer.Option(
+            "--overwrite-tags", help="Also move tags that clients pushed to this registry."
+        ),
     ] = False,
-    username: Annotated[str | None, typer.Option(help="Who to be at a running registry.")] = None,
+    username: Annotated[str | None, typer.Option(help="User name at the source registry.")] = None,
     password_file: Annotated[
-        Path | None, typer.Option(help="Its password is the first line of this file.")
+        Path | None, typer.Option(help="File with the password at the source registry.")
     ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Accept any TLS certificate of a running registry.")
@@ -84,15 +90,18 @@ def import_registry(
             help="Private network that the registry may redirect to: 10.0.0.0/8. May be repeated.",
         ),
     ] = None,
-    concurrency: Annotated[int, typer.Option(help="Blobs at a time.", min=1, max=64)] = 4,
+    concurrency: Annotated[
+        int,
+        typer.Option(help="Maximum number of blobs transferred at the same time.", min=1, max=64),
+    ] = 4,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read the source and say what would come.")
+        bool, typer.Option("--dry-run", help="Show what would be imported; change nothing.")
     ] = False,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Bring over what a docker-registry has: repositories, manifests, tags, verified byte by byte.
+    """Import the content of a docker-registry: repositories, manifests, tags, all verified.
 
     May run while this registry serves, and again: what is here is passed over, tags that moved
     there are moved here, and a tag that a client pushed here since stays.

@@ -148,7 +148,9 @@ def cancel(job_id: Id, data_dir: DataDirOption = None, config: ConfigOption = No
 @commands.command("run")
 def run(
     kind: Kind,
-    repair: Annotated[bool, typer.Option("--repair", help="For fsck: repair.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="For fsck: repair what can be repaired.")
+    ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="For fsck: read every blob.")] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until the job has ended; fail if it fails.")

@@ -29,7 +29,7 @@ _CONSOLE = new_console(stderr=True)
 
 def gc(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would go first, and why; take nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be deleted, and why; delete nothing.")
     ] = False,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
@@ -62,8 +62,8 @@ def fsck(
         bool,
         typer.Option(
             "--repair",
-            help="Delete bytes that nothing knows, and forget content whose bytes are lost, "
-            "so that the next push brings it back.",
+            help="Delete unknown bytes, and forget content whose bytes are lost, "
+            "so that the next push stores it again.",
         ),
     ] = False,
     verify: Annotated[
@@ -86,10 +86,23 @@ def fsck(
     if as_json:
         show_json([asdict(finding) for finding in findings])
     else:
-        counts = {kind: sum(found.severity is kind for found in findings) for kind in Severity}
-        echo(", ".join(f"{count} {kind}" for kind, count in counts.items()) + ".")
+        echo(_summary(findings))
     if not all(map(is_harmless, findings)):
         raise typer.Exit(1)
+
+
+def _summary(findings: list[Finding]) -> str:
+    """Say how much was found; damage is what matters, so it is always said."""
+    if not findings:
+        return "No problems found."
+    counts = {kind: sum(found.severity is kind for found in findings) for kind in Severity}
+    damaged, garbage, notes = (counts[kind] for kind in Severity)
+    parts = [f"{damaged} damaged" if damaged else "no damage"]
+    if garbage:
+        parts.append(f"{garbage} unused")
+    if notes:
+        parts.append(f"{notes} note{'' if notes == 1 else 's'}")
+    return f"Found: {', '.join(parts)}."
 
 
 def _collect(registry: Registry, collector: Collector) -> Collected:

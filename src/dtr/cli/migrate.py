@@ -37,12 +37,14 @@ from dtr.server.settings import Settings
 def migrate_metadata(
     after: Annotated[
         bool,
-        typer.Option("--after", help="Apply also what servers of older versions cannot work with."),
+        typer.Option(
+            "--after", help="Also apply the steps that servers of older versions cannot work with."
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be applied; change nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: JsonOption = False,
     database_url: Annotated[
         str | None,

@@ -11,9 +11,7 @@ from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, show_json, time_of
 from dtr.registry.records.read_only import ReadOnlyMode, read_only_mode, set_read_only
 
-commands = typer.Typer(
-    no_args_is_help=True, help="Serve pulls only, for maintenance; or see whether that is so."
-)
+commands = typer.Typer(no_args_is_help=True, help="Read-only mode: pulls only, for maintenance.")
 
 
 @commands.command("on")
@@ -34,7 +32,7 @@ def turn_on(
 
 @commands.command("off")
 def turn_off(data_dir: DataDirOption = None, config: ConfigOption = None) -> None:
-    """Take pushes and deletions again."""
+    """End the read-only mode: accept pushes and deletions again."""
     with open_registry(config, data_dir) as registry:
         registry.database.write_now(set_read_only, None)
         echo("The registry takes pushes.")
@@ -44,7 +42,7 @@ def turn_off(data_dir: DataDirOption = None, config: ConfigOption = None) -> Non
 def status(
     as_json: JsonOption = False, data_dir: DataDirOption = None, config: ConfigOption = None
 ) -> None:
-    """Show whether pushes are taken, and why not."""
+    """Show whether the registry is read-only, and why."""
     with open_registry(config, data_dir) as registry:
         mode = registry.database.read_now(read_only_mode)
     if as_json:

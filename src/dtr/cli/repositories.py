@@ -29,7 +29,7 @@ Target = Annotated[
     ),
 ]
 Public = Annotated[
-    bool, typer.Option("--public/--private", help="Whether anybody may pull without logging in.")
+    bool, typer.Option("--public/--private", help="Public: everybody may pull, without logging in.")
 ]
 User = Annotated[str, typer.Argument(help="The user.", autocompletion=users)]
 WholeNamespace = Annotated[
@@ -76,7 +76,7 @@ def create(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Create a repository; a push to one's own namespace does so by itself."""
+    """Create a repository; a push to your own namespace creates it, too."""
     with open_registry(config, data_dir) as registry:
         repository = RepositoryName.parse(name)
         registry.database.write_now(manage.create_repository, repository, _visibility(public))
@@ -104,7 +104,7 @@ def remove(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Remove a repository with its tags and manifests; collection takes the bytes."""
+    """Remove a repository with its tags and manifests; garbage collection frees the bytes."""
     with open_registry(config, data_dir) as registry:
         repository = RepositoryName.parse(name)
         registry.require_writable()
@@ -127,7 +127,7 @@ def grant(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Let a user pull (read-only), push and delete (read-write), or also create (admin)."""
+    """Grant access: pull (read-only), push and delete (read-write), or everything (admin)."""
     try:
         granted = Level.parse(level)
     except ValueError as error:
@@ -147,7 +147,7 @@ def revoke(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Take a grant away, and say what the user may still do."""
+    """Revoke a grant, and show which access the user still has."""
     with open_registry(config, data_dir) as registry:
         taken, left = registry.database.write_now(
             manage.revoke, name, user, whole_namespace=whole_namespace
@@ -169,7 +169,7 @@ def list_grants(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """List who was granted what on a repository, directly or through its namespace."""
+    """List the grants on a repository and on its namespace."""
     with open_registry(config, data_dir) as registry:
         show(
             registry.database.read_now(manage.list_grants, RepositoryName.parse(name)),

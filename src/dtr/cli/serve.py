@@ -26,7 +26,8 @@ def serve(
         str | None,
         typer.Option(
             metavar="ADDRESS:PORT",
-            help="Where to listen. Loopback is served over plain HTTP, any other address over TLS. "
+            help="Address and port to listen on. Loopback is served over plain HTTP, any "
+            "other address over TLS. "
             "[default: 127.0.0.1:5000]",
             show_default=False,
         ),
@@ -45,7 +46,8 @@ def serve(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Where blobs are: file:///DIRECTORY, s3://BUCKET/PREFIX?endpoint=...&region=..., "
+            help="Storage of the blobs: file:///DIRECTORY, "
+            "s3://BUCKET/PREFIX?endpoint=...&region=..., "
             "azure://CONTAINER/PREFIX?account=... or gs://BUCKET/PREFIX. Credentials come from "
             "the environment, files or the machine's role. [default: the data directory]",
             show_default=False,
@@ -60,23 +62,29 @@ def serve(
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(help="Web processes. [default: the cores]", show_default=False, min=0),
+        typer.Option(
+            help="Number of web processes. [default: one per core]", show_default=False, min=0
+        ),
     ] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option(help="Certificate chain to serve TLS with (PEM).")
+        Path | None, typer.Option(help="Certificate for TLS, with its chain (PEM).")
     ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Private key of the certificate (PEM).")
+    ] = None,
     insecure_http: Annotated[
         bool, typer.Option("--insecure-http", help="Serve plain HTTP on any address.")
     ] = False,
     admin_password_file: Annotated[
         Path | None,
-        typer.Option(help="First administrator's password, instead of a generated one."),
+        typer.Option(
+            help="File with the first administrator's password. [default: a password is generated]"
+        ),
     ] = None,
     drain_seconds: Annotated[
         float | None,
         typer.Option(
-            help="How long requests in flight may take after SIGTERM. [default: 30]",
+            help="Seconds that requests in flight may take after SIGTERM. [default: 30]",
             show_default=False,
         ),
     ] = None,

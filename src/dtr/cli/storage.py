@@ -49,7 +49,9 @@ def copy(
             show_default=False,
         ),
     ] = None,
-    at_once: Annotated[int, typer.Option(help="Blobs to copy at once.", min=1, max=64)] = 4,
+    at_once: Annotated[
+        int, typer.Option(help="Maximum number of blobs copied at the same time.", min=1, max=64)
+    ] = 4,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count what would be copied; change nothing.")
     ] = False,

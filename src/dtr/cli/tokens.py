@@ -38,7 +38,7 @@ def create(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Create an access token and show it, this once; use it as the password."""
+    """Create an access token and show it once; use it as the password."""
     lifetime = None if expires is None else _seconds(expires)
     try:
         ceiling = Level.parse(level)
@@ -76,7 +76,7 @@ def list_tokens(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """List a user's access tokens, without the secrets, which nobody has any more."""
+    """List a user's access tokens; the secrets are not kept."""
     with open_registry(config, data_dir) as registry:
         tokens = registry.database.read_now(manage.list_tokens, user)
     show(
@@ -105,7 +105,7 @@ def revoke(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Revoke an access token; what was logged in with it ends within a second."""
+    """Revoke an access token; logins with it end within a second."""
     if (token_id is None) is not every:
         fail("Name a token's id, or pass --all.")
     with open_registry(config, data_dir) as registry:

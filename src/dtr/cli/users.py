@@ -20,7 +20,10 @@ Name = Annotated[str, typer.Argument(help="The user's name.", autocompletion=use
 def add(
     name: NewName,
     admin: Annotated[
-        bool, typer.Option("--admin", help="Administrators have full access.")
+        bool,
+        typer.Option(
+            "--admin", help="Make the user an administrator. Administrators have full access."
+        ),
     ] = False,
     password_file: PasswordFileOption = None,
     data_dir: DataDirOption = None,
@@ -67,13 +70,13 @@ def passwd(
 
 @commands.command("disable")
 def disable(name: Name, data_dir: DataDirOption = None, config: ConfigOption = None) -> None:
-    """Let a user not log in any more; their repositories stay."""
+    """Disable a user: the user cannot log in, the repositories stay."""
     _set_active(name, data_dir, config, is_active=False)
 
 
 @commands.command("enable")
 def enable(name: Name, data_dir: DataDirOption = None, config: ConfigOption = None) -> None:
-    """Let a disabled user log in again."""
+    """Enable a disabled user."""
     _set_active(name, data_dir, config, is_active=True)
 
 

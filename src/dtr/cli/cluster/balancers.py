@@ -25,10 +25,12 @@ commands = typer.Typer(no_args_is_help=True, help="The load balancer in front of
 
 _MAX_PORT = 65_535
 HttpsPort = Annotated[
-    int, typer.Option("--https-port", min=1, max=_MAX_PORT, help="Where it listens for HTTPS.")
+    int,
+    typer.Option("--https-port", min=1, max=_MAX_PORT, help="Port of the load balancer for HTTPS."),
 ]
 HttpPort = Annotated[
-    int, typer.Option("--http-port", min=1, max=_MAX_PORT, help="Where it listens for HTTP.")
+    int,
+    typer.Option("--http-port", min=1, max=_MAX_PORT, help="Port of the load balancer for HTTP."),
 ]
 
 
@@ -66,7 +68,7 @@ def remove(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """End the load balancer on a node."""
+    """Remove the load balancer from a node."""
     with connected(options) as client:
         arguments: dict[str, JsonValue] = {"node": choose_node(client, ucp_node)}
         if dry_run:
@@ -83,16 +85,16 @@ def remove(
 def config(
     options: ConnectionOptions,
     form: Annotated[
-        PoolFormat, typer.Option("--format", help="The program that it is for.")
+        PoolFormat, typer.Option("--format", help="The load balancer's program.")
     ] = PoolFormat.HAPROXY,
     https_port: HttpsPort = HTTPS_PORT,
     http_port: HttpPort = HTTP_PORT,
     host: Annotated[
-        str, typer.Option(help="The external URL's host; for keepalived the address that moves.")
+        str, typer.Option(help="Host of the external URL; for keepalived the virtual address.")
     ] = DEFAULT_HOST,
     ca_file: Annotated[
         str,
-        typer.Option(help="Where on the balancer the certificates of the replicas' authority are."),
+        typer.Option(help="Path, on the balancer, of the replicas' certificate authority."),
     ] = DEFAULT_CA_FILE,
 ) -> None:
     """Print the pool as a configuration for a load balancer of your own."""

@@ -48,7 +48,8 @@ def remove(
         typer.Option(
             "--force",
             envvar="DTR_FORCE_REMOVE_REPLICA",
-            help="Although others are unhealthy; what only the removed ones have may be lost.",
+            help="Remove even if other replicas are unhealthy; content that only the "
+            "removed replicas have may be lost.",
         ),
     ] = False,
     dry_run: DryRunOption = False,
@@ -83,7 +84,7 @@ def remove(
 
 @takes_connection
 def cancel(options: ConnectionOptions, as_json: JsonOption = False) -> None:
-    """Ask the operation that runs to stop.
+    """Cancel the running operation.
 
     What it has done is undone; where that is no longer possible it goes on, and says why.
     """
@@ -117,7 +118,7 @@ def reconfigure(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Change settings of all replicas; what is not named stays.
+    """Change settings of all replicas; other settings stay.
 
     One replica after the other takes them, so that the registry is not interrupted. If one does
     not become healthy with them, all go back.
@@ -158,7 +159,7 @@ def emergency_repair(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on from one replica after a majority was lost for ever.
+    """Continue with one replica after a majority was lost for ever.
 
     Shows what each survivor has, drops those whose machines do not answer, and makes the one that
     you choose the primary. What only the lost ones had is lost. When UCP itself has lost its

@@ -56,7 +56,8 @@ def install(
         typer.Option(
             envvar="DTR_STORAGE",
             metavar="replicated|URL",
-            help="Where blobs are: on the replicas' own disks, copied among them; or a storage URL "
+            help="Storage of the blobs: on the replicas' own disks, copied among them; or a "
+            "storage URL "
             "that all replicas see (docs/storage.md).",
         ),
     ] = operations.REPLICATED,
@@ -79,13 +80,14 @@ def install(
         typer.Option(
             "--with-ucp",
             envvar="DTR_WITH_UCP",
-            help="Install UCP on this machine first, where it is no node yet.",
+            help="Install UCP on this machine first, if it is not a node yet.",
         ),
     ] = False,
     host_address: Annotated[
         str | None,
         typer.Option(
-            envvar="UCP_HOST_ADDRESS", help="With --with-ucp: this machine's address for others."
+            envvar="UCP_HOST_ADDRESS",
+            help="With --with-ucp: the address of this machine for the other nodes.",
         ),
     ] = None,
     dry_run: DryRunOption = False,
@@ -93,7 +95,7 @@ def install(
 ) -> None:
     """Create a cluster with one replica on one node.
 
-    Where this machine is no node of UCP yet, it can be made the first: --with-ucp. Each further
+    If this machine is not a node of UCP yet, --with-ucp makes it the first. Each further
     replica is one 'dtr join'.
     """
     refuse_nfs(nfs_storage_url)
@@ -149,7 +151,7 @@ def join(
         typer.Option(
             "--unsafe-join",
             envvar="DTR_UNSAFE_JOIN",
-            help="Join although replicas are unhealthy; what only those have may be lost.",
+            help="Join even if replicas are unhealthy; content that only those have may be lost.",
         ),
     ] = False,
     skip_network_test: Annotated[
@@ -157,7 +159,7 @@ def join(
         typer.Option(
             "--skip-network-test",
             envvar="DTR_SKIP_NETWORK_TEST",
-            help="Do not try whether the nodes reach each other.",
+            help="Do not test whether the nodes can reach each other.",
         ),
     ] = False,
     dry_run: DryRunOption = False,
@@ -211,7 +213,7 @@ def destroy(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete the last replica, and with it everything that the registry has.
+    """Delete the last replica, and with it all content of the registry.
 
     Any other replica is taken out with 'dtr remove'.
     """

@@ -50,7 +50,7 @@ NewReplicaOption = Annotated[
         "--replica-id",
         envvar="DTR_INSTALL_REPLICA_ID",
         metavar="ID",
-        help="ID of the new replica: 12 hexadecimal digits. Made up when left out.",
+        help="ID of the new replica: 12 hexadecimal digits. Generated when left out.",
     ),
 ]
 HttpsPortOption = Annotated[
@@ -60,7 +60,7 @@ HttpsPortOption = Annotated[
         envvar="REPLICA_HTTPS_PORT",
         min=1,
         max=_MAX_PORT,
-        help="Where the replica listens for HTTPS.",
+        help="Port of the replica for HTTPS.",
     ),
 ]
 HttpPortOption = Annotated[
@@ -70,7 +70,7 @@ HttpPortOption = Annotated[
         envvar="REPLICA_HTTP_PORT",
         min=1,
         max=_MAX_PORT,
-        help="Where the replica listens for HTTP: health checks, all else is sent to HTTPS.",
+        help="Port of the replica for HTTP: health checks; everything else is redirected to HTTPS.",
     ),
 ]
 ExternalUrlOption = Annotated[
@@ -79,7 +79,7 @@ ExternalUrlOption = Annotated[
         "--dtr-external-url",
         envvar="DTR_EXTERNAL_URL",
         metavar="URL",
-        help="How clients reach the registry: a replica, or the load balancer.",
+        help="URL at which clients reach the registry: a replica, or the load balancer.",
     ),
 ]
 CertificateOption = Annotated[
@@ -112,14 +112,14 @@ AuthorityOption = Annotated[
 ]
 LogLevelOption = Annotated[
     str | None,
-    typer.Option("--log-level", envvar="LOG_LEVEL", help="Of all replicas' registries."),
+    typer.Option("--log-level", envvar="LOG_LEVEL", help="Log level of all replicas."),
 ]
 SettingOption = Annotated[
     list[str] | None,
     typer.Option(
         "--setting",
         metavar="SECTION.KEY=VALUE",
-        help="A setting of all replicas' registries, as in dtr.toml; may be repeated.",
+        help="A setting of all replicas, as in dtr.toml; may be repeated.",
     ),
 ]
 NfsOption = Annotated[
@@ -127,7 +127,10 @@ NfsOption = Annotated[
     typer.Option("--nfs-storage-url", envvar="NFS_STORAGE_URL", hidden=True),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what would be done, or why it would be refused.")
+    bool,
+    typer.Option(
+        "--dry-run", help="Show what would be done, or why it would be refused; change nothing."
+    ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", envvar="YES", help="Do not ask.")]
 

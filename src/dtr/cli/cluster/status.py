@@ -31,10 +31,10 @@ _PATH: Final = "/dtr/status"
 def status(
     options: ConnectionOptions,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")
+        bool, typer.Option("--watch", "-w", help="Refresh every two seconds, until Ctrl-C.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="End with status 1 where something is wrong.")
+        bool, typer.Option("--check", help="Exit with status 1 if something is wrong.")
     ] = False,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,

@@ -67,11 +67,11 @@ def passwd(
 def status(
     options: ConnectionOptions,
     check: Annotated[
-        bool, typer.Option("--check", help="End with status 1 where there is a problem.")
+        bool, typer.Option("--check", help="Exit with status 1 if there is a problem.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how the control plane is, what it still survives, and what to do about problems.
+    """Show the control plane, how many failures it survives, and what to do about problems.
 
     On a node whose controllers do not answer it shows what the node knows by itself, and ends with
     status 1.
@@ -148,7 +148,7 @@ def backup(
         ),
     ] = None,
 ) -> None:
-    """Write all that the control plane knows to a tar: nodes, administrators, keys.
+    """Write a backup of the control plane to a tar file: nodes, administrators, keys.
 
     Whoever has it can be any machine of this UCP: keep it as you keep private keys. It has no
     images and no metadata of the registry. 'ucp restore' begins again from it.

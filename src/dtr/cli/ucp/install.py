@@ -77,11 +77,12 @@ def install(
             metavar="-",
             callback=refuse_argument,
             help="Their password: '-' reads it from standard input. Asked for at a terminal, else "
-            "made up and kept in the data directory.",
+            "generated and kept in the data directory.",
         ),
     ] = None,
     admin_password_file: Annotated[
-        Path | None, typer.Option(help="Read it from the first line of this file.")
+        Path | None,
+        typer.Option(help="Read the administrator password from the first line of this file."),
     ] = None,
     controller_port: PortOption = CONTROLLER_PORT,
     san: SanOption = None,
@@ -128,7 +129,7 @@ def restore(
     no_create_user: NoCreateUserOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Begin a control plane again that was lost, from what 'ucp backup' wrote.
+    """Restore a lost control plane from a backup of 'ucp backup'.
 
     Only when no majority of the managers can ever come back: two control planes at once would give
     the machines different orders. Run it on a fresh machine. Authority, administrators and nodes

@@ -109,7 +109,10 @@ def join(
     address: Annotated[
         str | None,
         typer.Argument(
-            metavar="HOST[:PORT]", help="Any controller.", envvar="UCP_URL", show_envvar=True
+            metavar="HOST[:PORT]",
+            help="Address of any controller.",
+            envvar="UCP_URL",
+            show_envvar=True,
         ),
     ] = None,
     token: TokenOption = None,

@@ -48,7 +48,7 @@ def show_nodes(nodes: list[dict[str, Any]]) -> None:
 def inspect_node(
     options: ConnectionOptions, node: NodeArgument, as_json: JsonOption = False
 ) -> None:
-    """Show all that is known of a node, with its processes and problems."""
+    """Show a node in detail, with its processes and problems."""
     with connected(options) as client:
         found = client.call("GET", f"/nodes/{quote(node, safe='')}")
     if as_json:
@@ -96,12 +96,15 @@ def remove_node(
     node: NodeArgument,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also with a replica or balancer on it: the machine is gone."),
+        typer.Option(
+            "--force",
+            help="Remove the node even if it hosts a replica or a balancer: the machine is lost.",
+        ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a node: its certificate is worth nothing from then on.
+    """Remove a node; its certificate is no longer accepted.
 
     It is refused for the last manager, and for a node that hosts a replica or a balancer. On the
     machine itself, run 'ucp uninstall' afterwards.
@@ -121,21 +124,21 @@ def remove_node(
 @commands.command("promote")
 @takes_connection
 def promote(options: ConnectionOptions, node: NodeArgument, as_json: JsonOption = False) -> None:
-    """Want a node to be a manager; that takes seconds, and 'ucp status' shows it."""
+    """Make a node a manager; this takes seconds, 'ucp status' shows it."""
     _change(options, node, "promote", as_json=as_json)
 
 
 @commands.command("demote")
 @takes_connection
 def demote(options: ConnectionOptions, node: NodeArgument, as_json: JsonOption = False) -> None:
-    """Want a node to be a worker; refused for the last manager."""
+    """Make a node a worker; refused for the last manager."""
     _change(options, node, "demote", as_json=as_json)
 
 
 @commands.command("pause")
 @takes_connection
 def pause(options: ConnectionOptions, node: NodeArgument, as_json: JsonOption = False) -> None:
-    """Put nothing new on a node; what runs there goes on."""
+    """Put nothing new on a node; running services continue."""
     _change(options, node, "pause", as_json=as_json)
 
 

@@ -16,7 +16,7 @@ HostAddressOption = Annotated[
         "--host-address",
         envvar="UCP_HOST_ADDRESS",
         metavar="IP",
-        help="The address of this machine at which the others reach it.",
+        help="Address of this machine, at which the other machines reach it.",
     ),
 ]
 NodeNameOption = Annotated[
@@ -24,7 +24,7 @@ NodeNameOption = Annotated[
     typer.Option(
         "--node-name",
         envvar="UCP_NODE_NAME",
-        help="What this machine is called. [default: its host name]",
+        help="Name of this machine. [default: its host name]",
         show_default=False,
     ),
 ]
@@ -44,7 +44,7 @@ PortOption = Annotated[
         envvar="UCP_CONTROLLER_PORT",
         min=1,
         max=_MAX_PORT,
-        help="Where controllers listen.",
+        help="Port of the controllers.",
     ),
 ]
 SanOption = Annotated[
@@ -52,12 +52,14 @@ SanOption = Annotated[
     typer.Option(
         "--san",
         metavar="NAME",
-        help="Another name or address under which UCP will be called; may be repeated.",
+        help="Another name or address of UCP, for its certificate; may be repeated.",
     ),
 ]
 NoStartOption = Annotated[
     bool,
-    typer.Option("--no-start", help="Only write it down, and print the command that starts it."),
+    typer.Option(
+        "--no-start", help="Only write the files, and print the command that starts the agent."
+    ),
 ]
 NoCreateUserOption = Annotated[
     bool,

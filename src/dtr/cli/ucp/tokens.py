@@ -16,7 +16,7 @@ from dtr.ucp.tokens import LONGEST_LIFETIME_SECONDS
 
 _UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "y": 365 * 86_400}
 
-commands = typer.Typer(no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True, help="Join tokens: what lets machines join.")
 
 KindOption = Annotated[
     TokenKind,
@@ -33,7 +33,7 @@ KindOption = Annotated[
 def show_token(
     options: ConnectionOptions, kind: KindOption = TokenKind.MANAGER, as_json: JsonOption = False
 ) -> None:
-    """Print a join token; whoever has it can make machines nodes."""
+    """Print a join token; whoever has it can join machines."""
     with connected(options) as client:
         found = client.call("GET", "/token", params={"kind": str(kind)})
         _print(found, client.address, as_json=as_json)

@@ -20,12 +20,12 @@ from dtr.ucp.client import UcpError
 def uninstall(
     data_dir: DataDirOption = DATA_DIRECTORY,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
+        bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """End all that UCP runs on this machine and delete its data directory.
+    """Stop everything that UCP runs on this machine, and delete its data directory.
 
     With it go this machine's part of etcd, the database of a replica here and blobs on its own
     disk. Where other machines go on, first remove the replica ('dtr remove') and then the node
