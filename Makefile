@@ -90,8 +90,10 @@ lock: $(VENV)/home ## pin all dependencies anew, with hashes (ARGS=--upgrade to 
 
 ENGINE ?= $(firstword $(foreach each,docker podman buildah,$(if $(shell command -v $(each)),$(each))))
 BASE ?= python:3.11-slim-bookworm
+# The other format of images has no health check.
+HEALTHY := $(if $(filter docker,$(notdir $(ENGINE))),,--format docker)
 image: ## build the container image dtr:latest (ENGINE=podman, BASE=another image with Python 3.11)
-	$(ENGINE) build --build-arg BASE=$(BASE) --tag dtr:latest $(ARGS) .
+	$(ENGINE) build $(HEALTHY) --build-arg BASE=$(BASE) --tag dtr:latest $(ARGS) .
 
 ##@ Rest
 .PHONY: clean help
