@@ -1,10 +1,13 @@
 """Who may call what, and how much of it."""
 
 import base64
+import json
 import re
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,11 +18,13 @@ from dtr.ucp import keys
 from dtr.ucp.api import PREFIX, Access, ApiRequest, ApiRoute
 from dtr.ucp.authority import Purpose, make_request
 from dtr.ucp.client import UcpClient, UcpError
+from dtr.ucp.controller.access import Caller, Gate
 from dtr.ucp.controller.routes import ucp_routes
 from dtr.ucp.controller.server import MAX_BODY_BYTES
 from dtr.ucp.controller.sessions import SESSION_SECONDS, Administrators
 from dtr.ucp.keyring import KINDS, OF_MANAGERS, Keyring, issue
-from dtr.ucp.model import KeyPair
+from dtr.ucp.model import Administrator, KeyPair
+from dtr.ucp.store import Delete
 
 WHO = {"username": ADMINISTRATOR, "password": PASSWORD}
 OPEN = {("POST", "/auth/login"), ("POST", "/nodes")}
@@ -325,3 +330,51 @@ def test_a_password_is_not_kept_as_it_is(plane: ControlPlane) -> None:
     assert entry is not None
     assert PASSWORD.encode() not in entry.value
     assert b"argon2id" in entry.value
+
+
+@pytest.mark.parametrize("way", ["session", "password", "administrator", "node"])
+def test_who_loses_the_right_while_the_body_arrives_changes_nothing(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Who was let in with the head is looked at again once the body is here."""
+    node = plane.join("node2", "10.0.0.2")
+    path, headers = f"{PREFIX}/administrators/{ADMINISTRATOR}/password", basic(*WHO.values())
+    whole = json.dumps({"password": "of the attacker"}).encode()
+    key = keys.node(node.id) if way == "node" else keys.administrator(ADMINISTRATOR)
+    admitted, admit = threading.Event(), Gate.admit
+    kept = []
+
+    async def noticed(*arguments: Any, **named: Any) -> Caller:
+        caller = await admit(*arguments, **named)
+        admitted.set()
+        return caller
+
+    def meddle() -> None:
+        if way == "session":
+            plane.run(plane.store.commit([Delete(keys.SESSIONS, is_prefix=True)]))
+        elif way == "password":
+            entry = plane.entry(key)
+            assert entry is not None
+            later = entry.document(Administrator).changed(changed_at=plane.now + 1)
+            plane.put(key, later.encoded())
+        else:
+            plane.run(plane.store.commit([Delete(key)]))
+        kept.append(plane.entry(key))
+
+    def body() -> Iterator[bytes]:
+        yield whole[:5]
+        assert admitted.wait(30)
+        meddle()
+        yield whole[5:]
+
+    with plane.http(node if way == "node" else None) as http:
+        if way == "session":
+            token = http.post("/auth/login", json=WHO).json()["auth_token"]
+            headers = {"Authorization": f"Bearer {token}"}
+        if way == "node":
+            path, headers = f"{PREFIX}/agent/report", {}
+            whole = json.dumps(report(node.id, plane.now)).encode()
+        monkeypatch.setattr(Gate, "admit", noticed)
+        answer = http.post(path, headers=headers, content=body())
+    assert answer.status_code == 401, answer.text
+    assert [plane.entry(key)] == kept

@@ -28,10 +28,15 @@ class Caller:
     is_node: bool = False
     session: str = ""
     fingerprint: str = ""
+    password_changed_at: float = 0
+    """When the password that was given, without a session, was set."""
 
 
 class Gate:
-    """Lets callers in, by what each route declares; called once for each request."""
+    """Lets callers in, by what each route declares; called once for each request.
+
+    A request whose body had to be waited for is looked at again (`require_still`).
+    """
 
     def __init__(self, store: Store, administrators: Administrators) -> None:
         self._store = store
@@ -62,6 +67,28 @@ class Gate:
         if access in _ADMINISTRATORS:
             return await self._administrator(authorization, address, now)
         raise ApiError(401, "UNAUTHORIZED", "Only a node may do this, by its certificate.")
+
+    async def require_still(self, caller: Caller) -> None:
+        """Make sure that who was let in may still call, now that the body is here.
+
+        Raises:
+            ApiError: 401, they may not: the node is gone, the session over, the password another.
+
+        """
+        if caller.is_node:
+            entry = await self._store.get(keys.node(caller.name))
+            node = entry.document(Node) if entry else None
+            shown = {node.fingerprint, node.previous_fingerprint} if node else set()
+            is_still = caller.fingerprint in shown
+        elif caller.session:
+            is_still = await self._administrators.is_open(caller.session)
+        elif caller.name:
+            found = await self._administrators.find(caller.name)
+            is_still = found is not None and found.changed_at == caller.password_changed_at
+        else:
+            return
+        if not is_still:
+            raise ApiError(401, "UNAUTHORIZED", "What this request began with has ended meanwhile.")
 
     async def _node(self, der: bytes) -> Caller:
         shown = fingerprint_of_der(der)
@@ -102,7 +129,7 @@ class Gate:
         if scheme.lower() == "basic":
             name, password = _basic(credential)
             found = await self._administrators.verify(name, password, address, now)
-            return Caller(found.name)
+            return Caller(found.name, password_changed_at=found.changed_at)
         raise ApiError(401, "UNAUTHORIZED", "Log in first: POST /auth/login.")
 
 

@@ -74,13 +74,17 @@ class ApiServer:
                 address=address,
                 now=now,
             )
+            body = await _body(request)
+            if body is not None:
+                # It may have taken half a minute.
+                await self._gate.require_still(caller)
             answer = await route.handler(
                 ApiRequest(
                     store=self._store,
                     caller=caller.name,
                     path=dict(request.match_info),
                     query=dict(request.query),
-                    body=await _body(request),
+                    body=body,
                     peer_address=address,
                     session=caller.session,
                     fingerprint=caller.fingerprint,

@@ -85,7 +85,14 @@ class Administrators:
         """
         if len(token) > _MAX_TOKEN:
             return ""
-        entry = await self._store.get(session_key(token))
+        return await self._administrator_of(session_key(token))
+
+    async def is_open(self, key: str) -> bool:
+        """Tell whether a session has not ended, by where it is kept."""
+        return bool(await self._administrator_of(key))
+
+    async def _administrator_of(self, key: str) -> str:
+        entry = await self._store.get(key)
         if entry is None:
             return ""
         session = entry.document(Session)
