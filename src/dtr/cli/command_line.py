@@ -13,7 +13,6 @@ from typer.main import get_command_from_info, get_group_from_info
 from typer.models import CommandInfo, TyperInfo
 
 from dtr import __version__
-from dtr.cli.output import echo
 
 
 class Answer:
@@ -78,7 +77,7 @@ def new_command_line(name: str, about: str, places: Mapping[str, str]) -> typer.
 
     def show_version(value: bool) -> None:
         if value:
-            echo(f"{name} {__version__}")
+            _say(f"{name} {__version__}")
             raise typer.Exit
 
     @application.callback()
@@ -99,7 +98,7 @@ def new_command_line(name: str, about: str, places: Mapping[str, str]) -> typer.
     ) -> None:
         """Show the version."""
         shown = {"name": name, "version": __version__}
-        echo(json.dumps(shown, indent=2) if as_json else " ".join(shown.values()))
+        _say(json.dumps(shown, indent=2) if as_json else " ".join(shown.values()))
 
     return application
 
@@ -107,6 +106,11 @@ def new_command_line(name: str, about: str, places: Mapping[str, str]) -> typer.
 def run_command_line(application: typer.Typer, name: str) -> None:
     """Run a command; exit status 0 is success, 1 a failure, 2 a wrong call."""
     application(prog_name=name if sys.argv[0].endswith("__main__.py") else None)
+
+
+def _say(text: str) -> None:
+    """Print words of our own; the room for those of others, `output`, has Rich loaded."""
+    typer.echo(text)  # noqa: TID251 - see above
 
 
 def _load(name: str, place: str) -> Any:
@@ -122,7 +126,7 @@ def _load(name: str, place: str) -> Any:
         # Whole: Typer would cut it off.
         command.short_help = _summary(command.callback)
     return get_group_from_info(
-        TyperInfo(target, name=name),
+        TyperInfo(target, name=name, short_help=str(target.info.help)),
         pretty_exceptions_short=True,
         suggest_commands=True,
         rich_markup_mode=None,
