@@ -6,6 +6,7 @@ import re
 import stat
 import tarfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,8 @@ def test_the_token_is_shown_and_rotated(ucp: Ucp, plane: ControlPlane) -> None:
 def test_tokens_of_both_kinds_are_made_counted_and_revoked(ucp: Ucp, plane: ControlPlane) -> None:
     """Each by itself; a list shows when they end and how often they were used, and no secret."""
     made = ucp.good("token", "rotate", "--kind", "worker", "--expires", "2h", "--json").json
-    assert made["expires_at"] - made["created_at"] == 7200
+    ends, begins = (datetime.fromisoformat(made[key]) for key in ("expires_at", "created_at"))
+    assert (ends - begins).total_seconds() == 7200
     assert Token.parse(made["token"]).kind is TokenKind.WORKER
     plane.join("node3", "10.0.0.3")
     listed = ucp.good("token", "ls").out
