@@ -1,7 +1,10 @@
 """What a registry that an operator named cannot have this machine do."""
 
 import json
+import ssl
+import subprocess
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
 from tests.support.scripted import Answer, Server, Servers, scripted_servers
@@ -171,3 +174,33 @@ async def test_a_proxy_of_the_environment_is_used(
     monkeypatch.setenv("no_proxy", "inside.example")
     assert await ask("http://outside.example") == b'"http://outside.example/v2/"'
     assert client._proxy("http://inside.example/") is None
+
+
+def own_certificate(directory: Path) -> ssl.SSLContext:
+    """Make a certificate that nobody trusts."""
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+async def test_a_certificate_that_is_not_trusted_is_said_at_once(tmp_path: Path) -> None:
+    """In a sentence, without a second try and without the password; unless it is accepted."""
+    with scripted_servers(own_certificate(tmp_path)) as start:
+        server = start(lambda _p, _h: Answer(body=b"in"))
+        with pytest.raises(RemoteError, match=r"certificate of 127\.0\.0\.1 is not trusted"):
+            await ask(server.url)
+        assert server.requests == []
+        registry = RemoteClient(Targets.parse(server.url), ALICE, verify=False)
+        async with registry.open("/v2/", scope="all") as answer:
+            assert await answer.read(limit=100) == b"in"
+        await registry.close()

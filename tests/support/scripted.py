@@ -1,5 +1,6 @@
 """HTTP servers that answer as a test says, and remember who asked."""
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,8 +35,8 @@ Servers = Callable[[Script], Server]
 
 
 @contextmanager
-def scripted_servers() -> Iterator[Servers]:
-    """Give what starts a server on a script; all of them stop in the end."""
+def scripted_servers(tls: ssl.SSLContext | None = None) -> Iterator[Servers]:
+    """Give what starts a server on a script, over TLS if asked; all of them stop in the end."""
     running: list[ThreadingHTTPServer] = []
 
     def start(script: Script) -> Server:
@@ -43,9 +44,12 @@ def scripted_servers() -> Iterator[Servers]:
         handler = _handler(script, requests)
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         server.daemon_threads = True
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         running.append(server)
-        return Server(f"http://127.0.0.1:{server.server_port}", script, requests)
+        scheme = "http" if tls is None else "https"
+        return Server(f"{scheme}://127.0.0.1:{server.server_port}", script, requests)
 
     yield start
     for server in running:

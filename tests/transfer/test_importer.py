@@ -14,10 +14,12 @@ from dtr.database import Reader
 from dtr.database.schema import accounts, blobs, manifests, repositories, tags
 from dtr.model.access import Level, Visibility
 from dtr.model.digest import Digest
+from dtr.model.errors import ReadOnlyError
 from dtr.model.manifests import OCI_INDEX, OCI_MANIFEST
 from dtr.model.names import RepositoryName
 from dtr.registry import manage, records
 from dtr.registry.context import RegistrySettings
+from dtr.registry.records.read_only import ReadOnlyMode, set_read_only
 from dtr.storage import FilesystemBlobStore
 from dtr.storage.hard_links import link_file
 from dtr.testing.registry import RegistryState, open_state
@@ -428,3 +430,16 @@ async def test_blobs_of_the_same_file_system_are_linked(
     assert len([blob async for blob in store.walk()]) == 3
     assert tree.blob_path(Digest.of(b"broken")).read_bytes() == b"other!"
     await store.close()
+
+
+def test_an_import_ends_where_only_pulls_are_served(
+    tree: Tree, state: RegistryState, run: Import
+) -> None:
+    """Also one that began before; it goes on when it is run again."""
+    tree.add_image("team/app", "v1")
+    state.database.write_now(set_read_only, ReadOnlyMode.new("a move", 0, "root"))
+    with pytest.raises(ReadOnlyError, match="a move"):
+        run()
+    assert tags_of(state) == {}
+    state.database.write_now(set_read_only, None)
+    assert run().problems == []

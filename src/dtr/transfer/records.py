@@ -1,4 +1,8 @@
-"""What an import writes: units of work on the statements that pushes use."""
+"""What an import writes: units of work on the statements that pushes use.
+
+Each raises ReadOnlyError where the registry serves pulls only: an import takes long, and the mode
+may begin while it runs.
+"""
 
 from dataclasses import dataclass
 
@@ -13,6 +17,7 @@ from dtr.model.names import RepositoryName, TagName
 from dtr.registry import manage, records
 from dtr.registry.push import PushedManifest, put_manifest
 from dtr.registry.records import Blob
+from dtr.registry.records.read_only import require_writable
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ def prepare_repository(
         AccountUnknownError: there is no such owner.
 
     """
+    require_writable(writer)
     repository = records.ensure_repository(writer, name, visibility)
     if owner is not None and require_account(writer, owner).id != repository.namespace_id:
         manage.grant(writer, name.namespace, owner, Level.ADMIN, whole_namespace=True)
@@ -42,6 +48,7 @@ def link_known_blob(
     writer: Writer, repository_id: int, digest: Digest, *, review_at: float
 ) -> bool:
     """Let the repository read a blob that is here; return False when it is not."""
+    require_writable(writer)
     found = records.find_blob(writer, digest)
     if found is None or found[1] != records.LIVE:
         return False
@@ -53,6 +60,7 @@ def add_blob(
     writer: Writer, repository_id: int, blob: Blob, *, now: float, review_at: float
 ) -> bool:
     """Make stored bytes readable in a repository; return False when others were first."""
+    require_writable(writer)
     is_used = records.store_blob(writer, blob, now)
     records.link_blob(writer, repository_id, blob.digest, review_at)
     return is_used
@@ -67,6 +75,7 @@ def add_manifest(
     untagged_grace_seconds: float,
 ) -> list[Digest]:
     """Keep a manifest and move its tags; return what of an index is not here."""
+    require_writable(writer)
     return put_manifest(
         writer,
         name,

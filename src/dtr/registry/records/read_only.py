@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, delete, insert, select
 
 from dtr.database import Lookup, Reader, Writer
 from dtr.database.schema import settings
-from dtr.model.errors import InvalidError
+from dtr.model.errors import InvalidError, ReadOnlyError
 
 READ_ONLY_KEY: Final = "registry.read_only"
 FIND_SETTING: Final = Lookup(select(settings.c.value).where(settings.c.key == bindparam("key")))
@@ -51,6 +51,18 @@ def read_only_mode(reader: Reader) -> ReadOnlyMode | None:
     """Return the mode; None where pushes are taken."""
     found = reader.first(FIND_SETTING, {"key": READ_ONLY_KEY})
     return None if found is None else ReadOnlyMode.parse(found[0])
+
+
+def require_writable(reader: Reader) -> None:
+    """Return where content may be changed.
+
+    Raises:
+        ReadOnlyError: the registry serves pulls only.
+
+    """
+    mode = read_only_mode(reader)
+    if mode is not None:
+        raise ReadOnlyError(mode.sentence, reason=mode.reason)
 
 
 def set_read_only(writer: Writer, mode: ReadOnlyMode | None) -> None:
