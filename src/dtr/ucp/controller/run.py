@@ -11,6 +11,8 @@ import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
+from dtr.asgi.connection_rules import ConnectionLimits
+from dtr.asgi.connections import Connections
 from dtr.model.errors import UnavailableError
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.agreed_time import AgreedTime, ControllerClock
@@ -79,7 +81,9 @@ async def run_controller(
             port=controller.port,
             is_time_agreed=lambda: clock.is_agreed,
         )
-        server = ApiServer(store, Gate(store, administrators), [*own_routes, *routes], clock)
+        connections = Connections(controller.port, ConnectionLimits())
+        gate = Gate(store, administrators)
+        server = ApiServer(store, gate, [*own_routes, *routes], clock, connections)
         certificate = TlsCertificate(directory.certificate, directory.key, directory.ca)
         runner = await _serve(server, certificate, wanted.node.host_address, controller.port)
         stack.push_async_callback(runner.cleanup)
@@ -87,7 +91,7 @@ async def run_controller(
         leader = Leader(store, wanted.node.id, loops(connection), clock=clock)
         keeper = SpaceKeeper(members, client_url(wanted.node))
         following = _follow_files(directory, certificate, connection)
-        timing = (agreed.follow(store), clock.follow())
+        timing = (agreed.follow(store), clock.follow(), connections.follow())
         await _run_until(stopping, leader.run(), keeper.run(), following, *timing)
     _LOG.info("controller ended")
 

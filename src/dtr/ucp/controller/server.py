@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 from pydantic import JsonValue, ValidationError
 
+from dtr.asgi.connections import Connections
 from dtr.model.addresses import canonical_address
 from dtr.model.documents import JsonInvalidError, away_from_loop, load_json
 from dtr.model.errors import InvalidError, TooManyRequestsError, UnavailableError
@@ -44,7 +45,10 @@ class ApiServer:
         gate: Gate,
         routes: Sequence[ApiRoute],
         clock: Callable[[], float] = time.time,
+        connections: Connections | None = None,
     ) -> None:
+        """Serve routes; `connections` are looked after, where given, and are to be followed."""
+        self._connections = connections
         self._store = store
         self._gate = gate
         self._routes = routes
@@ -52,7 +56,9 @@ class ApiServer:
 
     def application(self) -> web.Application:
         """Return the application, which serves nothing that is not in the table but /_ping, /ca."""
-        application = web.Application(middlewares=[_errors], client_max_size=MAX_BODY_BYTES)
+        application = web.Application(
+            middlewares=[self._followed, _errors], client_max_size=MAX_BODY_BYTES
+        )
         application.router.add_get("/_ping", self._ping)
         application.router.add_get("/ca", self._ca)
         for route in self._routes:
@@ -62,6 +68,19 @@ class ApiServer:
                 # Where the original had it.
                 application.router.add_route(route.method, route.path, handler)
         return application
+
+    @web.middleware
+    async def _followed(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Have a connection known as one with a request at work."""
+        transport = request.transport
+        if self._connections is None or transport is None:
+            return await handler(request)
+        host, port = transport.get_extra_info("peername")[:2]
+        activity = self._connections.begin((host.partition("%")[0], str(port)))
+        try:
+            return await handler(request)
+        finally:
+            activity.active -= 1
 
     def _behind(self, route: ApiRoute) -> _Handler:
         async def handler(request: web.Request) -> web.Response:
