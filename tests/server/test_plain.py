@@ -188,3 +188,22 @@ async def test_what_is_no_request_is_refused(ask: Ask, request_bytes: bytes, sta
     assert answered == status
     assert "location" not in headers
     assert body == b""
+
+
+async def test_one_address_does_not_take_all_connections(
+    ask: Ask, settings: dict[str, Any]
+) -> None:
+    """Who holds more than its share open is refused, and a balancer's health check is answered."""
+    assert (await ask(get("/_ping")))[0] == 200
+    port = int(settings["http_listen"].rpartition(":")[2])
+    held = [
+        await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+        for _ in range(128)
+    ]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+    async with asyncio.timeout(20):
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+    assert (await ask(get("/_ping")))[0] == 200
+    for _, each in [*held, (reader, writer)]:
+        each.transport.abort()

@@ -1,13 +1,11 @@
 """When a connection has been slow for too long, and which ones give way; pure."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 from typing import Final
 
 from dtr.model.addresses import canonical_address, parse_address
-
-Network = IPv4Network | IPv6Network
 
 _NETWORK_BITS: Final = 64
 _CROWDED: Final = 7 / 8
@@ -21,8 +19,7 @@ class ConnectionLimits:
     `head_seconds` bounds the time in which a new connection must have sent its first request, TLS
     included, and in which the head of a later one must be complete once it has begun. An answer
     must move `least_bytes_per_second` over each `idle_seconds`, and end within `whole_seconds`.
-    `most` bounds all connections, `most_per_address` those of one address (0: no limit), and
-    `exempt` has the networks whose connections are other people's.
+    `most` bounds all connections, `most_per_address` those of one address (0: no limit).
     """
 
     head_seconds: float = 10
@@ -31,7 +28,6 @@ class ConnectionLimits:
     least_bytes_per_second: int = 1024
     most: int = 4096
     most_per_address: int = 256
-    exempt: Sequence[Network] = ()
 
 
 @dataclass(slots=True)
@@ -59,6 +55,8 @@ class Connection:
     address: str
     opened_at: float
     moved_at: float
+    is_exempt: bool = False
+    """Whether it is of a proxy or balancer: then it is other people's."""
     last: Sample = field(default_factory=lambda: Sample(0, 0, is_sending=False))
     requests: int = 0
     is_busy: bool = False
@@ -122,10 +120,11 @@ def excess(
     left: list[Connection] = []
     by_address: dict[str, list[Connection]] = {}
     for each in connections:
-        by_address.setdefault(each.address, []).append(each)
-    for address, found in by_address.items():
+        own = left if each.is_exempt else by_address.setdefault(each.address, [])
+        own.append(each)
+    for found in by_address.values():
         most = limits.most_per_address
-        if not most or len(found) <= most or is_within(address, limits.exempt):
+        if not most or len(found) <= most:
             left += found
             continue
         found.sort(key=_usefulness)
@@ -154,11 +153,3 @@ def group_of(host: str) -> str:
     if not isinstance(address, IPv6Address):
         return canonical_address(host)
     return str(IPv6Address(int(address) >> _NETWORK_BITS << _NETWORK_BITS))
-
-
-def is_within(host: str, networks: Sequence[Network]) -> bool:
-    """Tell whether an address is in one of the networks."""
-    if not networks:
-        return False
-    address = parse_address(host)
-    return address is not None and any(address in network for network in networks)

@@ -53,11 +53,13 @@ class Connections:
         port: int,
         limits: ConnectionLimits,
         peers: PeerTable | None = None,
+        is_exempt: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._port = port
         self._limits = limits
         self._peers = peers
+        self._is_exempt = is_exempt
         self._clock = clock
         self._activities: dict[Key, Activity] = {}
         self._missing: set[Key] = set()
@@ -82,7 +84,8 @@ class Connections:
         """Look after the connections until cancelled."""
         while True:
             await asyncio.sleep(self._pause())
-            await asyncio.to_thread(self.look)
+            with suppress(OSError):  # no file can be opened at the moment
+                await asyncio.to_thread(self.look)
 
     def _pause(self) -> float:
         is_crowded = len(self) > self._limits.most / 2
@@ -121,7 +124,8 @@ class Connections:
             return None  # it is gone, or it listens
         client = host if self._peers is None else self._peers.client(host, port)
         key = host.partition("%")[0], str(port)
-        return Connection(key, group_of(client), opened_at=now, moved_at=now)
+        is_exempt = self._is_exempt(client)
+        return Connection(key, group_of(client), now, now, is_exempt=is_exempt)
 
     def _judge(self, descriptor: int, inode: int, connection: Connection, now: float) -> None:
         sample = _sample(descriptor)

@@ -30,13 +30,14 @@ from dtr.registry.read_only import ReadOnly
 from dtr.registry.records import STORAGE_IN_USE
 from dtr.registry.routes import registry_routes
 from dtr.server.application import Application
+from dtr.server.balancers import Balancers
 from dtr.server.clock import open_clock
 from dtr.server.cluster_status import ClusterStatus
 from dtr.server.drivers import Drivers
-from dtr.server.front import Balancers
 from dtr.server.health import Check, Health
 from dtr.server.logs import AccessLog
 from dtr.server.metrics import Metrics
+from dtr.server.open_files import most_connections
 from dtr.server.reach import Reach
 from dtr.server.read_only import ReadOnlyRoutes
 from dtr.server.settings import Settings
@@ -96,7 +97,8 @@ def build_application(
     system = System(database, health, status, metrics, ca_certificate=ca_certificate)
     modes = ReadOnlyRoutes(database, read_only, clock)
     used_tokens = UsedTokens(database, identity)
-    connections = Connections(settings.server.listen.port, connection_limits(settings), peers)
+    limits = connection_limits(settings)
+    connections = Connections(settings.server.listen.port, limits, peers, is_shared)
 
     async def tell() -> None:
         # The event loop stops here until the server listens, and a first timer is over by then.
@@ -132,13 +134,13 @@ def build_application(
         header_bytes=settings.limits.header_bytes,
         background=[
             own_clock.follow,
-            balancers.follow,
             used_tokens.run,
             pulls.run,
             read_only.follow,
             keys.follow,
             health.follow,
             connections.follow,
+            balancers.follow,
             tell,
         ],
         closers=[close],
@@ -243,9 +245,8 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         idle_seconds=server.body_idle_seconds,
         whole_seconds=server.transfer_seconds,
         least_bytes_per_second=server.least_bytes_per_second,
-        most=server.connections,
+        most=most_connections(server.connections),
         most_per_address=server.connections_per_address,
-        exempt=server.trusted_proxies,
     )
 
 

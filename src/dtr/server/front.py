@@ -6,11 +6,11 @@ Clients that connect to the web workers themselves never meet it.
 """
 
 import asyncio
+import os
 import socket
 import time
 from contextlib import suppress
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Final, cast
 
@@ -18,7 +18,7 @@ import structlog
 import uvloop
 
 from dtr.asgi.peers import PeerTable
-from dtr.model.addresses import parse_address
+from dtr.server.balancers import Balancers
 from dtr.server.logs import configure_logging
 from dtr.server.parent import leave_with_parent
 from dtr.server.proxy_protocol import MOST_BYTES, ProxyHeadError, parse_head
@@ -28,7 +28,6 @@ _LOG = structlog.get_logger()
 _BACKLOG: Final = 2048
 _CONNECT_SECONDS: Final = 5.0
 _LINGER_SECONDS: Final = 1.0
-_READ_AGAIN_SECONDS: Final = 1.0
 _HANDSHAKE: Final = 0x16
 _BUFFERED_BYTES: Final = 256 << 10
 _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -37,8 +36,6 @@ _PLAIN_ANSWER: Final = (
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
     b"Content-Length: %d\r\n\r\n%b" % (len(_SENTENCE), _SENTENCE)
 )
-
-Network = IPv4Network | IPv6Network
 
 
 def front_host(listen: ListenAddress) -> str:
@@ -72,7 +69,7 @@ class Front:
         self.head_seconds = server.header_read_seconds
         self.host = front_host(server.listen)
         self.port = server.listen.port
-        self._most = server.connections * max(1, server.workers)
+        self._most = server.connections * (server.workers or os.cpu_count() or 1)
         self._listening = listening
         self._table_path = table
         self._log = settings.log
@@ -116,36 +113,6 @@ class Front:
     def leave(self) -> None:
         """Count a connection out."""
         self._count -= 1
-
-
-class Balancers:
-    """Whose connections are taken: settings, and a file that is read again when it changes."""
-
-    def __init__(self, fixed: tuple[Network, ...], file: Path | None) -> None:
-        self._fixed = fixed
-        self._file = file
-        self._listed: frozenset[str] = frozenset()
-        self._read()
-
-    def include(self, address: str) -> bool:
-        """Tell whether an address is a balancer's."""
-        parsed = parse_address(address.partition("%")[0])
-        if parsed is None:
-            return False
-        return str(parsed) in self._listed or any(parsed in each for each in self._fixed)
-
-    async def follow(self) -> None:
-        """Read the file again and again, until cancelled."""
-        while True:
-            await asyncio.sleep(_READ_AGAIN_SECONDS)
-            self._read()
-
-    def _read(self) -> None:
-        if self._file is None:
-            return
-        with suppress(OSError, ValueError):
-            lines = self._file.read_text(encoding="ascii").split()
-            self._listed = frozenset(str(ip_address(line)) for line in lines)
 
 
 class _Side(asyncio.Protocol):

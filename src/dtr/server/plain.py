@@ -10,6 +10,7 @@ import re
 import socket
 import ssl
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,6 +18,8 @@ from typing import Final
 
 import structlog
 
+from dtr.asgi.connection_rules import group_of
+from dtr.server.balancers import Balancers
 from dtr.server.logs import configure_logging
 from dtr.server.parent import leave_with_parent
 from dtr.server.settings import Settings
@@ -26,6 +29,8 @@ _HEALTH: Final = frozenset({"/_ping", "/health"})
 _HEAD_BYTES: Final = 16_384
 _ANSWER_BYTES: Final = 65_536
 _MOST_CONNECTIONS: Final = 1024
+_MOST_OF_ONE_ADDRESS: Final = 128
+"""But of balancers, which ask for health and pass on everybody's."""
 _BACKLOG: Final = 512
 _PATIENCE_SECONDS: Final = 2.0
 _REMEMBER_SECONDS: Final = 0.5
@@ -69,7 +74,10 @@ class PlainListener:
         self._head_seconds = settings.server.header_read_seconds
         self._most_target_bytes = settings.limits.url_bytes
         self._log = settings.log
-        self._connections = 0
+        server = settings.server
+        networks = (*server.balancers, *server.trusted_proxies)
+        self._balancers = Balancers(networks, settings.cluster.balancers_file)
+        self._connections: Counter[str] = Counter()
         self._remembered: dict[str, tuple[float, _Answer]] = {}
         self._asking = asyncio.Lock()
 
@@ -90,22 +98,33 @@ class PlainListener:
         )
         server = await asyncio.start_server(self._connected, sock=listening, limit=_HEAD_BYTES)
         async with server:
-            await server.serve_forever()
+            await self._balancers.follow()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
+        host = writer.get_extra_info("peername")[0]
+        address = group_of(host)
+        self._connections[address] += 1
         try:
-            if self._connections <= _MOST_CONNECTIONS:
+            if self._has_room(host, address):
                 await self._answer(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass  # who does not finish its request, or goes away, is told nothing
         except Exception:  # noqa: BLE001 - the outermost loop of a request
             _LOG.exception("plain request failed")
         finally:
-            self._connections -= 1
+            self._connections[address] -= 1
+            if not self._connections[address]:
+                del self._connections[address]
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+
+    def _has_room(self, host: str, address: str) -> bool:
+        """Tell whether a connection that was counted may stay."""
+        if self._connections.total() > _MOST_CONNECTIONS:
+            return False
+        is_own_share = self._connections[address] <= _MOST_OF_ONE_ADDRESS
+        return is_own_share or self._balancers.include(host)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

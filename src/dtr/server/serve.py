@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import socket
 import threading
 import time
@@ -37,6 +36,7 @@ from dtr.server.drivers import (
 from dtr.server.front import Front, front_host, listen_for_balancers
 from dtr.server.logs import GRANIAN_LOGGING, configure_logging
 from dtr.server.metrics import Metrics, use_directory
+from dtr.server.open_files import allow_open_files, most_connections
 from dtr.server.parent import end_at_signals, heed_signals, held_signals, leave_with_parent
 from dtr.server.plain import PlainListener
 from dtr.server.settings import Settings
@@ -48,8 +48,6 @@ _RUNTIME_THREADS = 2  # of Rust; they move the bytes (design 5 has the measureme
 _FIRST_PAUSE_SECONDS = 0.5
 _MOST_RESTARTS_SECONDS = 30.0
 _PEERS = Path("run", "peers")
-_MOST_OPEN_FILES = 65_536
-_OTHER_OPEN_FILES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ def serve(settings: Settings, announce: Callable[[Started], None]) -> None:
     """
     configure_logging(settings.log.format, settings.log.level)
     os.umask(0o077)  # nothing that the registry keeps is for other users
-    _allow_open_files(settings.server.connections)
+    allow_open_files(settings.server.connections)
     check_start(settings)
     with DataDirectory.open(settings.data.directory) as directory:
         if shortage := shortage_of_room(settings):
@@ -96,24 +94,6 @@ def serve(settings: Settings, announce: Callable[[Started], None]) -> None:
         announce(Started(_url(settings, certificate), administrator, ca))
         load = partial(load_application, settings, directory.path, ca)
         web.run(load, partial(_problem_of_certificate, settings, directory))
-
-
-def _allow_open_files(connections: int) -> None:
-    """Raise our limit of open files as far as the system lets us; a connection is one of them."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY or soft < hard:
-        wanted = max(soft, _MOST_OPEN_FILES)
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE,
-            (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard),
-        )
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft != resource.RLIM_INFINITY and soft < connections + _OTHER_OPEN_FILES:
-        _LOG.warning(
-            "the limit of open files is below server.connections; raise it (ulimit -n)",
-            limit=soft,
-            needed=connections + _OTHER_OPEN_FILES,
-        )
 
 
 def load_application(
@@ -258,7 +238,7 @@ def _web_server(
         ),
         websockets=False,
         backlog=2048,
-        backpressure=server.connections,
+        backpressure=most_connections(server.connections),
         log_level=LogLevels.warning,
         log_dictconfig=GRANIAN_LOGGING,
         ssl_cert=certificate.cert if certificate else None,

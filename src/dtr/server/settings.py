@@ -258,7 +258,7 @@ class ServerSettings(_Section):
     connections: int = Field(4096, ge=16, le=100_000)
     """Most connections of each web worker."""
     connections_per_address: int = Field(256, ge=0, le=100_000)
-    """Most of them from one address (IPv6: /64) that is no trusted proxy; 0 is no limit."""
+    """Most of them of one address (IPv6: /64), of proxies and balancers any number; 0: no limit."""
     metrics_public: bool = False
     """Whether /metrics answers without authentication."""
 
