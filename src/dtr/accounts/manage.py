@@ -1,7 +1,5 @@
 """What administrators do with accounts, tokens and grants: units of work for the command line."""
 
-import time
-
 from dtr.accounts import records
 from dtr.accounts.passwords import hash_token
 from dtr.accounts.records import AccessToken, Account
@@ -151,7 +149,7 @@ def create_token(
         raise AccountConflictError(
             f"the account {name} is an organization; create the token for a user"
         )
-    expires_at = None if lifetime_seconds is None else time.time() + lifetime_seconds
+    expires_at = None if lifetime_seconds is None else writer.now() + lifetime_seconds
     return records.add_token(
         writer,
         account.id,

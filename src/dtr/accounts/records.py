@@ -1,6 +1,5 @@
 """Statements about accounts, tokens, keys, grants and repositories as the gate sees them."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -205,7 +204,7 @@ def add_account(
         "is_admin": is_admin,
         "is_active": True,
         "epoch": 1,
-        "created_at": time.time(),
+        "created_at": writer.now(),
     }
     row = writer.execute(insert(accounts).values(values).returning(*_ACCOUNT)).one()
     return account_of(row)
@@ -258,7 +257,7 @@ def add_token(
         "secret_hash": secret_hash,
         "label": label,
         "level": int(level),
-        "created_at": time.time(),
+        "created_at": writer.now(),
         "expires_at": expires_at,
         "parent_id": parent_id,
     }

@@ -18,6 +18,7 @@ from dtr.model.errors import ReadOnlyError, RegistryError
 from dtr.registry.records import storage_in_use
 from dtr.registry.records.read_only import read_only_mode
 from dtr.server.certificates import CertificateError
+from dtr.server.clock import open_clock
 from dtr.server.datadir import DataDirectory, DataDirectoryError
 from dtr.server.drivers import Drivers, open_drivers
 from dtr.server.settings import Settings
@@ -144,6 +145,7 @@ def open_registry(config: Path | None, data_dir: Path | None) -> Iterator[Regist
         settings = settings_of(config or _own_replica(data_dir), data_dir)
     with failures_as_sentences(settings.data.directory.absolute()):
         drivers = open_drivers(settings, _directory(settings))
+        drivers.database.clock = open_clock(settings.cluster.clock_file)
         try:
             wait_for(drivers.database, settings)
             check_schema(drivers.database.engine)

@@ -138,7 +138,7 @@ def cancel(job_id: Id, data_dir: DataDirOption = None, config: ConfigOption = No
         before = _find(registry.database, job_id)
         if before.state.is_end:
             fail(f"Job {job_id} has ended already: {before.state}. There is nothing to cancel.")
-        job = registry.database.write_now(records.cancel, job_id, time.time())
+        job = registry.database.write_now(records.cancel, job_id, registry.database.clock())
     if job is None:
         _no_such(job_id)
     done = "is asked to stop" if job.state is State.RUNNING else f"is {job.state}"
@@ -168,7 +168,7 @@ def run(
         fail(f"{kind} does not know --{' or --'.join(sorted(flags - chosen.flags))}.")
     new = NewJob(chosen, dict.fromkeys(sorted(flags), True))
     with open_registry(config, data_dir) as registry:
-        job_id = registry.database.write_now(records.enqueue, new, time.time())
+        job_id = registry.database.write_now(records.enqueue, new, registry.database.clock())
         look = partial(_wait, quiet=as_json) if wait else _find
         job = look(registry.database, job_id)
     if as_json:

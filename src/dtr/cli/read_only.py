@@ -1,7 +1,6 @@
 """`dtr read-only`."""
 
 import getpass
-import time
 from typing import Annotated
 
 import typer
@@ -25,7 +24,7 @@ def turn_on(
     Clients get status 503 with the reason. Jobs that delete content wait.
     """
     with open_registry(config, data_dir) as registry:
-        mode = ReadOnlyMode.new(reason, time.time(), getpass.getuser())
+        mode = ReadOnlyMode.new(reason, registry.database.clock(), getpass.getuser())
         registry.database.write_now(set_read_only, mode)
         echo("The registry serves pulls only. 'dtr read-only off' ends that.")
 

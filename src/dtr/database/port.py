@@ -1,5 +1,6 @@
 """The port of the metadata: units of work and look-ups, on whatever engine there is."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
@@ -35,6 +36,9 @@ class Database(ABC):
     name: ClassVar[EngineName]
     engine: Engine
     """For the schema and the command line; units do not touch it."""
+    clock: Callable[[], float] = staticmethod(time.time)
+    """What units date by. Whoever puts a server together sets that of the registry (ADR 14): the
+    machine's own may be an hour wrong."""
 
     @abstractmethod
     async def lookup(self, lookup: Lookup, parameters: Mapping[str, Any]) -> Row | None:

@@ -6,7 +6,7 @@ idempotent and must not touch anything but the transaction.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -136,8 +136,11 @@ class Writer(Reader):
         *,
         unit_id: str = "",
         may_have_run: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(connection, engine)
+        self.now = clock
+        """Returns seconds since 1970 by the clock of `Database`; what a unit dates, it dates so."""
         self._unit_id = unit_id
         self.may_have_run = may_have_run
 
@@ -170,7 +173,7 @@ class Writer(Reader):
         return self.first(_FIND_UNIT, {"id": id_}) is not None
 
     def _note(self, id_: str) -> None:
-        self.change(_NOTE_UNIT, {"id": id_, "finished_at": time.time()})
+        self.change(_NOTE_UNIT, {"id": id_, "finished_at": self.now()})
 
     def change(self, change: Change, parameters: Mapping[str, Any]) -> int:
         """Run a prepared change; return how many rows it changed."""

@@ -68,6 +68,7 @@ def build_application(
     own_clock = open_clock(settings.cluster.clock_file)
     clock = clock or own_clock
     database, store = drivers.database, drivers.store
+    database.clock = clock
     auth = auth_settings(settings)
     proxies = Proxies(settings.server.trusted_proxies, settings.server.forwarded_header)
     keys = KeyRing(database, service=auth.service, clock=clock)

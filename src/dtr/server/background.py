@@ -79,6 +79,7 @@ async def _run(settings: Settings, directory: Path) -> None:
     metrics = Metrics()
     drivers = open_drivers(settings, directory, metrics)
     clock = open_clock(settings.cluster.clock_file)
+    drivers.database.clock = clock
     name = runner_name()
     replica = None
     if has_own_disk(settings):

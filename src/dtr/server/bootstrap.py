@@ -1,6 +1,5 @@
 """The first start: schema, signing key, first administrator."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from dtr.database.migrate import migrate, schema_version
 from dtr.database.proof import prove
 from dtr.database.schema import accounts, signing_keys
 from dtr.registry.records import forget_upload_digests
+from dtr.server.clock import open_clock
 from dtr.server.datadir import DataDirectory, write_atomically
 from dtr.server.passwords import read_usable
 from dtr.server.settings import Settings
@@ -54,7 +54,7 @@ def bootstrap(
     auth = settings.auth
     database.write_now(
         rotate_key,
-        time.time(),
+        open_clock(settings.cluster.clock_file)(),
         rotation_seconds=auth.key_rotation_seconds,
         token_seconds=auth.token_seconds,
     )

@@ -6,7 +6,6 @@ any other, which no repository links, and whose digest only the metadata know.
 """
 
 import secrets
-import time
 import uuid
 from contextlib import suppress
 
@@ -39,7 +38,7 @@ async def recognise(database: Database, store: BlobStore, name: str) -> None:
         known = await database.read(_find_any)
         if known is not None and not await _is_there(store, known):
             raise _stranger(name)
-        mark = await database.write(_set_mark, await _made(store), time.time())
+        mark = await database.write(_set_mark, await _made(store), database.clock())
     if not await _is_there(store, mark):
         raise _stranger(name)
 

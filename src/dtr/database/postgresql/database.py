@@ -328,7 +328,11 @@ class PostgresqlDatabase(Database):
             if may_have_run:
                 driver.execute(_WAIT_FOR_WHAT_IS_FOUND)
             writer = Writer(
-                connection, self.name, unit_id=attempts.unit_id, may_have_run=may_have_run
+                connection,
+                self.name,
+                unit_id=attempts.unit_id,
+                may_have_run=may_have_run,
+                clock=self.clock,
             )
             result = body(writer)
             _commit(driver)

@@ -8,6 +8,7 @@ of them that it is done: each is as durable, and as much all or nothing, as if i
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,8 +46,14 @@ class Transact(Protocol):
 class Committer:
     """One thread, with one connection, that runs units in the order in which they came."""
 
-    def __init__(self, connect: Callable[[], Connection], transact: Transact) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        transact: Transact,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._connect = connect
+        self._clock = clock
         self._transact = transact
         self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="database-writer", daemon=True)
@@ -103,7 +110,7 @@ class Committer:
                 return cast(
                     "list[Outcome]",
                     self._transact(
-                        lambda: [_attempt(connection, waiting.unit) for waiting in group],
+                        lambda: [self._attempt(connection, waiting.unit) for waiting in group],
                         connection,
                         is_durable=any(waiting.is_durable for waiting in group),
                     ),
@@ -114,12 +121,31 @@ class Committer:
 
     def _alone(self, waiting: Waiting, connection: Connection) -> Outcome:
         try:
-            writer = Writer(connection, EngineName.SQLITE)
+            writer = Writer(connection, EngineName.SQLITE, clock=self._clock)
             result = self._transact(
                 lambda: waiting.unit(writer), connection, is_durable=waiting.is_durable
             )
         except Exception as error:  # noqa: BLE001 - it belongs to the unit's caller
             return None, error
+        return result, None
+
+    def _attempt(self, connection: Connection, unit: Callable[[Writer], Any]) -> Outcome:
+        """Run one unit of a group; a failure of its own undoes only what it did.
+
+        A driver's error may have ended the whole transaction: then the group is given up, and each
+        unit is run alone.
+        """
+        driver = driver_of(connection)
+        driver.execute("SAVEPOINT unit")
+        try:
+            result = unit(Writer(connection, EngineName.SQLITE, clock=self._clock))
+        except sqlite.DRIVER_ERRORS:
+            raise
+        except Exception as error:  # noqa: BLE001 - it belongs to the unit's caller
+            driver.execute("ROLLBACK TO unit")
+            driver.execute("RELEASE unit")
+            return None, error
+        driver.execute("RELEASE unit")
         return result, None
 
 
@@ -131,23 +157,3 @@ def _tell(future: asyncio.Future[Any], outcome: Outcome) -> None:
         future.set_result(result)
     else:
         future.set_exception(problem)
-
-
-def _attempt(connection: Connection, unit: Callable[[Writer], Any]) -> Outcome:
-    """Run one unit of a group; a failure of its own undoes only what it did.
-
-    A driver's error may have ended the whole transaction: then the group is given up, and each unit
-    is run alone.
-    """
-    driver = driver_of(connection)
-    driver.execute("SAVEPOINT unit")
-    try:
-        result = unit(Writer(connection, EngineName.SQLITE))
-    except sqlite.DRIVER_ERRORS:
-        raise
-    except Exception as error:  # noqa: BLE001 - it belongs to the unit's caller
-        driver.execute("ROLLBACK TO unit")
-        driver.execute("RELEASE unit")
-        return None, error
-    driver.execute("RELEASE unit")
-    return result, None

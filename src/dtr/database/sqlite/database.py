@@ -46,9 +46,13 @@ class SqliteDatabase(Database):
         self._wait_seconds = wait_seconds
         self._observe = observe or (lambda _operation, _seconds: None)
         self.engine = sqlite.open_engine(path)
-        self._committer = Committer(self._connect, self._transact)
+        # The clock is set once a server is put together, after this.
+        self._committer = Committer(self._connect, self._transact, self._now)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="database-reader")
         self._hot: sqlite3.Connection | None = None
+
+    def _now(self) -> float:
+        return self.clock()
 
     async def lookup(self, lookup: Lookup, parameters: Mapping[str, Any]) -> Row | None:
         """Return the first row of a point query, now."""
@@ -107,7 +111,9 @@ class SqliteDatabase(Database):
         """Run `unit` durably on the calling thread; for the command line and for jobs."""
         with self._connect() as connection:
             return self._transact(
-                lambda: unit(Writer(connection, EngineName.SQLITE), *args, **kwargs),
+                lambda: unit(
+                    Writer(connection, EngineName.SQLITE, clock=self.clock), *args, **kwargs
+                ),
                 connection,
                 is_durable=True,
             )

@@ -1,6 +1,5 @@
 """Statements about repositories and the namespaces that they are in."""
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +119,7 @@ def ensure_repository(
         "namespace_id": namespace_id,
         "name": str(name),
         "visibility": str(visibility),
-        "created_at": time.time(),
+        "created_at": writer.now(),
     }
     statement = insert(repositories).values(values).returning(repositories.c.id)
     return Repository(int(writer.scalar(statement)), name, namespace_id, visibility)
@@ -229,6 +228,6 @@ def _ensure_namespace(writer: Writer, name: str) -> int:
         "is_admin": False,
         "is_active": True,
         "epoch": 1,
-        "created_at": time.time(),
+        "created_at": writer.now(),
     }
     return int(writer.scalar(insert(accounts).values(values).returning(accounts.c.id)))
