@@ -74,7 +74,8 @@ def check(reader: Reader, permit: Permit, now: float) -> None:
         raise UnauthorizedError("the access token behind this credential has ended")
     if permit.repository_id is not None and row[3] != permit.repository_id:
         raise NameUnknownError("the repository was removed meanwhile", name=str(permit.name))
-    principal = replace(principal, is_admin=bool(row[2]))
+    if principal.is_admin != bool(row[2]):
+        principal = replace(principal, is_admin=bool(row[2]))
     if row[3] is None:
         # What is new is created: by whoever administers the namespace, whatever the token's level.
         may = level_to_create(reader, replace(principal, ceiling=Level.ADMIN), permit.name)
