@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from tests.cluster_engines.nodes import FakeControllers, TestNode, specification
@@ -15,7 +16,7 @@ from dtr.cluster.engines.web_certificate import (
     read_pair,
 )
 from dtr.cluster.model import ReplicaSpecification
-from dtr.ucp.authority import Authority, make_request
+from dtr.ucp.authority import Authority, Purpose, make_request
 
 HOST = "images.example.org"
 
@@ -31,7 +32,9 @@ def signed(authority: Authority, *names: str, days_ago: float = 0) -> Pair:
     """Give a pair that the authority signed some days ago, for 90 days."""
     made = make_request()
     now = datetime.now(UTC) - timedelta(days=days_ago)
-    certificate = authority.sign(made.request_pem, common_name="web", names=names, now=now)
+    certificate = authority.sign(
+        made.request_pem, common_name="web", names=names, now=now, purpose=Purpose.WEB
+    )
     return Pair(certificate, made.key_pem)
 
 
@@ -70,6 +73,17 @@ async def test_the_nodes_own_key_gives_way_where_it_was_shown(
     assert web.choose(given, own(node), own(node)).key == own(node).key
     await asked(web)
     assert web.choose(given, own(node), own(node)).key != own(node).key
+
+
+async def test_a_nodes_key_of_before_gives_way_as_well(
+    node: TestNode, authority: Authority, short_directory: Path
+) -> None:
+    """The node has got another one meanwhile."""
+    web = WebCertificate(node.identity, FakeControllers(authority))
+    before = own(TestNode.create(authority, short_directory / "before", "127.0.0.1"))
+    assert web.choose(specification(), own(node), before).key == before.key
+    await asked(web)
+    assert web.choose(specification(), own(node), before).key != before.key
 
 
 async def test_one_with_the_external_name_is_asked_for(

@@ -138,10 +138,17 @@ def test_until_there_are_keys_engines_show_the_nodes_own(directory: NodeDirector
     assert target.ca.read_text() == "authority one"
     left = directory.root / "node.key"
     left.write_text("a copy")
-    forget_identity(keys_of("one", generation=0), directory.root)
+    forget_identity(directory, keys_of("one", generation=0), directory.root)
     assert left.exists()
-    forget_identity(keys_of("one"), directory.root)
+    forget_identity(directory, keys_of("one"), directory.root)
     assert not left.exists()
+    assert directory.renewal_wish.exists()
+
+
+def test_a_node_whose_key_no_engine_had_keeps_it(directory: NodeDirectory) -> None:
+    """As every node that began with this version."""
+    forget_identity(directory, keys_of("one"), directory.root)
+    assert not directory.renewal_wish.exists()
 
 
 def test_what_keeps_a_user_from_a_path_is_named(open_path: Path) -> None:

@@ -158,3 +158,19 @@ def test_a_certificate_that_was_not_renewed_is_reported(
     assert "has expired" in look(directory, identity, None, now).problems[0]
     directory.certificate.write_text("")
     assert "cannot be read" in look(directory, identity, None, now).problems[0]
+
+
+async def test_a_certificate_is_renewed_at_once_where_its_key_was_given_away(
+    directory: NodeDirectory, renewal: Renewal, controller: FakeController, authority: Authority
+) -> None:
+    """Once, however young it is."""
+    certify(directory, authority, NOW)
+    young = pair(directory)
+    assert await renewal.turn()
+    assert pair(directory) == young
+    directory.renewal_wish.touch()
+    assert await renewal.turn()
+    renewed = pair(directory)
+    assert renewed != young
+    assert await renewal.turn()
+    assert pair(directory) == renewed

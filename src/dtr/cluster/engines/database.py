@@ -94,7 +94,7 @@ class Database:
         written = write_for(place.configuration, content, user=user)
         for other in set(place.root.glob("interface-ca-*.crt")) - {interface_ca}:
             other.unlink(missing_ok=True)
-        forget_identity(wanted.keys, place.root)
+        forget_identity(self._directory, wanted.keys, place.root)
         self._address = join_host(own.address, PATRONI_PORT)
         self._last_transaction.use(own.database_port, specification.database_password)
         await self._supervisor.ensure(

@@ -136,7 +136,7 @@ class Registry:
                 reload_key=f"{keys} {sha256(pair.certificate.encode()).hexdigest()}",
             )
         )
-        forget_identity(wanted.keys, place.pki)
+        forget_identity(self._directory, wanted.keys, place.pki)
         self._revision, self._port = specification.settings_revision, specification.https_port
 
     async def end(self) -> None:

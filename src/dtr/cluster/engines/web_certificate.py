@@ -19,7 +19,15 @@ from dtr.model.errors import RegistryError
 from dtr.model.failures import reason_of
 from dtr.ucp.agent.port import Controllers
 from dtr.ucp.api import ApiError
-from dtr.ucp.authority import AuthorityError, Purpose, checked_name, make_request, node_names
+from dtr.ucp.authority import (
+    AuthorityError,
+    Purpose,
+    checked_name,
+    is_for_clients,
+    load_certificate,
+    make_request,
+    node_names,
+)
 from dtr.ucp.model import NodeIdentity
 
 _RETRY_SECONDS: Final = 30.0
@@ -89,7 +97,7 @@ class WebCertificate:
         now = datetime.now(UTC)
         found = [pair for pair in (self._answer(), kept) if pair is not None]
         for pair in found:
-            if pair.key != node.key and _is_for(pair, wanted, node, now):
+            if not _is_nodes(pair) and _is_for(pair, wanted, node, now):
                 if _left_of(pair, now) < _LEFT_TO_RENEW:
                     self._ask(host, node)
                 return Pair(pair.certificate, pair.key)
@@ -201,6 +209,14 @@ def _is_for(pair: Pair, names: Iterable[str], node: Pair, now: datetime) -> bool
     except (ValueError, x509.ExtensionNotFound, AuthorityError):
         return False
     return has_authority and wanted <= names_of(pair.certificate) and not _fault(pair, now)
+
+
+def _is_nodes(pair: Pair) -> bool:
+    """Tell whether it is a node's own, which versions before showed; perhaps one of before."""
+    try:
+        return is_for_clients(load_certificate(pair.certificate))
+    except AuthorityError:
+        return False
 
 
 def _authority_of(certificate: str) -> bytes | None:

@@ -145,11 +145,17 @@ def shows_identity(keys: NodeKeys | None) -> bool:
     return keys is None or keys.generation == OLDEST
 
 
-def forget_identity(keys: NodeKeys | None, directory: Path) -> None:
-    """Delete the copies of the node's own key that versions before made for an engine."""
-    if not shows_identity(keys):
-        for name in ("node.key", "node.crt"):
-            (directory / name).unlink(missing_ok=True)
+def forget_identity(directory: NodeDirectory, keys: NodeKeys | None, place: Path) -> None:
+    """Delete the copies of the node's own key that versions before made for an engine.
+
+    Whoever broke out of that engine may have kept one, so that the node gets another key at once.
+    """
+    if shows_identity(keys):
+        return
+    if (place / "node.key").exists():
+        directory.renewal_wish.touch(mode=0o600)
+        (place / "node.key").unlink()
+    (place / "node.crt").unlink(missing_ok=True)
 
 
 def _owner(user: str) -> tuple[int, int]:

@@ -62,6 +62,11 @@ class NodeDirectory:
         return self.root / "run"
 
     @property
+    def renewal_wish(self) -> Path:
+        """There while the node's certificate is to be renewed before its time."""
+        return self.root / "pki" / "renew"
+
+    @property
     def engine_keys(self) -> Path:
         """The agent's own part of the keys of engines (0700): what it asks this node's etcd with.
 

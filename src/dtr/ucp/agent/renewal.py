@@ -1,5 +1,7 @@
 """The node's certificate is renewed when a third of its life is left, with a new key each time.
 
+And at once where an engine had a copy of its key, as versions before made them.
+
 Key and certificate are two files, and a crash may come between them. So the new ones are made
 beside the old ones, `next.key` first; once `next.crt` is there, the new pair counts, and `settle`
 moves both to their places: the key first, the certificate last. A crash on the way is made good by
@@ -60,6 +62,8 @@ class Renewal:
         return True
 
     def _is_due(self) -> bool:
+        if self._directory.renewal_wish.exists():
+            return True
         certificate = load_certificate(self._directory.certificate.read_text(encoding="ascii"))
         ends = certificate.not_valid_after_utc.timestamp()
         life = ends - certificate.not_valid_before_utc.timestamp()
@@ -76,6 +80,7 @@ class Renewal:
         certificate = self._checked(answer, made.key_pem)
         await asyncio.to_thread(write_atomically, next_certificate, certificate.encode(), 0o644)
         settle(self._directory)  # not in a thread: nobody in this process sees it half done
+        await asyncio.to_thread(self._directory.renewal_wish.unlink, missing_ok=True)
         _LOG.info("the node's certificate was renewed")
 
     def _checked(self, answer: JsonValue, key_pem: str) -> str:

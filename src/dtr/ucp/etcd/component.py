@@ -275,7 +275,7 @@ class EtcdComponent:
         )
         own = KeyFiles.of(make_directory(self._directory.engine_keys), CONTROLLER.name)
         give_keys(self._directory, wanted.keys, CONTROLLER, own)
-        forget_identity(wanted.keys, place)
+        forget_identity(self._directory, wanted.keys, place)
         trust = f"{peer.trust} {server.trust}"
         if trust != self._read_at_start:
             self._read_at_start = trust
