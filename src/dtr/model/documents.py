@@ -5,6 +5,7 @@ length costs milliseconds. What makes objects is therefore counted before anythi
 """
 
 import asyncio
+import gc
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +59,7 @@ def load_json(payload: bytes, limits: JsonLimits | None = None) -> Any:
     limits = limits or JsonLimits()
     _check_tokens(payload, limits.tokens)
     try:
-        document = orjson.loads(payload)
+        document = _parsed(payload)
     except ValueError as error:
         if "ecursion" in str(error):
             raise _too_deep(limits.nesting) from None
@@ -77,6 +78,21 @@ async def away_from_loop(size: int, work: Callable[[], T]) -> T:
     if size <= LARGE_BYTES:
         return work()
     return await asyncio.get_running_loop().run_in_executor(_apart, work)
+
+
+def _parsed(payload: bytes) -> Any:
+    """Parse, without a collection of cycles in the middle of it.
+
+    Both keep the interpreter from all other threads, for tens of milliseconds where a document is
+    large: one after the other lets these in between.
+    """
+    if len(payload) <= LARGE_BYTES or not gc.isenabled():
+        return orjson.loads(payload)
+    gc.disable()
+    try:
+        return orjson.loads(payload)
+    finally:
+        gc.enable()
 
 
 def _check_tokens(payload: bytes, limit: int) -> None:

@@ -6,11 +6,11 @@ the connection is made, so that a name cannot mean another one a moment later.
 """
 
 import asyncio
-import json
 import os
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
@@ -18,6 +18,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 import aiohttp
 from yarl import URL
 
+from dtr.model.documents import JsonInvalidError, away_from_loop, load_json
 from dtr.model.errors import InvalidError, UnavailableError
 from dtr.remote.challenge import Authenticator, Credentials
 from dtr.remote.errors import RemoteError
@@ -88,8 +89,8 @@ class Answer:
         """
         content = await self.read(limit=limit)
         try:
-            document = await asyncio.to_thread(json.loads, content)
-        except (ValueError, RecursionError):
+            document = await away_from_loop(len(content), partial(load_json, content))
+        except JsonInvalidError:
             document = None
         if not isinstance(document, dict):
             raise RemoteError(f"{self._response.url.path} does not answer with a JSON object")
