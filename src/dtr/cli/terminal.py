@@ -167,7 +167,7 @@ def json_text(document: Any, *, indent: int | None = None) -> str:
 def json_ready(value: Any, key: str = "") -> Any:
     """Return a value with its times as RFC 3339 has them.
 
-    Times are dates, and seconds since the epoch under a key that is `at` or ends in `_at`.
+    Times are dates, and seconds since the epoch under `at`, `since` or a key that ends in `_at`.
     """
     if isinstance(value, Mapping):
         return {str(name): json_ready(each, str(name)) for name, each in value.items()}
@@ -176,7 +176,7 @@ def json_ready(value: Any, key: str = "") -> Any:
     if isinstance(value, datetime):
         return _rfc3339(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and (key == "at" or key.endswith("_at")):
+    if is_number and (key in {"at", "since"} or key.endswith("_at")):
         return _rfc3339(datetime.fromtimestamp(value, UTC))
     return value
 

@@ -8,7 +8,7 @@ import typer
 
 from dtr.cli.context import ConfigOption, DataDirOption, open_registry
 from dtr.cli.output import echo
-from dtr.cli.terminal import JsonOption, confirm, fail, show, time_of
+from dtr.cli.terminal import JsonOption, confirm, fail, moment, show
 from dtr.registry.records import UploadSummary, list_uploads, take_upload
 from dtr.storage import BlobStore, Progress
 
@@ -33,8 +33,8 @@ def list_sessions(
                 "repository": lambda upload: upload.repository,
                 "user": lambda upload: upload.user,
                 "bytes": lambda upload: upload.bytes,
-                "begun": lambda upload: time_of(upload.created_at),
-                "ends": lambda upload: time_of(upload.expires_at),
+                "begun": lambda upload: moment(upload.created_at),
+                "ends": lambda upload: moment(upload.expires_at),
             },
             as_json=as_json,
         )
