@@ -55,8 +55,10 @@ NOW = time.time()
 LATER = NOW + 1000.0
 CONTENT = [Digest.of(bytes([number])) for number in range(4)]
 TOLD_LESS = {
+    "revoke": "which level it was",
     "revoke_token": "how many there were",
     "remove_repository": "whose bytes the sweep deletes instead",
+    "make_edges": "that there was something to do",
     "take_upload": "how far it was: the sweep deletes what that leaves",
     "remove_upload": "as take_upload",
     "take_empty_uploads": "as take_upload",
@@ -109,6 +111,7 @@ def of_accounts(teller: Teller) -> None:
     """Tell of users and their tokens."""
     for _ in range(2):
         teller.do(accounts.add_user, "carol", "hash")
+        teller.do(accounts.add_organization, "company")
     teller.do(accounts.set_password, "carol", "other hash")
     teller.do(accounts.set_active, "carol", is_active=False)
     teller.do(accounts.set_active, "admin", is_active=False)  # the last administrator
@@ -167,6 +170,8 @@ def of_repositories(teller: Teller) -> None:
     permit = Permit(Credential(ALICE, epoch=1), MAY_PUSH, RepositoryName("new/one"), None)
     for access in (permit, replace(permit, name=RepositoryName("alice/new"))):
         teller.do(permitted, access, lambda: NOW, lambda _writer: True)
+    for is_whole, name in ((False, str(NAME)), (True, "alice")):
+        teller.do(manage.revoke, name, "bob", whole_namespace=is_whole)
     teller.do(records.ensure_repository, RepositoryName("new/one"))
     teller.do(transfer.prepare_repository, OTHER, Visibility.PUBLIC, "alice")
     for _ in range(2):
@@ -255,6 +260,8 @@ def of_manifests(teller: Teller) -> None:
     _put(teller, transfer.add_manifest, _pushed(1, "imported"))
     repository = teller.ask(records.find_repository, NAME)
     ids = [teller.ask(records.find_manifest_id, repository.id, each.digest) for each in both]
+    teller.do(records.make_edges)
+    teller.do(records.remake_edges, ids[0])
     for batch in ("first", "second", "second"):
         pulls = {ids[0]: Pulls(2, NOW), ids[1]: Pulls(1, LATER), 999_999: Pulls(1, NOW)}
         teller.do(add_pulls, batch, {repository.id: Pulls(3, LATER)}, pulls)
