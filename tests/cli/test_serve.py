@@ -113,6 +113,17 @@ def log_in(address: str, name: str, password: str) -> int:
     return httpx.get(url, auth=(name, password), trust_env=False).status_code
 
 
+def test_the_printed_address_is_one_that_answers(serve: Serve) -> None:
+    """Only 127.0.0.1 is localhost; of the other loopback addresses each is itself."""
+    address = f"127.0.0.2:{free_port('127.0.0.2')}"
+    server = serve("server.log", "--listen", address)
+    server.wait_until_ready(lambda: answers(f"http://{address}/_ping"))
+    match = re.search(r"Registry at (\S+)\n", said(server))
+    assert match is not None
+    assert answers(f"{match[1]}/_ping")
+    assert f"docker login {address} -u admin" in said(server)
+
+
 def test_a_given_password_is_taken_and_not_printed(tmp_path: Path, serve: Serve) -> None:
     """`--admin-password-file` names the first administrator's password."""
     file = tmp_path / "password"

@@ -2,9 +2,12 @@
 
 import importlib
 import inspect
+import io
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -103,9 +106,87 @@ def new_command_line(name: str, about: str, places: Mapping[str, str]) -> typer.
     return application
 
 
+class _Output(io.TextIOWrapper):
+    """Standard output or error that remembers why it could not be written."""
+
+    failed: OSError | None = None
+
+    def write(self, text: str, /) -> int:
+        """Write."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            self.failed = error
+            raise
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        try:
+            super().flush()
+        except OSError as error:
+            self.failed = error
+            raise
+
+
 def run_command_line(application: typer.Typer, name: str) -> None:
-    """Run a command; exit status 0 is success, 1 a failure, 2 a wrong call."""
-    application(prog_name=name if sys.argv[0].endswith("__main__.py") else None)
+    """Run a command; exit status 0 is success, 1 a failure, 2 a wrong call.
+
+    Where standard output or standard error cannot be written, such as a file on a full disk, that
+    is a failure with a sentence, too.
+    """
+    outputs = _watched_outputs()
+    status: Any = 1
+    try:
+        application(prog_name=name if sys.argv[0].endswith("__main__.py") else None)
+    except SystemExit as leaving:
+        status = leaving.code
+    except OSError as error:
+        if not any(each.failed is error for each in outputs):
+            raise
+    failed = _end(outputs)
+    if failed is not None:
+        status = status or 1
+        with suppress(OSError):
+            sys.stderr.write(f"Error: The output cannot be written: {failed.strerror}.\n")
+        _end(outputs)
+    sys.exit(status)
+
+
+def _watched_outputs() -> list[_Output]:
+    found = []
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            output = _Output(
+                stream.buffer,
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, output)
+            found.append(output)
+    return found
+
+
+def _end(outputs: Sequence[_Output]) -> OSError | None:
+    """Write what is still to be written; return why something was not.
+
+    What cannot be written is let go of: the interpreter would try again at its end, and complain
+    in its own words. A reader that has enough and goes away is no failure.
+    """
+    failed = None
+    for output in outputs:
+        with suppress(OSError):
+            output.flush()
+        if output.failed is None:
+            continue
+        if not isinstance(output.failed, BrokenPipeError):
+            failed = failed or output.failed
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, output.fileno())
+        os.close(nowhere)
+    return failed
 
 
 def _say(text: str) -> None:

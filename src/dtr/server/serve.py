@@ -298,8 +298,9 @@ def _own_addresses() -> list[str]:
 
 
 def _url(settings: Settings, certificate: Certificate | None) -> str:
+    """Return an address that answers: of the loopback addresses, only this one is localhost."""
     listen = settings.server.listen
-    host = "localhost" if listen.is_loopback else listen.host
+    host = "localhost" if listen.host == "127.0.0.1" else listen.host
     if host in {"0.0.0.0", "::"}:
         with suppress(OSError):
             host = socket.gethostname()
