@@ -13,9 +13,10 @@ RUN command -v strip >/dev/null || { apt-get update -q \
 # What is installed has no pip of its own: the one that installs stays behind in this stage.
 RUN python3 -m venv tools && python3 -m venv --without-pip /opt/dtr
 COPY requirements.lock requirements-build.lock ./
-RUN tools/bin/pip --python /opt/dtr/bin/python install \
-        --no-cache-dir --no-compile --require-hashes -r requirements.lock \
-    && tools/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock
+RUN tools/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock \
+    && tools/bin/pip wheel --no-cache-dir --no-build-isolation --wheel-dir wheels \
+        --require-hashes -r requirements.lock \
+    && tools/bin/pip --python /opt/dtr/bin/python install --no-compile --no-deps wheels/*.whl
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import structlog
 from tests.support.once_more import pytest_collection_modifyitems, pytest_terminal_summary
@@ -24,6 +25,12 @@ DEPLOYMENTS = {"on_postgresql", "forgetful", "on_s3"} | {
 
 UMASK = os.umask(0o022)
 os.umask(UMASK)
+
+# How long an example takes to be drawn says how busy the machine is, and nothing else.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 # A shell that starts the tests in the background has them ignore both, and so would the programs
 # that they start and mean to end by these.

@@ -151,5 +151,7 @@ def test_what_is_built_is_built_by_what_is_pinned() -> None:
     assert "requirements-build.lock" in build
     assert "--no-build-isolation -r requirements.lock" in run
     assert "--no-build-isolation" in in_place
+    image = re.sub(r"\s*\\\n\s*", " ", (ROOT / "Dockerfile").read_text())
+    assert re.search(r"pip wheel [^&]*--no-build-isolation [^&]*-r requirements.lock", image)
     locked = (ROOT / "requirements-build.lock").read_text()
     assert {"setuptools", "wheel"} <= {pinned["name"] for pinned in _PINNED.finditer(locked)}
