@@ -1,13 +1,17 @@
 """Behind a balancer every client has its own address: PROXY protocol before the web workers."""
 
+import asyncio
 import os
 import re
 import signal
 import socket
 import subprocess
 import time
+import tracemalloc
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from tests.http.client import basic
@@ -18,6 +22,7 @@ from tests.support.server import RunningServer
 from dtr.cluster.engines import haproxy
 from dtr.cluster.model import PoolMember
 from dtr.model.digest import Digest
+from dtr.server.front import Front, _Inbound
 from dtr.server.proxy_protocol import SIGNATURE, ProxyHeadError, parse_head
 from dtr.testing.registry import ALICE
 
@@ -194,6 +199,60 @@ def test_large_bodies_pass_the_front_both_ways(fronted: Fronted) -> None:
         while received := connection.recv(1 << 20):
             found += received
     assert bytes(found).endswith(content)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fronted]:
+    """Give a server with a front that takes 16 connections, and waits a minute for heads."""
+    found = Fronted(
+        tmp_path_factory.mktemp("small"),
+        DTR_SERVER__CONNECTIONS="16",
+        DTR_SERVER__WORKERS="1",
+        DTR_SERVER__HEADER_READ_SECONDS="60",
+    )
+    with found.server:
+        yield found
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_connections_that_ended_leave_nothing(small: Fronted, first: str) -> None:
+    """Whoever ends them: a front that has taken many takes the next one."""
+    is_server = first == "server"
+    request = FOUR + head("GET", "/_ping", [("Connection", "close")] if is_server else [])
+    for _ in range(40):
+        heard = say(small.url, request, until=b"" if is_server else b"Healthy", seconds=SOON)
+        assert heard.status == 200
+        assert heard.is_closed is is_server
+
+
+def test_silent_clients_leave_room_for_others(small: Fronted) -> None:
+    """Those that said nothing for the longest give way: a stranger cannot fill the front."""
+    with ExitStack() as stack:
+        for _ in range(40):
+            silent = stack.enter_context(socket.create_connection(("127.0.0.1", small.port), SOON))
+            silent.sendall(FOUR)
+            time.sleep(0.01)
+        request = FOUR + head("GET", "/_ping")
+        assert say(small.url, request, until=b"Healthy", seconds=SOON).status == 200
+
+
+async def test_what_comes_after_an_answer_in_plain_http_is_not_kept() -> None:
+    """A client that goes on sending to a TLS port costs no memory."""
+    front = MagicMock(spec=Front, is_tls=True, head_seconds=1.0)
+    transport = MagicMock(spec=asyncio.Transport)
+    transport.get_extra_info.return_value = ("127.0.0.1", 1)
+    inbound = _Inbound(front)
+    inbound.connection_made(transport)
+    inbound.data_received(FOUR + head("GET", "/"))
+    transport.write_eof.assert_called_once()
+    tracemalloc.start()
+    try:
+        for _ in range(64):
+            inbound.data_received(bytes(1 << 16))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+        inbound.connection_lost(None)
 
 
 def test_one_clients_guesses_do_not_lock_out_another(fronted: Fronted) -> None:

@@ -20,6 +20,7 @@ import uvloop
 from dtr.asgi.peers import PeerTable
 from dtr.server.balancers import Balancers
 from dtr.server.logs import configure_logging
+from dtr.server.open_files import most_connections
 from dtr.server.parent import leave_with_parent
 from dtr.server.proxy_protocol import MOST_BYTES, ProxyHeadError, parse_head
 from dtr.server.settings import ListenAddress, Settings
@@ -28,6 +29,7 @@ _LOG = structlog.get_logger()
 _BACKLOG: Final = 2048
 _CONNECT_SECONDS: Final = 5.0
 _LINGER_SECONDS: Final = 1.0
+_STUCK_SECONDS: Final = 60.0
 _HANDSHAKE: Final = 0x16
 _BUFFERED_BYTES: Final = 256 << 10
 _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -58,7 +60,9 @@ class Front:
 
     Bounds: a head must be whole, and the client's first byte be there, within
     `server.header_read_seconds` each of the other; 256 KiB of each direction are buffered; there
-    are at most as many connections as the web workers take.
+    are at most as many connections as the web workers take, and where there are, the one gives way
+    whose client has said nothing for the longest. When a web worker ends a connection, its client
+    has a second to learn it, and 60 to take each next piece of what was buffered.
     """
 
     def __init__(
@@ -69,12 +73,14 @@ class Front:
         self.head_seconds = server.header_read_seconds
         self.host = front_host(server.listen)
         self.port = server.listen.port
-        self._most = server.connections * (server.workers or os.cpu_count() or 1)
+        most = server.connections * (server.workers or os.cpu_count() or 1)
+        self._most = most_connections(2 * most) // 2  # each of them has two sockets here
         self._listening = listening
         self._table_path = table
         self._log = settings.log
         self._balancers = Balancers(server.balancers, settings.cluster.balancers_file)
         self._count = 0
+        self._silent: dict[_Inbound, None] = {}
         self._said_at = float("-inf")
         self.table: PeerTable
 
@@ -94,14 +100,26 @@ class Front:
             await self._balancers.follow()
 
     def admits(self, address: str) -> bool:
-        """Count a connection in, if it is a balancer's and there is room."""
+        """Count a connection in, if it is a balancer's and there is room, or room can be made."""
         if not self._balancers.include(address):
             self.refuse(address, "its address is no balancer's")
             return False
         if self._count >= self._most:
-            return False
+            oldest = next(iter(self._silent), None)
+            if oldest is None:
+                self.refuse(address, "there are too many connections")
+                return False
+            oldest.give_up()
         self._count += 1
         return True
+
+    def note_silent(self, connection: "_Inbound") -> None:
+        """Note that nothing for a web worker has come yet: whoever is silent may give way."""
+        self._silent[connection] = None
+
+    def note_begun(self, connection: "_Inbound") -> None:
+        """Note that it is silent no more."""
+        self._silent.pop(connection, None)
 
     def refuse(self, address: str, reason: str) -> None:
         """Log a refused connection; no more than one a second, however many there are."""
@@ -121,6 +139,7 @@ class _Side(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.other: _Side | None = None
+        self.has_ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport, and bound what it buffers."""
@@ -134,6 +153,7 @@ class _Side(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Pass the end on; the other direction may go on."""
+        self.has_ended = True
         if self.other is None or self.other.transport is None:
             return False
         with suppress(OSError, RuntimeError):
@@ -170,6 +190,13 @@ class _Outbound(_Side):
         self._front = front
         self._port = port
 
+    def eof_received(self) -> bool:
+        """Pass the end on: once the web worker is done, so is the connection."""
+        goes_on = super().eof_received()
+        if isinstance(self.other, _Inbound):
+            self.other.finish()
+        return goes_on
+
     def connection_lost(self, error: Exception | None) -> None:
         """End the other side, too, after what is buffered."""
         self._front.table.remove(self._port)
@@ -196,6 +223,7 @@ class _Inbound(_Side):
         self._balancer = transport.get_extra_info("peername")[0]
         self._is_counted = self._front.admits(self._balancer)
         if self._is_counted:
+            self._front.note_silent(self)
             self._wait()
         elif self.transport is not None:
             self.transport.abort()
@@ -205,8 +233,10 @@ class _Inbound(_Side):
         if self.other is not None:
             super().data_received(data)
             return
+        if self._is_answered or self.transport is None:
+            return  # nobody will read it: it is not kept
         self._received += data
-        if self._connecting is not None or self._is_answered or self.transport is None:
+        if self._connecting is not None:
             return
         if self._client is None and not self._read_head():
             return
@@ -215,10 +245,31 @@ class _Inbound(_Side):
 
     def eof_received(self) -> bool:
         """Pass the end on; the other direction may go on."""
-        return super().eof_received() if self.other is not None else False
+        goes_on = super().eof_received()
+        if self.other is not None and self.other.has_ended:
+            self.finish()
+        return goes_on
+
+    def finish(self) -> None:
+        """End both sides once all is sent: at once where the client ended, too, or in a second.
+
+        A connection that is closed on a client that still sends is reset, and the client may then
+        lose the end of the answer.
+        """
+        if self.has_ended:
+            self._end(time.monotonic(), -1)
+        else:
+            self._linger(time.monotonic(), -1)
+
+    def give_up(self) -> None:
+        """Break the connection off."""
+        self._front.note_begun(self)
+        if self.transport is not None:
+            self.transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         """End the other side, too, after what is buffered."""
+        self._front.note_begun(self)
         if self._timer is not None:
             self._timer.cancel()
         if self._is_counted:
@@ -229,11 +280,25 @@ class _Inbound(_Side):
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._front.head_seconds, self._give_up)
+        self._timer = loop.call_later(self._front.head_seconds, self.give_up)
 
-    def _give_up(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
+    def _end(self, since: float, left: int) -> None:
+        """Close what has nothing left to send; `left` bytes were buffered since `since`."""
+        if self.transport is None:
+            return
+        now, size = time.monotonic(), self.transport.get_write_buffer_size()
+        if size == 0:
+            self.transport.close()
+        elif size == left and now - since >= _STUCK_SECONDS:
+            self.give_up()
+        else:
+            self._linger(since if size == left else now, size)
+
+    def _linger(self, since: float, left: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_LINGER_SECONDS, self._end, since, left)
 
     def _read_head(self) -> bool:
         """Take the head away; False where it is not whole yet, or none."""
@@ -241,7 +306,7 @@ class _Inbound(_Side):
             head = parse_head(self._received[:MOST_BYTES])
         except ProxyHeadError as error:
             self._front.refuse(self._balancer, str(error))
-            self._give_up()
+            self.give_up()
             return False
         if head is None:
             return False
@@ -252,6 +317,7 @@ class _Inbound(_Side):
 
     def _begin(self) -> None:
         """Pass the client on, whose first byte is here."""
+        self._front.note_begun(self)
         if self._timer is not None:
             self._timer.cancel()
         if self.transport is None:
@@ -260,7 +326,7 @@ class _Inbound(_Side):
             self.transport.write(_PLAIN_ANSWER)
             self.transport.write_eof()
             # What the client still sends would otherwise reset the connection before it reads.
-            self._timer = asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._give_up)
+            self._timer = asyncio.get_running_loop().call_later(_LINGER_SECONDS, self.give_up)
             self._is_answered = True
             return
         self.transport.pause_reading()
@@ -288,7 +354,7 @@ class _Inbound(_Side):
                 front.table.remove(port)
             if not isinstance(error, ConnectionResetError):
                 _LOG.warning("no web worker takes a balancer's connection", error=str(error))
-            self._give_up()
+            self.give_up()
             return
         self._join(outbound)
 
@@ -296,7 +362,7 @@ class _Inbound(_Side):
         if self.transport is None or outbound.transport is None:
             if outbound.transport is not None:
                 outbound.transport.abort()
-            self._give_up()
+            self.give_up()
             return
         self.other, outbound.other = outbound, self
         outbound.transport.write(self._received)
