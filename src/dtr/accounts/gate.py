@@ -87,6 +87,8 @@ class Gate:
             await self._admit_to_repository(request, access, credential)
         elif not self._may_enter(request.principal, access.door):
             raise self._refusal(request, access)
+        elif access.door is Door.ADMINISTRATOR:
+            request.permit = Permit(credential, access)
 
     def write(
         self,
@@ -95,7 +97,7 @@ class Gate:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Awaitable[T]:
-        """Run a unit that writes to the request's repository, if it still may (`permitted`).
+        """Run a unit that writes what the request may, if it still may (`permitted`).
 
         Raises:
             UnauthorizedError, DeniedError, NameUnknownError: it may not any more.
@@ -125,7 +127,7 @@ class Gate:
     ) -> T:
         permit = request.permit
         if permit is None:
-            raise DeniedError("the route does not say that it writes to the repository")
+            raise DeniedError("the route does not say that it writes")
         try:
             return await write(permitted, permit, self._clock, unit)
         except UnauthorizedError as error:

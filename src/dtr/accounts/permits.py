@@ -7,11 +7,20 @@ repository removed and another one made under its name.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from dtr.accounts import records
 from dtr.database import Reader, Writer
-from dtr.model.access import NEEDED, Action, Level, Permit, Principal, Visibility, level_of
+from dtr.model.access import (
+    NEEDED,
+    Action,
+    Door,
+    Level,
+    Permit,
+    Principal,
+    Visibility,
+    level_of,
+)
 from dtr.model.errors import (
     DeniedError,
     NameUnknownError,
@@ -55,37 +64,73 @@ def check(reader: Reader, permit: Permit, now: float) -> None:
         DeniedError: the account may not any more.
 
     """
-    credential, action = permit.credential, permit.access.action
-    principal = credential.principal
-    if principal.account_id is None or action is None:
-        raise DeniedError(name=str(permit.name), action=str(action))
+    principal = permit.credential.principal
+    if principal.account_id is None:
+        raise DeniedError(name=str(permit.name), action=str(permit.access.action))
     row = reader.first(
         records.PERMITTED,
         {
             "account_id": principal.account_id,
-            "name": permit.name,
-            "token_id": credential.token_id,
+            "name": permit.name or "",
+            "token_id": permit.credential.token_id,
         },
     )
-    if row is None or not row[0] or row[1] != credential.epoch:
-        raise UnauthorizedError("the account behind this credential has changed")
-    is_token_gone = row[6] is None or (row[7] is not None and row[7] <= now)
-    if credential.token_id is not None and is_token_gone:
+    if row is None:
+        raise _changed()
+    is_active, epoch, is_admin, repository_id, namespace_id, visibility, token_id, expires_at = row
+    if not is_active or epoch != permit.credential.epoch:
+        raise _changed()
+    is_token_gone = token_id is None or (expires_at is not None and expires_at <= now)
+    if permit.credential.token_id is not None and is_token_gone:
         raise UnauthorizedError("the access token behind this credential has ended")
-    if permit.repository_id is not None and row[3] != permit.repository_id:
-        raise NameUnknownError("the repository was removed meanwhile", name=str(permit.name))
-    if principal.is_admin != bool(row[2]):
-        principal = replace(principal, is_admin=bool(row[2]))
-    if row[3] is None:
+    if principal.is_admin != bool(is_admin):
+        principal = replace(principal, is_admin=bool(is_admin))
+    found = None
+    if repository_id is not None:
+        found = _Found(repository_id, namespace_id, Visibility(visibility))
+    _check_action(reader, permit, principal, found)
+
+
+class _Found(NamedTuple):
+    """The repository that has the permit's name now."""
+
+    id: int
+    namespace_id: int
+    visibility: Visibility
+
+
+def _changed() -> UnauthorizedError:
+    return UnauthorizedError("the account behind this credential has changed")
+
+
+def _check_action(
+    reader: Reader, permit: Permit, principal: Principal, found: _Found | None
+) -> None:
+    """Make sure that the principal, as it is now, may do what it was let in for."""
+    name, action = permit.name, permit.access.action
+    if name is None:
+        if permit.access.door is not Door.ADMINISTRATOR or not principal.acts_as_admin:
+            raise DeniedError("this is for administrators")
+        return
+    if action is None:
+        raise DeniedError(name=str(name), action=str(action))
+    if permit.repository_id is not None and (found is None or found.id != permit.repository_id):
+        raise NameUnknownError("the repository was removed meanwhile", name=str(name))
+    if found is None:
         # What is new is created: by whoever administers the namespace, whatever the token's level.
-        may = level_to_create(reader, replace(principal, ceiling=Level.ADMIN), permit.name)
+        may = level_to_create(reader, replace(principal, ceiling=Level.ADMIN), name)
         is_allowed = may is Level.ADMIN and principal.ceiling >= NEEDED[action]
     else:
-        visibility = Visibility(row[5])
-        may = level_in(reader, principal, row[3], namespace_id=row[4], visibility=visibility)
+        may = level_in(
+            reader,
+            principal,
+            found.id,
+            namespace_id=found.namespace_id,
+            visibility=found.visibility,
+        )
         is_allowed = may >= NEEDED[action]
     if not is_allowed:
-        raise DeniedError(name=str(permit.name), action=str(action))
+        raise DeniedError(name=str(name), action=str(action))
 
 
 def may_pull(reader: Reader, principal: Principal, repository_id: int) -> bool:

@@ -168,13 +168,14 @@ class Repository:
 class Permit:
     """What the gate let pass: who, by which credential, to do what, in which repository.
 
-    `repository_id` is None where there was no repository of that name.
+    `name` is None where the route is for administrators and concerns no repository, and
+    `repository_id` also where there was no repository of that name.
     """
 
     credential: Credential
     access: Access
-    name: RepositoryName
-    repository_id: int | None
+    name: RepositoryName | None = None
+    repository_id: int | None = None
 
 
 def level_of(

@@ -96,7 +96,7 @@ def build_application(
     health = Health(_checks(drivers, keys), drain_file=settings.cluster.drain_file)
     status = ClusterStatus(settings.cluster.status_file, health, settings.server.listen, clock)
     system = System(database, health, status, metrics, ca_certificate=ca_certificate)
-    modes = ReadOnlyRoutes(database, read_only, clock)
+    modes = ReadOnlyRoutes(database, gate, read_only, clock)
     used_tokens = UsedTokens(database, identity)
     limits = connection_limits(settings)
     connections = Connections(settings.server.listen.port, limits, peers, is_shared)

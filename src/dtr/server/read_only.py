@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Final
 
+from dtr.accounts.gate import Gate
 from dtr.asgi import Endpoint, Request, Response, Route
 from dtr.database import Database
 from dtr.jobs import JobContext
@@ -22,8 +23,11 @@ _LOOK_SECONDS: Final = 1.0
 class ReadOnlyRoutes:
     """GET, PUT and DELETE of the mode; PUT takes `{"reason": "..."}`."""
 
-    def __init__(self, database: Database, read_only: ReadOnly, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, gate: Gate, read_only: ReadOnly, clock: Callable[[], float]
+    ) -> None:
         self._database = database
+        self._gate = gate
         self._read_only = read_only
         self._clock = clock
 
@@ -45,13 +49,13 @@ class ReadOnlyRoutes:
         mode = ReadOnlyMode.new(
             _reason(await request.content(limit=_BODY_BYTES)), self._clock(), request.principal.name
         )
-        await self._database.write(set_read_only, mode)
+        await self._gate.write(set_read_only, request, mode)
         await self._read_only.refresh()
         return _shown(mode)
 
-    async def turn_off(self, _request: Request) -> Response:
+    async def turn_off(self, request: Request) -> Response:
         """Take pushes again; also where they were taken all the time."""
-        await self._database.write(set_read_only, None)
+        await self._gate.write(set_read_only, request, None)
         await self._read_only.refresh()
         return _shown(None)
 
