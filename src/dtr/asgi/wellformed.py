@@ -40,7 +40,7 @@ def check_wellformed(request: Request) -> None:
     if not host:
         if request.scope["http_version"] == "1.1":
             raise MalformedRequestError("the request has no Host header")  # RFC 9112 3.2
-    elif not _is_host(host):
+    elif len(host) > _LONGEST_HOST or not _is_host(host):
         raise MalformedRequestError("the Host header is not a host name or address")
     if not request.path.startswith("/") and (request.method, request.path) != ("OPTIONS", "*"):
         raise MalformedRequestError("the request's target must be a path")  # RFC 9112 3.2.1
@@ -57,12 +57,8 @@ def _check_lines(lines: list[tuple[bytes, bytes]]) -> None:
         seen.add(name)
 
 
-def _is_host(host: bytes) -> bool:
-    return len(host) <= _LONGEST_HOST and _matches_host(host)
-
-
 @lru_cache(maxsize=1024)
-def _matches_host(host: bytes) -> bool:
+def _is_host(host: bytes) -> bool:
     return _HOST.match(host) is not None
 
 

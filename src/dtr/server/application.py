@@ -12,6 +12,7 @@ import structlog
 
 from dtr.accounts.gate import Gate
 from dtr.asgi import ClientDisconnectError, Request, Response, Route, Router
+from dtr.asgi.connection_rules import Activity
 from dtr.asgi.connections import Connections
 from dtr.asgi.forwarded import Proxies
 from dtr.asgi.pace import BodyLimits
@@ -93,26 +94,26 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] == "lifespan":
+        if scope["type"] == "http":
+            activity = self._follow(scope)
+            try:
+                await self._http(scope, receive, send)
+            finally:
+                activity.active -= 1
+        elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        elif scope["type"] == "http":
-            await self._followed(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1003})
 
-    async def _followed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, known to who looks after the connections."""
-        if self._connections is None or not scope.get("client"):
-            await self._http(scope, receive, send)
-            return
-        host, port = client = scope["client"]
-        activity = self._connections.begin(client)
+    def _follow(self, scope: Scope) -> Activity:
+        """Tell whose the connection is, and say that it has a request to who looks after it."""
+        client = scope.get("client")
+        if self._connections is None or not client:
+            return Activity()
         if self._peers is not None:
+            host, port = client
             scope["client"] = self._peers.client(host, int(port)), port
-        try:
-            await self._http(scope, receive, send)
-        finally:
-            activity.active -= 1
+        return self._connections.begin(client)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
