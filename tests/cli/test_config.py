@@ -133,3 +133,13 @@ def test_commands_of_the_cluster_refuse_unknown_variables(quick: QuickCommandLin
     """They read no settings, and a mistyped variable would be as silent."""
     ended = quick.run("status", environment={"DTR_REPLICAID": "x"}, names_data=False)
     assert "did you mean DTR_REPLICA_ID?" in ended.message
+
+
+def test_variables_of_the_control_plane_are_refused_where_it_is_asked(
+    quick: QuickCommandLine,
+) -> None:
+    """An embedded registry reads none of them, so it does not look at them."""
+    environment = {"UCP_HOSTADDRESS": "10.0.0.1"}
+    ended = quick.run("status", "--ucp-url", "127.0.0.1:1", environment=environment)
+    assert "UCP_HOSTADDRESS: is not a variable of UCP; did you mean" in ended.message
+    assert quick.run("config", "check", environment=environment).status == 0

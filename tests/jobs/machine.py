@@ -12,6 +12,7 @@ from tests.jobs.workshop import ALONE, KINDS, LIMIT, PAIRED, Machine, Workshop, 
 from dtr.database import Database, Writer
 from dtr.database.schema import jobs, schedules
 from dtr.jobs import Job, Schedule, State, every, records
+from dtr.jobs.execution import UNEXPECTED
 
 T = TypeVar("T")
 
@@ -176,7 +177,7 @@ class Queue(RuleBasedStateMachine):
         assert job.state.is_end, job
         if job.state is State.CANCELLED:
             assert job.id in self.cancelled, job
-        if job.state is State.FAILED and job.error == "this went wrong":
+        if job.state is State.FAILED and job.error == UNEXPECTED:
             assert job.attempts == job.most_attempts or job.id in self.cancelled, job
 
     async def _mend(self) -> None:

@@ -9,6 +9,7 @@ from tests.jobs.workshop import ALONE, LIMIT, PAIRED, SETTINGS, Workshop
 
 from dtr.database import Database
 from dtr.jobs import JobKind, NewJob, State, records
+from dtr.jobs.execution import UNEXPECTED
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ async def test_a_failure_is_tried_again_later_each_time_and_not_for_ever(
         await workshop.end(workshop.working[0], "fail")
         job = await workshop.job(job_id)
         assert job.attempts == attempt
-        assert job.error == "this went wrong"
+        assert job.error == UNEXPECTED
         if attempt < 3:
             assert job.state is State.WAITING
             assert 0 < job.run_at - workshop.clock.now <= 2**attempt
@@ -112,7 +113,7 @@ async def test_a_failure_is_tried_again_later_each_time_and_not_for_ever(
             assert not workshop.working
             workshop.advance(2**attempt)
     assert job.state is State.FAILED
-    assert await workshop.log(job_id) == ["this went wrong"] * 3
+    assert await workshop.log(job_id) == [UNEXPECTED] * 3
 
 
 async def test_what_cannot_succeed_is_not_tried_again(workshop: Workshop) -> None:

@@ -12,6 +12,7 @@ import pytest
 from typer.main import get_command
 
 from dtr.cli.application import application
+from dtr.cli.ucp.application import application as ucp_application
 from dtr.server.settings import (
     ListenAddress,
     Secret,
@@ -22,6 +23,7 @@ from dtr.server.settings import (
 from dtr.server.settings_pages import main, reference_markdown, sample_config
 from dtr.server.settings_sources import (
     OPTION_VARIABLES,
+    UCP_VARIABLES,
     SettingProblem,
     SettingsError,
     load_settings,
@@ -195,7 +197,9 @@ def options_with_variables(command: Any) -> set[str]:
 def test_the_variables_of_options_are_those_of_the_commands() -> None:
     """None is refused that a command reads, and none is let through that nothing reads."""
     found = options_with_variables(get_command(application))
+    found |= options_with_variables(get_command(ucp_application))
     assert {name for name in found if name.startswith("DTR_")} == OPTION_VARIABLES
+    assert {name for name in found if name.startswith("UCP_")} == UCP_VARIABLES
 
 
 WRONG: list[object] = ["x y", "-1", "1e99", 3.7, -5, True, None, [], [[]], {}, "a://b:c", "[", "\0"]

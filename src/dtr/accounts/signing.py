@@ -93,7 +93,7 @@ class KeyRing:
             )
             _check_times(claims, self._clock())
         except (jwt.PyJWTError, TypeError, ValueError, RecursionError) as error:
-            raise UnauthorizedError(f"bearer token is not valid: {error}") from None
+            raise UnauthorizedError(f"bearer token is not valid: {_why(error)}") from None
         return claims
 
     async def follow(self) -> None:
@@ -139,6 +139,18 @@ def rotate_key(
     )
     writer.notify(_CHANNEL)
     return True
+
+
+def _why(error: Exception) -> str:
+    match error:
+        case jwt.InvalidSignatureError():
+            return "its signature is wrong"
+        case jwt.InvalidAudienceError() | jwt.InvalidIssuerError():
+            return "it is for another service"
+        case jwt.MissingRequiredClaimError():
+            return "it is not complete"
+        case _:
+            return "it cannot be read"
 
 
 def _check_times(claims: dict[str, Any], now: float) -> None:

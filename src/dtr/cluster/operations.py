@@ -19,6 +19,7 @@ from dtr.cluster.model import HTTP_PORT, HTTPS_PORT
 from dtr.model.location import StorageLocation
 from dtr.server.settings_sources import SettingsError, load_settings
 from dtr.ucp.api import ApiError, OperationKind
+from dtr.ucp.invalid import problems_of
 from dtr.ucp.model import Operation, OperationState, Phase
 
 INSTALL: Final = "install"
@@ -232,20 +233,11 @@ def checked(kind: str, values: Mapping[str, Any]) -> dict[str, JsonValue]:
     try:
         arguments = _KINDS[kind].model_validate(values)
     except ValidationError as error:
-        raise ApiError(400, "BAD_ARGUMENTS", _explained(error)) from None
+        raise ApiError(400, "BAD_ARGUMENTS", "; ".join(problems_of(error))) from None
     kept = arguments.model_dump(mode="json", exclude_none=True)
     if isinstance(arguments, _NewReplica) and not arguments.replica_id:
         kept["replica_id"] = secrets.token_hex(6)
     return kept
-
-
-def _explained(error: ValidationError) -> str:
-    problems = []
-    for each in error.errors(include_url=False, include_input=False, include_context=False):
-        where = ".".join(str(part) for part in each["loc"])
-        what = str(each["msg"]).removeprefix("Value error, ")
-        problems.append(f"{where}: {what}" if where else what)
-    return "; ".join(problems)
 
 
 def entered(operation: Operation, name: str, now: float) -> Operation:

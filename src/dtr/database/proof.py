@@ -9,10 +9,19 @@ from sqlalchemy import delete, insert, select
 from dtr.database.port import Database
 from dtr.database.schema import settings
 from dtr.database.units import Reader, Writer
-from dtr.model.errors import InvalidError, UnavailableError
+from dtr.model.errors import InvalidError, RegistryError, UnavailableError
 
 _ANY_TEXT: Final = "a\N{GREEK SMALL LETTER OMEGA}\N{GRINNING FACE}"
 """What annotations may hold, and a database in another encoding than UTF-8 may not."""
+
+
+_REASONS: Final = {
+    "42501": "permission is denied",
+    "42P01": "a table is missing",
+    "22021": "its encoding is not UTF-8",
+    "22P05": "its encoding is not UTF-8",
+}
+"""By SQLSTATE, what PostgreSQL means."""
 
 
 def prove(database: Database) -> None:
@@ -34,11 +43,17 @@ def _step(what: str, action: Callable[[], bool]) -> bool:
     try:
         return action()
     except Exception as error:
-        reason = " ".join(str(error).split())
         if isinstance(error, UnavailableError):
-            raise UnavailableError(f"cannot {what} the database: {reason}") from error
-        message = f"cannot {what} the database: {reason}. Does its user own the tables?"
+            raise UnavailableError(f"cannot {what} the database: {error}") from error
+        message = f"cannot {what} the database: {_why(error)}. Does its user own the tables?"
         raise InvalidError(message) from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, RegistryError):
+        return str(error)
+    state = getattr(error, "sqlstate", None)
+    return _REASONS.get(state, f"it refuses ({state})") if state else "it refuses"
 
 
 def _put(writer: Writer, key: str) -> bool:

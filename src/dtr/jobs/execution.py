@@ -3,12 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
 from dtr.jobs.model import Job, JobFailedError, Line, Outcome, Report, State
 from dtr.model.errors import RegistryError
+from dtr.model.failures import reason_of
+
+UNEXPECTED: Final = "an error that nobody expected; the server's log has its traceback"
+"""What people get of an exception of a library."""
 
 _LOG = structlog.get_logger()
 _MOST_LINES = 1000
@@ -125,6 +129,12 @@ class Execution:
             _LOG.warning("job failed", job=self.job.id, kind=self.job.kind, error=str(error))
         else:
             _LOG.error("job failed", job=self.job.id, kind=self.job.kind, exc_info=error)
-        sentence = str(error) or type(error).__name__
+        sentence = _why(error)
         self.context.log(sentence, "error")
         return Outcome(State.FAILED, sentence, may_retry=True)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, RegistryError):
+        return str(error)
+    return reason_of(error, UNEXPECTED)

@@ -6,6 +6,7 @@ length costs milliseconds. What makes objects is therefore counted before anythi
 
 import asyncio
 import gc
+import json
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ LARGE_BYTES: Final = 64 << 10
 """A document of more is not parsed on an event loop."""
 
 _STRUCTURAL: Final = (b"{", b"[", b",", b":")
+_DEEP: Final = ("ecursion", "depth limit")
 _CONTAINERS: Final = (dict, list)
 _HEX_COLON = re.compile(rb"\\u003[aA]")
 # One for a process: documents wait for each other, and a request that does not parse any waits for
@@ -61,9 +63,9 @@ def load_json(payload: bytes, limits: JsonLimits | None = None) -> Any:
     try:
         document = _parsed(payload)
     except ValueError as error:
-        if "ecursion" in str(error):
+        if any(words in str(error) for words in _DEEP):
             raise _too_deep(limits.nesting) from None
-        raise JsonInvalidError(f"is not JSON: {error}") from None
+        raise JsonInvalidError(f"is not JSON: {_where(error)}") from None
     _check_keys(payload, _colons(document, limits.nesting))
     return document
 
@@ -78,6 +80,12 @@ async def away_from_loop(size: int, work: Callable[[], T]) -> T:
     if size <= LARGE_BYTES:
         return work()
     return await asyncio.get_running_loop().run_in_executor(_apart, work)
+
+
+def _where(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"see line {error.lineno}, column {error.colno}"
+    return "it is not text in UTF-8"
 
 
 def _parsed(payload: bytes) -> Any:

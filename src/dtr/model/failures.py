@@ -5,11 +5,13 @@ are libraries. It belongs into logs. People get what these functions return.
 """
 
 import errno
+import socket
 import ssl
 from collections.abc import Iterator
 from typing import Final
 
 _MOST_LINKS: Final = 8
+_BAD_FILE: Final = "a file is damaged, or key and certificate do not belong together"
 _EXPIRED: Final = 10
 _NOT_YET_VALID: Final = 9
 """X509_V_ERR_CERT_NOT_YET_VALID and ..._HAS_EXPIRED of OpenSSL."""
@@ -63,7 +65,10 @@ def _own_reason(error: BaseException) -> str:
         is_expired = error.verify_code in {_EXPIRED, _NOT_YET_VALID}
         return f"its certificate is not {'valid now' if is_expired else 'trusted'}"
     if isinstance(error, ssl.SSLError):
-        return "no TLS connection came about"
+        is_about_file = getattr(error, "library", "") == "X509" or "PEM lib" in str(error)
+        return _BAD_FILE if is_about_file else "no TLS connection came about"
+    if isinstance(error, socket.gaierror):
+        return "its name is not known"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError) and error.errno is not None:

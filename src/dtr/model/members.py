@@ -76,8 +76,9 @@ class Members:
                 for each in document["members"]
             )
             return cls(document["own_id"], members)
-        except (ValueError, TypeError, KeyError) as error:
-            raise InvalidError(f"the members file cannot be read: {error!r}") from None
+        except (ValueError, TypeError, KeyError):
+            message = "the members file is damaged; the node's agent writes it again at its start"
+            raise InvalidError(message) from None
 
     def render(self) -> str:
         """Return the file's content; `parse` reads it."""

@@ -20,6 +20,7 @@ from yarl import URL
 
 from dtr.model.documents import JsonInvalidError, away_from_loop, load_json
 from dtr.model.errors import InvalidError, UnavailableError
+from dtr.model.failures import reason_of
 from dtr.remote.challenge import Authenticator, Credentials
 from dtr.remote.errors import RemoteError
 from dtr.remote.targets import Origin, TargetRefusedError, Targets
@@ -301,4 +302,4 @@ def _reason(error: Exception) -> str:
         return "nothing came for too long"
     if isinstance(cause, OSError) and (cause.errno or 0) > 0:
         return os.strerror(cause.errno or 0)
-    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return getattr(cause, "strerror", None) or reason_of(cause, "it broke off the connection")

@@ -21,6 +21,7 @@ from granian.log import LogLevels
 
 from dtr.asgi.peers import PeerTable
 from dtr.model.errors import StorageFullError
+from dtr.model.failures import reason_of
 from dtr.server.app import build_application
 from dtr.server.background import run_jobs
 from dtr.server.bootstrap import FirstAdministrator, bootstrap, is_good_copy
@@ -274,8 +275,10 @@ def _problem_of_certificate(settings: Settings, directory: DataDirectory) -> str
     """
     try:
         _certificate(settings, directory)
-    except (CertificateError, OSError) as error:
+    except CertificateError as error:
         return str(error)
+    except OSError as error:
+        return f"The certificate cannot be used: {reason_of(error)}."
     return ""
 
 

@@ -20,6 +20,8 @@ from dtr.server.settings_pages import allowed_values
 
 _Given = tuple[str, object, str]  # the key, "section.name"; the value; its source
 _PREFIX: Final = "DTR_"
+_UCP_PREFIX: Final = "UCP_"
+_OWNER_CHARACTERS: Final = 3
 _CONFIG: Final = "DTR_CONFIG"
 _ENVIRONMENT: Final = "environment "
 _DEFAULT: Final = "default"
@@ -48,9 +50,30 @@ OPTION_VARIABLES: Final = frozenset(
 )
 """Variables of options of `dtr` that are no settings; a test compares them with the commands."""
 
+UCP_VARIABLES: Final = frozenset(
+    {
+        "UCP_ADMIN_PASSWORD",
+        "UCP_ADMIN_USER",
+        "UCP_CA",
+        "UCP_CONTROLLER_PORT",
+        "UCP_DATA_DIR",
+        "UCP_HOST_ADDRESS",
+        "UCP_INSECURE_TLS",
+        "UCP_JOIN_TOKEN",
+        "UCP_LOG_FORMAT",
+        "UCP_LOG_LEVEL",
+        "UCP_NODE",
+        "UCP_NODE_NAME",
+        "UCP_PASSWORD",
+        "UCP_PASSWORD_FILE",
+        "UCP_URL",
+        "UCP_USERNAME",
+    }
+)
+"""The variables of options of `ucp` and of the cluster's commands."""
 # Kubernetes and Docker links set these for a service that is called dtr: nobody wrote them.
 _SERVICE_LINK: Final = re.compile(
-    r"DTR_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
+    r"(DTR|UCP)_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
 )
 _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 
@@ -136,20 +159,25 @@ def read_settings(
     return Sourced(settings, sources)
 
 
-def unknown_variables(environment: Mapping[str, str]) -> Iterator[SettingProblem]:
+def unknown_variables(
+    environment: Mapping[str, str], *, with_control_plane: bool = False
+) -> Iterator[SettingProblem]:
     """Yield a problem for every variable with our prefix, in any case, that names nothing of ours.
 
-    A mistyped name would otherwise leave the default in effect, and nobody would be told.
+    A mistyped name would otherwise leave the default in effect, and nobody would be told. The
+    registry itself reads no variables of the control plane, so these are looked at by request.
     """
-    known = {*map(variable_of, setting_fields()), *OPTION_VARIABLES}
+    prefixes = (_PREFIX, _UCP_PREFIX) if with_control_plane else (_PREFIX,)
+    known = {*map(variable_of, setting_fields()), *OPTION_VARIABLES, *UCP_VARIABLES}
     for name, value in sorted(environment.items()):
         is_link = _SERVICE_LINK.fullmatch(name) or (
             name.endswith("_PORT") and _SERVICE_URL.match(value)
         )
-        if name.upper().startswith(_PREFIX) and name not in known and not is_link:
+        if name.upper().startswith(prefixes) and name not in known and not is_link:
             meant = _meant_variable(name, known)
             hint = f"; did you mean {meant}?" if meant else ": remove it, or correct its name"
-            yield SettingProblem(name, f"is not a variable of DTR{hint}", _ENVIRONMENT + name)
+            owner = name[:_OWNER_CHARACTERS].upper()
+            yield SettingProblem(name, f"is not a variable of {owner}{hint}", _ENVIRONMENT + name)
 
 
 def _meant_variable(name: str, known: set[str]) -> str:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dtr.model.errors import UnavailableError
+from dtr.model.failures import reason_of
 from dtr.storage.filesystem_writer import sync_directory
 
 _CONTENT = b"dtr checks whether this directory can hold blobs"
@@ -36,7 +37,7 @@ def check_directory(directory: Path) -> None:
             except OSError as error:
                 raise UnavailableError(
                     f"the storage directory {directory.parent} cannot be used: "
-                    f"it failed to {step} a file ({error.strerror or error}); "
+                    f"it failed to {step} a file ({error.strerror or reason_of(error)}); "
                     "check that it is mounted, and that this user may write there"
                 ) from error
     finally:

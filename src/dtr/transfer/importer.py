@@ -23,6 +23,7 @@ from dtr.model.errors import (
     TagInvalidError,
     TooLargeError,
 )
+from dtr.model.failures import reason_of
 from dtr.model.manifests import Manifest, parse_manifest
 from dtr.model.names import RepositoryName, TagName, parse_account_name
 from dtr.registry import records as registry
@@ -452,5 +453,5 @@ class Importer:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
-        return f"it cannot be read: {error.strerror or error}"
+        return f"it cannot be read: {error.strerror or reason_of(error)}"
     return str(error)

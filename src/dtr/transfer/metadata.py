@@ -247,8 +247,10 @@ def _copy_in(
                 for row in batch:
                     copy.write_row(row)
     except dbapi.DataError as error:
-        reason = str(error).splitlines()[0]
-        message = f"the table {table.name} has what PostgreSQL does not keep: {reason}"
+        message = (
+            f"the table {table.name} has a value that PostgreSQL cannot store ({error.sqlstate}), "
+            "such as text with a NUL character; correct or delete that row, and copy again"
+        )
         raise MetadataCopyError(message) from error
 
 

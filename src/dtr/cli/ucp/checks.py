@@ -13,6 +13,7 @@ from typing import Final
 from dtr.cli.output import echo
 from dtr.cluster.engines.programs import ProgramsMissingError, find_programs
 from dtr.cluster.model import DATABASE_PORT
+from dtr.model.failures import reason_of
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.client import UcpError
 from dtr.ucp.model import ETCD_CLIENT_PORT
@@ -129,7 +130,7 @@ def _why_not(address: str, port: int) -> str:
         try:
             probe.bind((address, port))
         except OSError as error:
-            return error.strerror or str(error)
+            return error.strerror or reason_of(error)
     return ""
 
 

@@ -166,7 +166,8 @@ def takes_connection(command: Callable[Concatenate[ConnectionOptions, P], R]) ->
 
 
 def _refuse_unknown_variables() -> None:
-    problems = [f"{each.key}: {each.message}" for each in unknown_variables(os.environ)]
+    unknown = unknown_variables(os.environ, with_control_plane=True)
+    problems = [f"{each.key}: {each.message}" for each in unknown]
     if problems:
         fail("\n".join(["The environment is not usable:", *problems]))
 
@@ -209,7 +210,11 @@ def connected(options: ConnectionOptions) -> Iterator[UcpClient]:
 
 @contextmanager
 def ucp_failures_as_sentences() -> Iterator[None]:
-    """Turn what the control plane refuses into one message and exit status 1."""
+    """Turn what the control plane refuses into one message and exit status 1.
+
+    A variable that names nothing of ours ends the command before it begins.
+    """
+    _refuse_unknown_variables()
     try:
         yield
     except (UcpError, InvalidError, AuthorityError, BootstrapError, TokenError) as error:

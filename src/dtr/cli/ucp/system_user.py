@@ -8,6 +8,7 @@ from typing import Final
 
 from dtr.cli.output import echo
 from dtr.cli.ucp.checks import find_program
+from dtr.model.failures import reason_of
 from dtr.ucp.agent.users import DEFAULT_USERS, exists
 from dtr.ucp.client import UcpError
 
@@ -71,7 +72,7 @@ def _add() -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
+        return f"useradd cannot be run: {reason_of(error)}"
     return done.stderr.strip().rstrip(".") or f"useradd ended with status {done.returncode}"
 
 

@@ -11,6 +11,7 @@ import httpx
 from pydantic import ValidationError
 
 from dtr.cli.ucp.agents import agent_pid
+from dtr.model.failures import reason_of
 from dtr.ucp.agent.last_known import (
     LastReport,
     Recalled,
@@ -188,7 +189,7 @@ def _registry_health(wanted: Wanted | None) -> str | None:
     try:
         answer = httpx.get(url, verify=context, timeout=_HEALTH_SECONDS, trust_env=False)
     except httpx.TransportError as error:
-        return f"it does not answer at port {service['https_port']} ({error})"
+        return f"it does not answer at port {service['https_port']} ({reason_of(error)})"
     return "OK" if answer.is_success else _problem_in(answer)
 
 

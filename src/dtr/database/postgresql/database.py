@@ -31,9 +31,9 @@ from dtr.database.postgresql.errors import (
     is_lost,
     is_refusal,
     is_transient,
+    plain_reason,
     reason,
     translated,
-    why_not,
 )
 from dtr.database.postgresql.location import Location
 from dtr.database.postgresql.lookups import Lookups
@@ -174,14 +174,14 @@ class PostgresqlDatabase(Database):
                 self._primary.connect().close()
             except psycopg.Error as error:
                 if is_refusal(error):
-                    message = f"the database at {self.location} refuses: {reason(error)}"
+                    message = f"the database at {self.location} refuses: {plain_reason(error)}"
                     raise InvalidError(message) from error
                 waited = time.monotonic() - started
                 if waited >= self._stale_after_seconds and self._is_standby_enough(is_enough):
                     return False
                 if waited > seconds:
                     message = (
-                        f"no primary at {self.location} answers: {why_not(error)}. "
+                        f"no primary at {self.location} answers: {plain_reason(error)}. "
                         "See that PostgreSQL runs there and lets this machine and user in"
                     )
                     raise UnavailableError(message) from error
@@ -394,7 +394,7 @@ def _commit(driver: Driver) -> None:
         driver.commit()
     except psycopg.Error as error:
         if is_lost(error):
-            raise UnknownOutcomeError(str(error)) from error
+            raise UnknownOutcomeError(plain_reason(error)) from error
         raise
     if driver.is_wait_cancelled:
         raise UnknownOutcomeError("the standbys were not waited for")

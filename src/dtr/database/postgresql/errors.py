@@ -40,6 +40,30 @@ _PASSING: Final = (
 _CONNECTION_FAILED: Final = re.compile(
     r"failed: (?!connection to server)(.+?)(?= Is the server| connection to server| Multiple|$)"
 )
+_MEANINGS: Final = (
+    ("password authentication failed", "it does not accept the password"),
+    ("no password supplied", "it wants a password"),
+    ("no pg_hba.conf entry", "its pg_hba.conf does not let this machine and user in"),
+    ("connection refused", "nothing listens there"),
+    ("no such file or directory", "nothing listens there"),
+    ("timeout", "no answer in time"),
+    ("timed out", "no answer in time"),
+    ("could not translate host name", "its name is not known"),
+    ("failed to resolve host", "its name is not known"),
+    ("name or service not known", "its name is not known"),
+    ("no route to host", "there is no way to it in the network"),
+    ("network is unreachable", "there is no way to it in the network"),
+    ("starting up", "it is starting up"),
+    ("not yet accepting", "it is starting up"),
+    ("shutting down", "it is shutting down"),
+    ("terminating connection", "it ended the connection"),
+    ("read-only transaction", "it is a standby"),
+    ("too many connections", "it has no connection left"),
+    ("too many clients", "it has no connection left"),
+    ("reserved for", "it has no connection left"),
+    ("certificate", "its TLS certificate cannot be verified"),
+)
+"""What libpq and servers say, in lower case, and what it means."""
 _FULL: Final = frozenset({"53100"})
 
 
@@ -85,7 +109,7 @@ def translated(error: BaseException) -> Exception:
     if state in _CONFLICTS:
         return UnavailableError("what this refers to was changed by somebody else; try again")
     if is_transient(error):
-        return UnavailableError(f"the metadata does not answer: {reason(error)}")
+        return UnavailableError(f"the metadata does not answer: {plain_reason(error)}")
     origin = origin_of(error)
     assert isinstance(origin, Exception)  # noqa: S101
     return origin
@@ -105,10 +129,29 @@ def reason(error: BaseException) -> str:
     return " ".join(str(origin_of(error)).split()) or type(error).__name__
 
 
-def why_not(error: BaseException) -> str:
-    """Return why no connection was made: libpq's last words, without its questions."""
-    found = _CONNECTION_FAILED.findall(reason(error))
-    return str(found[-1]).rstrip(".") if found else reason(error)
+def plain_reason(error: BaseException) -> str:
+    """Return why a server did not do what it was asked for, as the end of a sentence.
+
+    libpq's sentences are for logs; what the server itself said is quoted where it is not known.
+
+    >>> plain_reason(psycopg.OperationalError("connection failed: Connection refused Is the ..."))
+    'nothing listens there'
+    >>> plain_reason(psycopg.OperationalError('FATAL: role "dtr" does not exist'))
+    'it answers: role "dtr" does not exist'
+    """
+    said = reason(error)
+    # Of several addresses the last is what was tried last.
+    found = _CONNECTION_FAILED.findall(said)
+    last = str(found[-1]) if found else said
+    for words, meaning in _MEANINGS:
+        if words in last.lower():
+            return meaning
+    _, _, answer = last.rpartition("FATAL: ")
+    if sqlstate(error) or answer != last:
+        return f"it answers: {answer.strip().rstrip('.')}"
+    if isinstance(error, LostError | UnknownOutcomeError) and not found:
+        return said  # a sentence of ours
+    return "it broke off the connection"
 
 
 def sqlstate(error: BaseException) -> str | None:

@@ -142,6 +142,17 @@ class Location:
         return f"Location({self})"
 
 
+_WRONG: Final = {
+    "percent-encoded token": "a % in it must be written as %25",
+    "URI query parameter": "a parameter behind the ? is not one of libpq's",
+    "key/value separator": "a parameter behind the ? has no value",
+    'missing "="': "a parameter behind the ? has no value",
+    "unexpected character": "something follows an address in brackets",
+    'matching "]"': "the ] of an address is missing",
+}
+"""What libpq says, and what it means."""
+
+
 def _parameters_of(url: str) -> dict[str, Any]:
     """Return what libpq reads in a URL."""
     import psycopg  # noqa: PLC0415 - an embedded registry does without it
@@ -155,7 +166,10 @@ def _parameters_of(url: str) -> dict[str, Any]:
     try:
         found = conninfo_to_dict(url)
     except psycopg.Error as error:
-        # libpq quotes what it does not understand, which may be the password.
-        what = str(error).partition('"')[0].strip(" :")
-        raise InvalidError(f"the database URL is not valid: {what}; see {_EXAMPLE}") from None
+        # libpq's own sentence quotes what it does not understand, which may be the password.
+        said = str(error)
+        why = next((meaning for words, meaning in _WRONG.items() if words in said), "not a URL")
+        raise InvalidError(
+            f"the database URL is not valid: {why}; write it as {_EXAMPLE}"
+        ) from None
     return {key: value for key, value in found.items() if value is not None}

@@ -20,7 +20,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from dtr.database.postgresql.connections import Driver, break_off
-from dtr.database.postgresql.errors import LostError
+from dtr.database.postgresql.errors import LostError, plain_reason
 from dtr.database.units import Lookup, Row
 
 _WORDS: Final = 0
@@ -134,7 +134,7 @@ class Pipeline:
             self._send(query, rendered.sql, values, formats)
         except psycopg.Error as error:
             self._lose(error)
-            _refuse(future, LostError(str(error)))
+            _refuse(future, LostError(plain_reason(error)))
         return future
 
     def close(self) -> None:
@@ -253,7 +253,7 @@ class Pipeline:
             self._watch.cancel()
         for query in self._sent:
             if query is not None and query.future is not None:
-                _refuse(query.future, LostError(str(error)))
+                _refuse(query.future, LostError(plain_reason(error)))
         self._sent.clear()
         with suppress(psycopg.Error):
             break_off(self._driver)

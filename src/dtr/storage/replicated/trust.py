@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dtr.model.errors import InvalidError
+from dtr.model.failures import reason_of
 from dtr.storage.replication import Credentials
 
 
@@ -80,7 +81,7 @@ class Contexts:
             if self._context is None:
                 names = ", ".join(map(str, self._paths))
                 raise InvalidError(
-                    f"the certificate of this node cannot be used ({names}): {error}; "
+                    f"the certificate of this node cannot be used ({names}): {reason_of(error)}; "
                     "the node's agent writes it, its log says why it did not"
                 ) from None
         assert self._context is not None  # noqa: S101 - loaded above

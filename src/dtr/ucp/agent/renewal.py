@@ -22,6 +22,7 @@ from pydantic import JsonValue
 
 from dtr.model.errors import UnavailableError
 from dtr.server.datadir import sync_directory, write_atomically
+from dtr.ucp.agent.convergence import sentence
 from dtr.ucp.agent.port import Controllers, NodeDirectory
 from dtr.ucp.api import ApiError
 from dtr.ucp.authority import AuthorityError, common_name, load_certificate, make_request
@@ -53,9 +54,8 @@ class Renewal:
             if await asyncio.to_thread(self._is_due):
                 await self._renew()
         except (AuthorityError, ApiError, UnavailableError, OSError, ValueError) as error:
-            self.problem = (
-                f"The node's certificate could not be renewed: {error} It is tried again."
-            )
+            why = sentence(error).rstrip(".")
+            self.problem = f"The node's certificate could not be renewed: {why}. It is tried again."
             _LOG.warning("the certificate could not be renewed", error=str(error))
             return False
         self.problem = ""

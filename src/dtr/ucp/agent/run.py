@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 from pydantic import ValidationError
 
+from dtr.model.failures import reason_of
 from dtr.server.logs import LogFormat, configure_logging
 from dtr.ucp.agent.controllers import HttpControllers
 from dtr.ucp.agent.files import make_directory
@@ -62,7 +63,7 @@ def run_agent(
             asyncio.run(_run(directory, identity, components_of))
     except OSError as error:
         raise AgentError(
-            f"The directory {directory.root} cannot be used: {error.strerror or error}.",
+            f"The directory {directory.root} cannot be used: {error.strerror or reason_of(error)}.",
             "Run the agent as the user who installed the node, root as a rule.",
         ) from error
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from dtr.asgi.connection_rules import ConnectionLimits
 from dtr.asgi.connections import Connections
 from dtr.model.errors import UnavailableError
+from dtr.ucp.agent.convergence import sentence
 from dtr.ucp.agent.port import NodeDirectory
 from dtr.ucp.agreed_time import AgreedTime, ControllerClock
 from dtr.ucp.api import ApiRoute, OperationKind
@@ -217,4 +218,6 @@ def _read_authority(directory: NodeDirectory, controller: ControllerWanted) -> A
     try:
         return Authority.load(directory.ca.read_text(), controller.ca_key)
     except (OSError, AuthorityError) as error:
-        raise ControllerError(f"The authority in {directory.ca} cannot be used: {error}") from None
+        raise ControllerError(
+            f"The authority in {directory.ca} cannot be used: {sentence(error)}"
+        ) from None

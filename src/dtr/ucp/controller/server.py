@@ -22,6 +22,7 @@ from dtr.ucp import keys
 from dtr.ucp.api import PREFIX, ApiError, ApiRequest, ApiRoute
 from dtr.ucp.authority import AuthorityError
 from dtr.ucp.controller.access import Gate
+from dtr.ucp.invalid import problems_of
 from dtr.ucp.model import ClusterRecord
 from dtr.ucp.store import Store
 
@@ -214,7 +215,7 @@ def _spoken(error: Exception, request: web.Request) -> web.Response:
         case ApiError():
             status, code, message = error.status, error.code, str(error)
         case ValidationError():
-            status, code, message = 400, "INVALID", _first_problem(error)
+            status, code, message = 400, "INVALID", f"{problems_of(error)[0]}."
         case AuthorityError() | InvalidError():
             status, code, message = 400, "INVALID", str(error)
         case TooManyRequestsError():
@@ -238,10 +239,3 @@ def _spoken(error: Exception, request: web.Request) -> web.Response:
     if isinstance(error, TooManyRequestsError):
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
     return response
-
-
-def _first_problem(error: ValidationError) -> str:
-    """Name the first field that is wrong; what was in it may be a secret."""
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "the request"
-    return f"{where}: {problem['msg']}."

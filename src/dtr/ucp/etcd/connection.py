@@ -17,6 +17,7 @@ from typing import Any, Final
 import aiohttp
 
 from dtr.model.errors import UnavailableError
+from dtr.model.failures import reason_of
 
 Answer = dict[str, Any]
 
@@ -415,4 +416,6 @@ def _streamed(line: bytes) -> Answer:
 
 
 def _told(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    if isinstance(error, ValueError):
+        return "it is no etcd"
+    return reason_of(error, "it broke off the connection")
