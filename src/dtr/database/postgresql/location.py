@@ -144,9 +144,9 @@ class Location:
 
 _WRONG: Final = {
     "percent-encoded token": "a % in it must be written as %25",
-    "URI query parameter": "a parameter behind the ? is not one of libpq's",
     "key/value separator": "a parameter behind the ? has no value",
     'missing "="': "a parameter behind the ? has no value",
+    "URI query parameter": "a parameter behind the ? is not one of libpq's",
     "unexpected character": "something follows an address in brackets",
     'matching "]"': "the ] of an address is missing",
 }
