@@ -11,12 +11,12 @@ from dtr.collect.collector import Collector, CollectSettings
 from dtr.model.access import Level, Visibility
 from dtr.model.digest import Digest
 from dtr.model.names import RepositoryName
-from dtr.registry import manage
+from dtr.registry import manage, records
 from dtr.server.app import collect_settings
 from dtr.server.settings import Settings
 from dtr.storage import FilesystemBlobStore
 from dtr.storage.memory import MemoryBlobStore
-from dtr.testing.registry import ALICE
+from dtr.testing.registry import ALICE, BOB
 
 CONTENT = b"a first blob"
 DIGEST = str(Digest.of(CONTENT))
@@ -72,6 +72,25 @@ async def test_a_session_that_expires_takes_its_empty_repository_along(
     assert len(await names(alice)) == 4
     await Collector(database, store, CollectSettings(), clock=lambda: 1e12).run()
     assert await names(alice) == ["alice/granted", "alice/public", "alice/pushed"]
+
+
+async def test_a_repository_stays_for_who_may_push_and_not_create(
+    open_registry: OpenRegistry, connect: Connect
+) -> None:
+    """A colleague with read and write access to the namespace could not make it again."""
+    store = MemoryBlobStore()
+    target = open_registry(stores=[store])
+    alice, bob = (connect(target).login(*account) for account in (ALICE, BOB))
+    database = target.administration._database
+    repository = bob.repository("alice/app")
+    for level, status in ((Level.READ_WRITE, 202), (Level.ADMIN, 202), (Level.READ_ONLY, 403)):
+        name = RepositoryName(repository.name)
+        database.write_now(manage.grant, "alice", "bob", level, whole_namespace=True)
+        database.write_now(records.ensure_repository, name)
+        await alice.repository(repository.name).start_upload()
+        await Collector(database, store, CollectSettings(), clock=lambda: 1e12).run()
+        assert (await names(alice) == [repository.name]) is (level is Level.READ_WRITE)
+        assert (await bob.post(repository.uploads)).status_code == status
 
 
 async def test_where_pushes_make_no_repositories_none_is_forgotten(

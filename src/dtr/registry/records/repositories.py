@@ -29,7 +29,7 @@ from dtr.database.schema import (
     tags,
     uploads,
 )
-from dtr.model.access import Repository, Visibility
+from dtr.model.access import Level, Repository, Visibility
 from dtr.model.names import RepositoryName
 from dtr.registry.records.blobs import LIVE
 from dtr.registry.records.usage import Untagged, bytes_by_repository, untagged_by_repository
@@ -204,15 +204,21 @@ def remove_repository(writer: Writer, repository_id: int) -> list[str]:
 def forget_if_empty(writer: Writer, repository_id: int) -> None:
     """Forget a repository of which nothing came: its first push was refused or given up.
 
-    Only one that a push would make again just so: it holds nothing, no upload is open, it is
-    private and nobody was granted anything in it. Not when a client cancels: clients cancel one
+    Only one that a push would make again just so, whoever pushes: it holds nothing, no upload is
+    open, it is private, nobody was granted anything in it, and nobody may push there through a
+    grant on its namespace who may not create it. Not when a client cancels: clients cancel one
     session while they open the next, which would find no repository then.
     """
     contents = (manifests, repository_blobs, uploads, grants)
+    may_push_only = exists().where(
+        grants.c.namespace_id == repositories.c.namespace_id,
+        grants.c.level == int(Level.READ_WRITE),
+    )
     writer.execute(
         delete(repositories).where(
             repositories.c.id == repository_id,
             repositories.c.visibility == str(Visibility.PRIVATE),
+            ~may_push_only,
             *(~exists().where(table.c.repository_id == repository_id) for table in contents),
         )
     )
