@@ -408,9 +408,13 @@ def _commit_blob(
     """
     repository_id = upload.repository_id or records.ensure_repository(writer, name).id
     if has_session and not records.remove_upload(writer, upload.id, upload.progress):
-        # Perhaps this very unit ran before, and its answer was lost.
+        # Perhaps this very unit ran before, and its answer was lost. Then its bytes must not be
+        # taken back, whatever became of the blob in this repository since.
         is_over = records.upload_progress(writer, upload.id) is None
-        if not is_over or records.missing_blobs(writer, repository_id, [blob.digest]):
+        found = records.find_blob(writer, blob.digest)
+        ran_before = found is not None and found[0].storage_key == blob.storage_key
+        is_missing = records.missing_blobs(writer, repository_id, [blob.digest])
+        if not is_over or (is_missing and not ran_before):
             raise UploadUnknownError(upload=upload.id)
         return records.is_stored(writer, blob.storage_key)
     is_used = records.store_blob(writer, blob, now)

@@ -14,6 +14,7 @@ from dtr.database.schema import (
 )
 from dtr.database.statements import insert_unless_there
 from dtr.model.digest import Digest
+from dtr.model.errors import UnavailableError
 from dtr.registry.records.membership import Find, missing
 
 LIVE = "live"
@@ -110,6 +111,11 @@ def store_blob(writer: Writer, blob: Blob, now: float) -> bool:
     """Make a blob live with these bytes; return False when it is live with others.
 
     A condemned row is taken over: whoever deletes its bytes knows them by the old key.
+
+    Raises:
+        UnavailableError: these very bytes are condemned. They came with an earlier attempt whose
+            answer was lost, the blob was deleted since, and they may be gone already.
+
     """
     values = {"size": blob.size, "storage_key": blob.storage_key, "now": now}
     if writer.change(ADD_BLOB, {"digest": blob.digest, **values}):
@@ -118,6 +124,8 @@ def store_blob(writer: Writer, blob: Blob, now: float) -> bool:
     found = find_blob(writer, blob.digest)
     if found is not None and found[1] == LIVE:
         return found[0].storage_key == blob.storage_key  # if this very unit ran before
+    if found is not None and found[0].storage_key == blob.storage_key:
+        raise UnavailableError("the blob was deleted at the same moment; push it again")
     writer.change(REVIVE_BLOB, {"which": blob.digest, **values})
     place_blob(writer, blob.storage_key, blob.holders, now)
     return True
