@@ -131,6 +131,29 @@ async def test_a_session_without_a_byte_ends_early(
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
+async def test_an_old_session_is_kept_from_its_first_bytes_on(
+    open_registry: OpenRegistry, connect: Connect, method: str
+) -> None:
+    """One that waited for its turn does not give way in the first seconds of its body."""
+    target = open_registry({"limits": {"upload_sessions_per_account": 1}})
+    repository = connect(target).login(*ALICE).new_repository()
+    location = await repository.start_upload()
+    target.clock.advance(60)
+    tried = []
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+        for _ in range(3):
+            yield b"x"
+            tried.append((await repository.client.post(repository.uploads)).status_code)
+
+    parameters = {"digest": Digest.of(b"xxxx")} if method == "PUT" else None
+    answer = await repository.client.request(method, location, params=parameters, content=body())
+    assert answer.is_success, answer.text
+    assert tried == [429] * 3
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
 async def test_a_session_does_not_end_while_its_bytes_arrive(
     open_registry: OpenRegistry, connect: Connect, method: str
 ) -> None:

@@ -235,6 +235,14 @@ def test_nesting_is_counted_to_the_limit(depth: int, limit: int) -> None:
             parse(text.encode(), limits=limits)
 
 
+@pytest.mark.parametrize("content_type", ["", OCI_MANIFEST])
+def test_a_refusal_does_not_repeat_mebibytes(content_type: str) -> None:
+    """What a document says is in no answer and in no log at its whole length."""
+    with pytest.raises(ManifestInvalidError) as caught:
+        parse(manifest(mediaType="a/" + "b" * 100_000), content_type)
+    assert len(str(caught.value)) + len(str(caught.value.detail)) < 1000
+
+
 def test_subject_type_and_annotations_are_found() -> None:
     """What the referrers API shows."""
     annotations = {"a": "b", "": "", "ü": "\U0001f433"}

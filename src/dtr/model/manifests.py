@@ -157,11 +157,17 @@ def _media_type(document: dict[str, Any], content_type: str) -> str:
     declared = "" if header in _GENERIC else header
     if body and declared and body != declared:
         message = "Content-Type differs from the manifest's mediaType"
-        raise ManifestInvalidError(message, content_type=declared, media_type=body)
+        raise ManifestInvalidError(message, content_type=declared, media_type=_shown(body))
     media_type = declared or body or _type_by_shape(document)
     if media_type not in MANIFEST_TYPES | INDEX_TYPES:
-        raise ManifestInvalidError("media type is not one of a manifest", media_type=media_type)
+        message = "media type is not one of a manifest"
+        raise ManifestInvalidError(message, media_type=_shown(media_type))
     return media_type
+
+
+def _shown(media_type: str) -> str:
+    """Return no more than a media type may have; a document may hold mebibytes in its place."""
+    return media_type[:_MAX_MEDIA_TYPE]
 
 
 def _type_by_shape(document: dict[str, Any]) -> str:

@@ -292,7 +292,10 @@ class Uploads:
     ) -> None:
         """Take the body; while it arrives, its session does not end, and the right is asked for."""
         limit, clock = self._settings.blob_bytes - writer.offset, self._context.clock
-        next_at = clock() + _FIRST_KEPT_SECONDS
+        # One that was opened a while ago could end, or give way, before it is kept the first time.
+        left = upload.expires_at - clock() if upload is not None else self._empty_seconds
+        is_fresh = left > self._empty_seconds - _FRESH_SECONDS + _FIRST_KEPT_SECONDS
+        next_at = clock() + (_FIRST_KEPT_SECONDS if is_fresh else 0.0)
         async for chunk in request.stream(limit=limit):
             await writer.append(chunk)
             if upload is not None and clock() >= next_at:
