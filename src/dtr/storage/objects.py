@@ -158,20 +158,25 @@ class ObjectBlobStore:
     async def adopt(
         self, key: str, stream: AsyncIterator[bytes], size: int, digest: Digest
     ) -> None:
-        """Write an object; where the stream was short or of another digest, delete it again."""
-        taken, hasher = 0, digest.algorithm.hasher()
+        """Write an object, which is there only once the stream has ended and was right."""
+        taken, hasher, is_wrong = 0, digest.algorithm.hasher(), False
 
-        async def counted() -> AsyncIterator[bytes]:
-            nonlocal taken
+        async def checked() -> AsyncIterator[bytes]:
+            nonlocal taken, is_wrong
             async for chunk in stream:
                 taken += len(chunk)
                 await asyncio.to_thread(hasher.update, chunk)
                 yield chunk
+            is_wrong = taken != size or hasher.hexdigest() != digest.encoded
+            if is_wrong:  # an end would complete the object
+                raise ContentDamagedError("the content to copy is not what it should be")
 
-        await self._put(self.name(key), counted(), size)
-        if taken != size or hasher.hexdigest() != digest.encoded:
-            await self.delete(key)
-            raise ContentDamagedError("the content to copy is not what it should be")
+        try:
+            await self._put(self.name(key), checked(), size)
+        except Exception as error:
+            if not is_wrong or isinstance(error, ContentDamagedError):
+                raise
+            raise ContentDamagedError("the content to copy is not what it should be") from error
 
     async def heal(self, key: str, size: int, digest: Digest) -> bool:  # noqa: ARG002
         """Return False: there is one copy of everything."""
