@@ -142,6 +142,27 @@ async def test_a_signature_that_cannot_be_had_is_listed(
     assert lost in done.problems[0].reason
 
 
+async def test_what_a_tagged_signature_is_about_comes_with_it(
+    state: RegistryState, servers: Servers, source: Registry
+) -> None:
+    """No tag names it any more, and it may have been deleted; a failure is listed."""
+    signature = source.referrers[Digest.parse(source.tags["v0"])][0]
+    subject = source.tags.pop("v0")
+    source.tags["signature"] = signature
+    source.fails = lambda path: Answer(500) if f"/manifests/{subject}" in path else None
+    done = await run(state, servers, source)
+    assert [each.subject for each in done.problems] == [signature]
+    assert subject in done.problems[0].reason
+
+    source.fails = lambda path: UNKNOWN if f"/manifests/{subject}" in path else None
+    assert (await run(state, servers, source)).problems == []
+    assert digests_here(state) == set(source.manifests) - {subject}
+
+    source.fails = lambda _path: None
+    assert (await run(state, servers, source)).problems == []
+    assert digests_here(state) == set(source.manifests)
+
+
 @pytest.mark.parametrize("tags_of_it", [UNKNOWN, Answer(body=b'{"tags": null}')])
 async def test_a_repository_with_blobs_only_is_no_error(
     state: RegistryState, servers: Servers, source: Registry, tags_of_it: Answer

@@ -104,7 +104,7 @@ class Identity:
             if cached is not None:
                 return cached
             async with self._throttle.attempting(attempt, self._clock()) as outcome:
-                credential = await self._password(name, password)
+                credential = await self._password(name, password, is_known=outcome.is_known)
                 outcome.is_success = credential is not None
         return self._logged_in(key, credential)
 
@@ -183,12 +183,15 @@ class Identity:
             return credential
         return _credential(account, principal.ceiling, credential.token_id, principal.scope)
 
-    async def _password(self, name: str, password: str) -> Credential | None:
+    async def _password(self, name: str, password: str, *, is_known: bool) -> Credential | None:
         row = await self._database.lookup(records.FIND_CREDENTIAL, {"name": name})
         account = records.account_of(row) if row else None
-        is_known = account is not None and account.is_active and account.kind == "user"
-        password_hash = row[6] if row and is_known else None
-        if not await self._passwords.verify(password, password_hash) or account is None:
+        has_password = account is not None and account.is_active and account.kind == "user"
+        password_hash = row[6] if row and has_password else None
+        if (
+            not await self._passwords.verify(password, password_hash, is_known=is_known)
+            or account is None
+        ):
             return None
         return _credential(account)
 

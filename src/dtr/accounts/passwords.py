@@ -14,7 +14,8 @@ from dtr.model.errors import InvalidError, TooManyRequestsError
 MIN_PASSWORD_LENGTH = 8
 MAX_PASSWORD_LENGTH = 1024
 TOKEN_PREFIX = "dtr_"  # noqa: S105 - a mark, so that people and scanners recognise a leaked token
-_MOST_WAITING = 64
+_MOST_WAITING = 80
+_MOST_UNKNOWN_WAITING = 64
 _BUSY_SECONDS = 2.0
 
 # OWASP's second choice for argon2id: a verification costs 19 MiB, so that a few at once do not
@@ -69,20 +70,26 @@ def verify_password(password: str, password_hash: str | None) -> bool:
 
 
 class PasswordVerifier:
-    """Verifies on two threads of its own: a storm of logins must not stop pulls."""
+    """Verifies on two threads of its own: a storm of logins must not stop pulls.
+
+    Some of the places in its queue are for those alone who have logged in before from where they
+    are: strangers with many addresses cannot take them.
+    """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="passwords")
         self._waiting = 0
 
-    async def verify(self, password: str, password_hash: str | None) -> bool:
+    async def verify(
+        self, password: str, password_hash: str | None, *, is_known: bool = False
+    ) -> bool:
         """Tell whether `password` is the one.
 
         Raises:
             TooManyRequestsError: so many are to be verified that it would take seconds.
 
         """
-        if self._waiting >= _MOST_WAITING:
+        if self._waiting >= (_MOST_WAITING if is_known else _MOST_UNKNOWN_WAITING):
             raise TooManyRequestsError(
                 "too many logins at once; try again", retry_after_seconds=_BUSY_SECONDS
             )

@@ -6,7 +6,7 @@ writes nothing: whoever may pull while no metadata can be written may still log 
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +23,9 @@ _IPV6_SITE_BITS: Final = 64
 """What one customer of a provider gets at least; addresses within are free to choose."""
 _MOST_DOUBLINGS: Final = 30
 _MOST_WAITING: Final = 64
-_MOST_WAITING_TOGETHER: Final = 256
+_MOST_WAITING_AT_ADDRESS: Final = 128
+_MOST_WAITING_TOGETHER: Final = 1024
+"""Each is one connection's request and little else. It takes many addresses to keep others out."""
 _MOST_UNDECIDED: Final = 32
 """Of one address. More would only wait for each other's passwords to be verified."""
 _KNOWN_ANEW_SECONDS: Final = 86_400
@@ -160,6 +162,7 @@ class LoginThrottle:
         self._is_shared = is_shared
         self._turns: dict[str, _Turn] = {}
         self._waiting = 0
+        self._waiting_at: Counter[str] = Counter()
         self._undecided: dict[str, int] = {}
 
     def attempt(self, name: str, client: str) -> Attempt:
@@ -174,16 +177,23 @@ class LoginThrottle:
             TooManyRequestsError: too many wait already.
 
         """
-        turn = self._turns.setdefault(attempt.pair, _Turn(asyncio.Lock()))
-        if turn.users > _MOST_WAITING or self._waiting >= _MOST_WAITING_TOGETHER:
+        address = attempt.address
+        turn = self._turns.get(attempt.pair) or _Turn(asyncio.Lock())
+        is_crowded = address and self._waiting_at[address] >= _MOST_WAITING_AT_ADDRESS
+        if is_crowded or turn.users > _MOST_WAITING or self._waiting >= _MOST_WAITING_TOGETHER:
             raise _busy()
+        self._turns[attempt.pair] = turn
         turn.users += 1
         self._waiting += 1
+        self._waiting_at[address] += 1
         try:
             async with turn.lock:
                 yield
         finally:
             self._waiting -= 1
+            self._waiting_at[address] -= 1
+            if not self._waiting_at[address]:
+                del self._waiting_at[address]
             turn.users -= 1
             if not turn.users:
                 self._turns.pop(attempt.pair, None)
@@ -207,7 +217,7 @@ class LoginThrottle:
             if wait > 0:
                 message = "too many logins failed; wait before the next"
                 raise TooManyRequestsError(message, retry_after_seconds=wait)
-            outcome = Outcome()
+            outcome = Outcome(is_known=counted.known is not None)
             try:
                 yield outcome
             except asyncio.CancelledError:
@@ -239,9 +249,10 @@ class LoginThrottle:
 
 @dataclass(slots=True)
 class Outcome:
-    """How an attempt ended."""
+    """How an attempt ended; `is_known`: the name has logged in from this address before."""
 
     is_success: bool = False
+    is_known: bool = False
 
 
 @dataclass(slots=True)

@@ -48,7 +48,9 @@ class Administrators:
         ):
             found = await self.find(name)
             password_hash = found.password_hash if found else None
-            outcome.is_success = await self._verifier.verify(password, password_hash)
+            outcome.is_success = await self._verifier.verify(
+                password, password_hash, is_known=outcome.is_known
+            )
         if found is not None and outcome.is_success:
             return found
         raise ApiError(401, "UNAUTHORIZED", "The username or the password is wrong.")
