@@ -1,6 +1,7 @@
 """Guessing passwords is slowed down, by name and address and by address."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.http.conftest import Connect, OpenRegistry
 from tests.http.targets import InProcess
 from tests.http.test_tokens import post
 
+from dtr.accounts import passwords
 from dtr.testing.registry import ALICE, BOB
 
 AUTH: dict[str, int] = {
@@ -211,6 +213,42 @@ async def test_more_passwords_than_can_be_verified_soon_are_refused(slow: InProc
     assert statuses.count(200) >= 64
     assert all(answer.header("retry-after") for answer in answers if answer.status == 429)
     assert (await login(slow, *ALICE, peer=peers[-1])).status == 200
+
+
+async def test_one_addresses_queue_is_not_everybodys(slow: InProcess) -> None:
+    """Hundreds of logins that wait for each other at one address keep nobody else out."""
+    names = [f"user{number}" for number in range(8)]
+    guesses = [asyncio.create_task(login(slow, name, "wrong")) for name in names * 64]
+    await asyncio.sleep(0)
+    assert (await login(slow, *ALICE, peer="10.0.0.2")).status == 200
+    statuses = {(await guess).status for guess in guesses}
+    assert statuses == {401, 429}
+
+
+async def test_strangers_with_many_addresses_leave_room_for_who_has_logged_in(
+    slow: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many passwords as may wait to be verified do: a known name still has a place."""
+    assert (await login(slow, *ALICE)).status == 200
+    is_open, verify = threading.Event(), passwords.verify_password
+
+    def late(password: str, password_hash: str | None) -> bool:
+        return is_open.wait(20) and verify(password, password_hash)
+
+    monkeypatch.setattr(passwords, "verify_password", late)
+    verifier = slow.application._gate._identity._passwords
+    strangers = [asyncio.create_task(verifier.verify("a guess", None)) for _ in range(64)]
+    try:
+        await asyncio.sleep(0)
+        assert (await login(slow, *BOB, peer="10.0.0.2")).status == 429
+        known = asyncio.create_task(login(slow, *ALICE))
+        async with asyncio.timeout(30):
+            while verifier._waiting == 64 and not known.done():  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0)
+    finally:
+        is_open.set()
+        await asyncio.gather(*strangers)
+    assert (await known).status == 200
 
 
 async def test_a_guess_whose_client_goes_away_is_counted(slow: InProcess) -> None:
