@@ -1,11 +1,17 @@
 """A unit that made a blob live and whose answer was lost runs again, after others did."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 from tests.database.conftest import OpenMetadata
+from tests.support.forgetful import ForgetfulDatabase
 
-from dtr.database import Database, Reader
+from dtr.database import Database, Reader, open_postgresql
+from dtr.database.postgresql.attempts import Attempts
+from dtr.database.postgresql.errors import UnknownOutcomeError
 from dtr.model.access import Visibility
 from dtr.model.digest import Algorithm, Digest
 from dtr.model.errors import UnavailableError, UploadUnknownError
@@ -70,3 +76,56 @@ def test_a_session_that_another_request_ended_is_over(open_metadata: OpenMetadat
     database.write_now(uploads._delete_blob, upload.repository_id, DIGEST)
     with pytest.raises(UploadUnknownError):
         commit(database, upload, replace(BLOB, storage_key="other"))
+
+
+class Late(ForgetfulDatabase):
+    """Something happens between a commit whose answer is lost and the next attempt."""
+
+    happen: Callable[[], object] | None = None
+
+    def _write_once(self, body: Any, attempts: Attempts, *arguments: Any) -> Any:
+        try:
+            return super()._write_once(body, attempts, *arguments)
+        except UnknownOutcomeError:
+            happen, self.happen = self.happen, None
+            if happen is not None:
+                happen()
+            raise
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("is_done", [True, False])
+def test_nobody_says_of_recorded_bytes_that_others_were_first(
+    schema_url: str, *, is_done: bool
+) -> None:
+    """Another replica went on from them: in object storage, the blob may be these very bytes."""
+    database, other = Late(schema_url), open_postgresql(schema_url)
+    upload = database.write_now(uploads._open_upload, NAME, SESSION, now=NOW)
+    mine, further = Progress(1, None, "mine"), Progress(2, None, "mine, and theirs")
+
+    def go_on() -> None:
+        if is_done:
+            commit(other, replace(upload, progress=mine))
+        else:
+            move(other, mine, further)
+
+    def move(at: Database, start: Progress, stop: Progress) -> bool | None:
+        progress = {"start": start, "progress": stop, "expires_at": LATER}
+        return at.write_now(records.advance_upload, upload.id, **progress)  # type: ignore[arg-type]
+
+    database.happen = go_on
+    assert move(database, Progress(), mine) is None
+    assert move(other, Progress(), mine) is False
+    database.close()
+    other.close()
+
+
+async def test_bytes_that_may_be_recorded_are_left_where_they_are() -> None:
+    """Whoever brought them is told to ask again; what nobody knows is swept later."""
+    context, request, writer = MagicMock(), MagicMock(), AsyncMock()
+    context.settings.upload_ttl_seconds = 60.0
+    context.clock.return_value = NOW
+    context.gate.write_soon = AsyncMock(return_value=None)
+    with pytest.raises(UnavailableError):
+        await uploads.Uploads(context)._save(request, SESSION, writer)
+    writer.cancel.assert_not_awaited()

@@ -61,6 +61,7 @@ TOLD_LESS = {
     "make_edges": "that there was something to do",
     "take_upload": "how far it was: the sweep deletes what that leaves",
     "remove_upload": "as take_upload",
+    "advance_upload": "that another request was first: this one may have been before that",
     "take_empty_uploads": "as take_upload",
     "remove_expired_upload": "as take_upload",
     "remove_expired": "how many there were",

@@ -310,6 +310,7 @@ class Uploads:
 
         Raises:
             UploadRangeError: another request that began at the same place was recorded first.
+            UnavailableError: these bytes may have been recorded, so they are left where they are.
 
         """
         progress = await writer.flush()
@@ -322,6 +323,8 @@ class Uploads:
             progress=progress,
             expires_at=expires_at,
         )
+        if is_there is None:
+            raise UnavailableError("whether these bytes were recorded is not known; ask again")
         if not is_there:
             await writer.cancel()
             raise await self._moved(request, upload)

@@ -186,10 +186,11 @@ def keep_upload(writer: Writer, upload_id: str, expires_at: float) -> None:
 
 def advance_upload(
     writer: Writer, upload_id: str, *, start: Progress, progress: Progress, expires_at: float
-) -> bool:
+) -> bool | None:
     """Move an upload from `start` to `progress`; return False when it is not at `start` any more.
 
-    Of writers that began at the same place, this decides which one the others go on from.
+    Of writers that began at the same place, this decides which one the others go on from. None:
+    an earlier attempt may have moved it, and somebody may have gone on from there, or be done.
     """
     parameters = {
         "upload_id": upload_id,
@@ -200,7 +201,9 @@ def advance_upload(
         "so_far": progress.digest,
         "until": expires_at,
     }
-    return writer.change(ADVANCE_UPLOAD, parameters) == 1
+    if writer.change(ADVANCE_UPLOAD, parameters) == 1:
+        return True
+    return None if writer.may_have_run else False
 
 
 def upload_progress(reader: Reader, upload_id: str) -> Progress | None:
