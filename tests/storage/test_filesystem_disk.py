@@ -72,14 +72,14 @@ async def test_a_commit_is_durable_in_the_right_order(
 ) -> None:
     """All bytes, then the name, both synced before anybody learns it, and new directories too."""
     upload_id, digest = new_upload(), Digest.of(CONTENT)
-    await push(store, CONTENT, upload_id=upload_id)
+    key = await push(store, CONTENT, upload_id=upload_id)
     place = f"blobs/sha256/{digest.encoded[:2]}"
     assert [call for call in calls if call[0] != "ftruncate"] == [
         ("write", f"uploads/{upload_id}"),
         ("mkdir", place),
         ("fsync", "blobs/sha256"),
         ("rename", f"uploads/{upload_id}"),
-        ("fsync", f"{place}/{digest.encoded}.{upload_id}"),
+        ("fsync", f"blobs/{key}"),
         ("fsync", place),
     ]
 

@@ -24,6 +24,7 @@ deleted while another machine reads it may end that answer; collection deletes w
 import asyncio
 import errno
 import os
+import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -91,7 +92,9 @@ class FilesystemBlobStore:
     async def resume(self, upload_id: str, algorithm: Algorithm, progress: Progress) -> BlobWriter:
         """Open and lock the staged file."""
         hasher = self.hashers.take(upload_id, algorithm, progress)
-        writer = FilesystemWriter(self, upload_id, progress, hasher, algorithm)
+        # Two requests may commit one session, the second when the first has let go of the lock.
+        nonce = secrets.token_hex(4)
+        writer = FilesystemWriter(self, upload_id, progress, hasher, algorithm, nonce=nonce)
         await writer.open()
         return writer
 

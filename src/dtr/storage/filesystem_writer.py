@@ -27,7 +27,8 @@ class FilesystemWriter:
     """Gathers a mebibyte, hands it to a thread, and gathers the next while that one is written.
 
     The staged file is held with an exclusive `flock`, which the kernel drops with the process.
-    `check` may refuse the file when it is held, before anything in it is changed.
+    `check` may refuse the file when it is held, before anything in it is changed. `nonce` makes the
+    key this writer's own, where others may commit under the same id.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class FilesystemWriter:
         hasher: Hasher | None,
         algorithm: Algorithm,
         check: Callable[[int], None] = lambda _descriptor: None,
+        nonce: str = "",
     ) -> None:
         self._store = store
         self._check = check
         self._upload_id = upload_id
+        self._key_end = f"{upload_id}.{nonce}" if nonce else upload_id
         self._path = store.upload_path(upload_id)
         self._algorithm = algorithm
         self._hasher = hasher
@@ -107,7 +110,7 @@ class FilesystemWriter:
         """Verify, rename, fsync file and directory."""
         await self._settle(everything=True)
         write = self._next_write()
-        key = f"{digest.algorithm}/{digest.encoded[:2]}/{digest.encoded}.{self._upload_id}"
+        key = f"{digest.algorithm}/{digest.encoded[:2]}/{digest.encoded}.{self._key_end}"
 
         def commit() -> None:
             write()
@@ -130,7 +133,7 @@ class FilesystemWriter:
         return key
 
     async def withdraw(self) -> None:
-        """Unlink the committed file, which has this upload's name."""
+        """Unlink the committed file, whose name is this writer's alone."""
         await self._store.delete(self._key)
 
     async def close(self) -> None:

@@ -199,6 +199,19 @@ class BlobStoreConformance:
         await writer.cancel()
         assert await pull(store, key) == CONTENT
 
+    async def test_a_commit_that_is_taken_back_takes_no_other(
+        self, store: BlobStore, twin: BlobStore
+    ) -> None:
+        """Two requests end one session: the second, whose commit counts, has a key of its own."""
+        upload_id, digest = new_upload(), Digest.of(CONTENT)
+        first, _ = await stage(store, CONTENT, upload_id)
+        keys = [await first.commit(digest)]
+        second, _ = await stage(twin, CONTENT, upload_id)
+        keys.append(await second.commit(digest))
+        await first.withdraw()
+        assert keys[0] != keys[1]
+        assert await pull(twin, keys[1]) == CONTENT
+
     async def test_discard_is_idempotent(self, store: BlobStore) -> None:
         """Discarding what is not there, or is committed, changes nothing."""
         upload_id = new_upload()
