@@ -78,6 +78,18 @@ def test_a_session_that_another_request_ended_is_over(open_metadata: OpenMetadat
         commit(database, upload, replace(BLOB, storage_key="other"))
 
 
+def test_only_a_session_without_a_byte_is_taken_where_that_is_asked_for(
+    open_metadata: OpenMetadata,
+) -> None:
+    """Its bytes may have come since somebody saw that it had none."""
+    database = open_metadata()
+    upload = database.write_now(uploads._open_upload, NAME, SESSION, now=NOW)
+    progress = {"start": Progress(), "progress": Progress(1), "expires_at": LATER}
+    database.write_now(records.advance_upload, upload.id, **progress)  # type: ignore[arg-type]
+    assert database.write_now(records.take_upload, upload.id, only_empty=True) is None
+    assert database.write_now(records.take_upload, upload.id) == Progress(1)
+
+
 class Late(ForgetfulDatabase):
     """Something happens between a commit whose answer is lost and the next attempt."""
 

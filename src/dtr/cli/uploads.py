@@ -65,7 +65,11 @@ def remove(
         if user is not None:
             confirm(f"Cancel {len(chosen)} uploads of {user}?", yes=yes)
         store = registry.store
-        taken = {each: registry.database.write_now(take_upload, each) for each in chosen}
+        # Bytes may have come since the list was made.
+        taken = {
+            each: registry.database.write_now(take_upload, each, only_empty=empty)
+            for each in chosen
+        }
         asyncio.run(_discard(store, taken))
         echo(f"Cancelled {sum(progress is not None for progress in taken.values())}.")
 

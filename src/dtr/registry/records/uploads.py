@@ -222,13 +222,16 @@ def remove_upload(writer: Writer, upload_id: str, progress: Progress) -> bool:
     return writer.change(REMOVE_UPLOAD, parameters) == 1
 
 
-def take_upload(writer: Writer, upload_id: str, *, forget_empty: bool = False) -> Progress | None:
+def take_upload(
+    writer: Writer, upload_id: str, *, forget_empty: bool = False, only_empty: bool = False
+) -> Progress | None:
     """Delete an upload session wherever it is, and return where; None when there is none.
 
     With `forget_empty` its repository goes with it, if that was all it had (`forget_if_empty`).
+    With `only_empty` one that has bytes is left alone, as if there were none.
     """
     progress = upload_progress(writer, upload_id)
-    if progress is None:
+    if progress is None or (only_empty and progress.offset):
         return None
     repository = writer.scalar(select(uploads.c.repository_id).where(uploads.c.id == upload_id))
     remove_upload(writer, upload_id, progress)
