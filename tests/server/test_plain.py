@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.support.processes import free_port
 
+from dtr.server import plain
 from dtr.server.plain import PlainListener
 from dtr.server.settings import Settings
 
@@ -206,4 +207,22 @@ async def test_one_address_does_not_take_all_connections(
             assert await reader.read() == b""
     assert (await ask(get("/_ping")))[0] == 200
     for _, each in [*held, (reader, writer)]:
+        each.transport.abort()
+
+
+async def test_strangers_do_not_take_all_connections(
+    ask: Ask, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From many addresses, who say nothing: the oldest give way, and health is answered."""
+    monkeypatch.setattr(plain, "_MOST_CONNECTIONS", 16)
+    settings["header_read_seconds"] = 60
+    assert (await ask(get("/_ping")))[0] == 200
+    port = int(settings["http_listen"].rpartition(":")[2])
+    held = [
+        await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.0.1.{n}", 0))
+        for n in range(1, 33)
+    ]
+    for _ in range(3):
+        assert (await ask(get("/_ping")))[0] == 200
+    for _, each in held:
         each.transport.abort()

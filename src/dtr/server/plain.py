@@ -11,7 +11,8 @@ import socket
 import ssl
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -78,6 +79,7 @@ class PlainListener:
         networks = (*server.balancers, *server.trusted_proxies)
         self._balancers = Balancers(networks, settings.cluster.balancers_file)
         self._connections: Counter[str] = Counter()
+        self._silent: dict[asyncio.StreamWriter, None] = {}
         self._remembered: dict[str, tuple[float, _Answer]] = {}
         self._asking = asyncio.Lock()
 
@@ -120,15 +122,19 @@ class PlainListener:
                 await writer.wait_closed()
 
     def _has_room(self, host: str, address: str) -> bool:
-        """Tell whether a connection that was counted may stay."""
+        """Tell whether a connection that was counted may stay, for which others may give way."""
         if self._connections.total() > _MOST_CONNECTIONS:
-            return False
+            oldest = next(iter(self._silent), None)
+            if oldest is None:
+                return False
+            del self._silent[oldest]
+            oldest.transport.abort()
         is_own_share = self._connections[address] <= _MOST_OF_ONE_ADDRESS
         return is_own_share or self._balancers.include(host)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.timeout(self._head_seconds):
+            async with self._silence(writer), asyncio.timeout(self._head_seconds):
                 head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
             answer, method = _Answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE), b""
@@ -140,9 +146,18 @@ class PlainListener:
             writer.write_eof()
         # A client that is still sending would lose the answer if the connection broke now.
         with suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_SECONDS):
+            async with self._silence(writer), asyncio.timeout(_LINGER_SECONDS):
                 while await reader.read(_HEAD_BYTES):
                     pass
+
+    @asynccontextmanager
+    async def _silence(self, writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+        """Let a connection give way, for as long as only its client is waited for."""
+        self._silent[writer] = None
+        try:
+            yield
+        finally:
+            self._silent.pop(writer, None)
 
     async def _answer_to(self, head: bytes) -> tuple[_Answer, bytes]:
         line, _, fields = head.partition(b"\r\n")
