@@ -9,7 +9,7 @@ import subprocess
 import time
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -203,10 +203,11 @@ def test_large_bodies_pass_the_front_both_ways(fronted: Fronted) -> None:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fronted]:
-    """Give a server with a front that takes 16 connections, and waits a minute for heads."""
+    """Give a server with a front of 16 connections, 8 of an address, that waits for heads."""
     found = Fronted(
         tmp_path_factory.mktemp("small"),
         DTR_SERVER__CONNECTIONS="16",
+        DTR_SERVER__CONNECTIONS_PER_ADDRESS="8",
         DTR_SERVER__WORKERS="1",
         DTR_SERVER__HEADER_READ_SECONDS="60",
     )
@@ -234,6 +235,24 @@ def test_silent_clients_leave_room_for_others(small: Fronted) -> None:
             time.sleep(0.01)
         request = FOUR + head("GET", "/_ping")
         assert say(small.url, request, until=b"Healthy", seconds=SOON).status == 200
+
+
+def test_silent_clients_of_one_address_take_no_more_than_its_share(small: Fronted) -> None:
+    """The oldest of its own give way, while the front is not full, and nobody else's."""
+    with ExitStack() as stack:
+
+        def connect(before: bytes) -> socket.socket:
+            found = stack.enter_context(socket.create_connection(("127.0.0.1", small.port), SOON))
+            found.sendall(before)
+            time.sleep(0.02)
+            return found
+
+        other = connect(b"PROXY TCP4 192.0.2.99 192.0.2.2 1 2\r\n")
+        first, *_ = (connect(FOUR) for _ in range(9))
+        with suppress(ConnectionError):
+            assert first.recv(1) == b""
+        other.sendall(head("GET", "/_ping"))
+        assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_what_comes_after_an_answer_in_plain_http_is_not_kept() -> None:

@@ -17,6 +17,7 @@ from typing import Final, cast
 import structlog
 import uvloop
 
+from dtr.asgi.connection_rules import group_of
 from dtr.asgi.peers import PeerTable
 from dtr.server.balancers import Balancers
 from dtr.server.logs import configure_logging
@@ -61,7 +62,8 @@ class Front:
     Bounds: a head must be whole, and the client's first byte be there, within
     `server.header_read_seconds` each of the other; 256 KiB of each direction are buffered; there
     are at most as many connections as the web workers take, and where there are, the one gives way
-    whose client has said nothing for the longest. When a web worker ends a connection, its client
+    whose client has said nothing for the longest. Of one client's address, as many may say nothing
+    as the web workers take of it together. When a web worker ends a connection, its client
     has a second to learn it, and 60 to take each next piece of what was buffered.
     """
 
@@ -80,7 +82,9 @@ class Front:
         self._log = settings.log
         self._balancers = Balancers(server.balancers, settings.cluster.balancers_file)
         self._count = 0
+        self._most_of_one = server.connections_per_address * (server.workers or os.cpu_count() or 1)
         self._silent: dict[_Inbound, None] = {}
+        self._silent_of: dict[str, dict[_Inbound, None]] = {}
         self._said_at = float("-inf")
         self.table: PeerTable
 
@@ -117,9 +121,25 @@ class Front:
         """Note that nothing for a web worker has come yet: whoever is silent may give way."""
         self._silent[connection] = None
 
-    def note_begun(self, connection: "_Inbound") -> None:
+    def note_client(self, connection: "_Inbound", client: str) -> None:
+        """Note whose a silent connection is; with too many of one address, the oldest gives way."""
+        if not self._most_of_one or self._balancers.include(client):
+            return
+        silent = self._silent_of.setdefault(group_of(client), {})
+        silent[connection] = None
+        if len(silent) > self._most_of_one:
+            next(iter(silent)).give_up()
+
+    def note_begun(self, connection: "_Inbound", client: str | None) -> None:
         """Note that it is silent no more."""
         self._silent.pop(connection, None)
+        if client is None:
+            return
+        group = group_of(client)
+        silent = self._silent_of.get(group, {})
+        silent.pop(connection, None)
+        if not silent:
+            self._silent_of.pop(group, None)
 
     def refuse(self, address: str, reason: str) -> None:
         """Log a refused connection; no more than one a second, however many there are."""
@@ -263,13 +283,13 @@ class _Inbound(_Side):
 
     def give_up(self) -> None:
         """Break the connection off."""
-        self._front.note_begun(self)
+        self._front.note_begun(self, self._client)
         if self.transport is not None:
             self.transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         """End the other side, too, after what is buffered."""
-        self._front.note_begun(self)
+        self._front.note_begun(self, self._client)
         if self._timer is not None:
             self._timer.cancel()
         if self._is_counted:
@@ -312,12 +332,13 @@ class _Inbound(_Side):
             return False
         self._client = head.client or self._balancer.partition("%")[0]
         self._received = self._received[head.size :]
+        self._front.note_client(self, self._client)
         self._wait()
         return True
 
     def _begin(self) -> None:
         """Pass the client on, whose first byte is here."""
-        self._front.note_begun(self)
+        self._front.note_begun(self, self._client)
         if self._timer is not None:
             self._timer.cancel()
         if self.transport is None:
