@@ -268,9 +268,24 @@ class Importer:
             await self._put(place, found, [])
             self._done.manifests += 1
         self._seen[found.digest] = True  # for what refers to it names it, too
+        await self._subject(place, found.digest, manifest.subject, depth)
         referrers = await self._referrers(place, found.digest)
         await self._related(place, found.digest, referrers, depth)
         return True
+
+    async def _subject(
+        self, place: _Place, digest: Digest, subject: Digest | None, depth: int
+    ) -> None:
+        """Bring what a manifest is about, which no tag may name; it need not be there."""
+        if subject is None or subject in self._seen:
+            return
+        try:
+            await self._keep(place, await self._manifest_of(place, subject), depth - 1)
+        except NotThereError:
+            return
+        except (SourceError, OSError) as error:
+            reason = f"what it is about {subject} could not be brought: {_reason(error)}"
+            self._fail(place.source, digest, reason)
 
     async def _referrers(self, place: _Place, digest: Digest) -> list[Digest]:
         """Find what refers to a manifest; that not all could be found is a problem of its own."""
