@@ -7,6 +7,7 @@ it closed by its client.
 """
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -36,6 +37,7 @@ _COUNTS: Final = struct.Struct("@24xI92xQQ8xI")
 _LOOK_SECONDS: Final = 1.0
 _HURRIED_SECONDS: Final = 0.25
 _SAID_SECONDS: Final = 10.0
+_SPARE_FILES: Final = 4
 _ABORT: Final = struct.pack("ii", 1, 0)
 
 Key = tuple[str, str]
@@ -45,7 +47,8 @@ class Connections:
     """Ends connections that are too slow or too many.
 
     The application says when a request of a connection begins and ends; all else is asked of the
-    kernel, about once a second, on a thread.
+    kernel, about once a second, on a thread. To ask takes a file, so that some are kept for it:
+    those who hold all others open are the very ones to end.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Connections:
         self._missing: set[Key] = set()
         self._known: dict[int, tuple[int, Connection | None]] = {}
         self._ended: dict[str, int] = {}
+        self._spare: list[int] = []
         self._said_at = float("-inf")
 
     def __len__(self) -> int:
@@ -82,10 +86,24 @@ class Connections:
 
     async def follow(self) -> None:
         """Look after the connections until cancelled."""
-        while True:
-            await asyncio.sleep(self._pause())
-            with suppress(OSError):  # no file can be opened at the moment
-                await asyncio.to_thread(self.look)
+        self._reserve()
+        try:
+            while True:
+                await asyncio.sleep(self._pause())
+                with suppress(OSError):  # no file can be opened at the moment
+                    await asyncio.to_thread(self.look)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the files that are kept for looking."""
+        while self._spare:
+            os.close(self._spare.pop())
+
+    def _reserve(self) -> None:
+        with suppress(OSError):
+            while len(self._spare) < _SPARE_FILES:
+                self._spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     def _pause(self) -> float:
         is_crowded = len(self) > self._limits.most / 2
@@ -94,12 +112,22 @@ class Connections:
 
     def look(self) -> None:
         """Look at every connection once, and end those that are to end."""
+        self.close()
+        try:
+            self._look()
+        finally:
+            self._reserve()
+
+    def _look(self) -> None:
         now = self._clock()
         found: dict[int, tuple[int, Connection | None]] = {}
         for descriptor, inode in _sockets():
             known = self._known.get(descriptor)
             if known is None or known[0] != inode:
-                known = inode, self._open(descriptor, now)
+                try:
+                    known = inode, self._open(descriptor, now)
+                except OSError:
+                    continue  # next time
             found[descriptor] = known
             if known[1] is not None:
                 self._judge(descriptor, inode, known[1], now)
@@ -112,7 +140,12 @@ class Connections:
         self._say(now)
 
     def _open(self, descriptor: int, now: float) -> Connection | None:
-        """Return a connection to our port; None for every other socket."""
+        """Return a connection to our port; None for every other socket.
+
+        Raises:
+            OSError: no file can be opened to find out.
+
+        """
         try:
             with socket.socket(fileno=os.dup(descriptor)) as found:
                 if found.family not in {socket.AF_INET, socket.AF_INET6}:
@@ -120,7 +153,9 @@ class Connections:
                 if found.type != socket.SOCK_STREAM or found.getsockname()[1] != self._port:
                     return None
                 host, port = found.getpeername()[:2]
-        except OSError:
+        except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                raise
             return None  # it is gone, or it listens
         client = host if self._peers is None else self._peers.client(host, port)
         key = host.partition("%")[0], str(port)
