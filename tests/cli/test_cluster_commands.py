@@ -155,7 +155,7 @@ def test_a_failure_is_json_too(place: Place) -> None:
     done = place.run("join", "--ucp-node", "node1", "--json")
     assert done.status == 1
     assert done.json["state"] == "failed"
-    assert "Begin with dtr install" in done.err
+    assert "Start with dtr install" in done.err
 
 
 def test_a_dry_run_changes_nothing(place: Place) -> None:

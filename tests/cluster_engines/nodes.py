@@ -101,7 +101,7 @@ class FakeControllers:
         assert isinstance(names, list | tuple)
         if self.refused in names:
             raise ApiError(
-                403, "NAME_REFUSED", f"This node may have no certificate for {self.refused}."
+                403, "NAME_REFUSED", f"This node may not get a certificate for {self.refused}."
             )
         certificate = self.authority.sign(
             str(body["csr"]),

@@ -174,7 +174,7 @@ async def test_another_replica_on_the_node_begins_without_the_data_of_the_one_be
 @pytest.mark.parametrize("name", ["..", "../../etc", "", "0123456789AB", "0123456789abc"])
 async def test_what_is_no_id_deletes_nothing(running: Running, name: str) -> None:
     """It would be part of the path that is deleted."""
-    with pytest.raises(ReplicaProblemError, match="no replica's id"):
+    with pytest.raises(ReplicaProblemError, match="not a replica's id"):
         await running.want(id=name, phase=ReplicaPhase.LEAVING, members=())
     assert running.calls == []
     assert running.node.directory.key.exists()
@@ -183,7 +183,7 @@ async def test_what_is_no_id_deletes_nothing(running: Running, name: str) -> Non
 async def test_a_replica_that_is_no_member_is_left_as_it_is(running: Running) -> None:
     """Neither started nor ended: a controller has to say something else."""
     await running.want()
-    with pytest.raises(ReplicaProblemError, match="no member"):
+    with pytest.raises(ReplicaProblemError, match="not a member"):
         await running.want(members=(Member(OTHER, "node2", "10.0.0.2"),))
     assert set(running.supervisor.processes) == {"patroni", "registry"}
     await running.component.stop()

@@ -111,7 +111,7 @@ async def test_a_name_that_is_refused_keeps_nothing_from_being_served(
     given = specification(external_url=f"https://{HOST}")
     chosen = await chosen_later(web, given, node)
     assert HOST not in names_of(chosen.certificate)
-    assert "may have no certificate" in chosen.problem
+    assert "may not get a certificate" in chosen.problem
 
 
 async def test_controllers_that_do_not_answer_change_nothing(

@@ -127,12 +127,12 @@ async def test_a_private_network_that_is_allowed_is_redirected_to(servers: Serve
 @pytest.mark.parametrize(
     ("location", "said"),
     [
-        ("ftp://example.com/", "no plain HTTP address"),
-        ("http://alice:x@example.com/", "no plain HTTP address"),
-        ("http://exa\u00e4mple.com/", "no plain HTTP address"),
-        ("http://example.com\\@127.0.0.1/", "no plain HTTP address"),
-        ("http://127.1/", "several ways"),
-        ("http://2130706433/", "several ways"),
+        ("ftp://example.com/", "not HTTP or HTTPS"),
+        ("http://alice:x@example.com/", "not HTTP or HTTPS"),
+        ("http://exa\u00e4mple.com/", "not HTTP or HTTPS"),
+        ("http://example.com\\@127.0.0.1/", "not HTTP or HTTPS"),
+        ("http://127.1/", "ambiguous"),
+        ("http://2130706433/", "ambiguous"),
         ("/again", "more than 5 times"),
     ],
 )

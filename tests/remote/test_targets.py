@@ -66,7 +66,7 @@ def test_the_token_service_of_docker_hub_is_known() -> None:
     ("services", "networks", "said"),
     [
         (["http://auth.example.com"], [], "needs a token service at https"),
-        (["x:y"], [], "name a registry"),
+        (["x:y"], [], "write the registry"),
         ([], ["10.0.0.0/40"], "is not a network"),
         ([], ["localhost"], "is not a network"),
     ],

@@ -105,7 +105,7 @@ async def test_nobody_gets_in_without_a_password(etcd: RunningEtcd, store: EtcdS
             await anext(watch)
     await anybody.close()
     liar = EtcdStore(etcd.connection(EtcdLogin("wrong")))
-    with pytest.raises(EtcdRefusedError, match="refuses to let root in") as caught:
+    with pytest.raises(EtcdRefusedError, match="refuses the login of root") as caught:
         await liar.get("/a")
     assert "wrong" not in str(caught.value)
     await liar.close()

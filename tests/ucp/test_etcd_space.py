@@ -146,7 +146,7 @@ async def test_a_full_etcd_takes_writes_again(etcd: RunningEtcd, root: EtcdConne
     control = Control(etcd, root)
     await control.settle()
     error = await control.fill()
-    assert "etcd is full and takes nothing new" in str(error)
+    assert "etcd is full and accepts no writes" in str(error)
     with pytest.raises(UnavailableError, match="etcd is full"):
         await control.store.grant(10)
     await control.until(lambda found: not any(each.full_members for each in found), "the alarm")

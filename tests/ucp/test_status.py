@@ -82,7 +82,7 @@ def test_nothing_is_wrong_with_three_managers_that_answer() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"full_members": ("a",)}, "etcd is full and takes nothing new"),
+        ({"full_members": ("a",)}, "etcd is full and accepts no writes"),
         ({"used_bytes": 400 * 2**20}, "etcd uses 400 of 512 MiB"),
     ],
 )

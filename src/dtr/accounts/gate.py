@@ -244,7 +244,7 @@ class Gate:
         """Ask for better credentials where those could help."""
         principal = request.principal
         if access.door in _FOR_ADMINISTRATORS and not principal.is_anonymous:
-            return DeniedError("this is for administrators")
+            return DeniedError("only an administrator may do this")
         problem = "" if principal.is_anonymous else "insufficient_scope"
         return UnauthorizedError(challenge=self._challenge(request, access, problem))
 

@@ -164,7 +164,7 @@ class Identity:
             )
             credential = Credential(principal, epoch, claims.get("token"))
         except (KeyError, TypeError, ValueError):
-            raise UnauthorizedError("bearer token does not say what ours say") from None
+            raise UnauthorizedError("bearer token lacks a claim that this registry needs") from None
         return float(claims["exp"]), credential
 
     async def _current(self, credential: Credential) -> Credential:
@@ -178,7 +178,7 @@ class Identity:
             or account.epoch != credential.epoch
             or not await self._is_token_live(credential.token_id)
         ):
-            raise UnauthorizedError("the account or token behind this credential has changed")
+            raise UnauthorizedError("the account or token of this login has changed; log in again")
         if account.is_admin == principal.is_admin:
             return credential
         return _credential(account, principal.ceiling, credential.token_id, principal.scope)

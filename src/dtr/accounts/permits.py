@@ -82,7 +82,7 @@ def check(reader: Reader, permit: Permit, now: float) -> None:
         raise _changed()
     is_token_gone = token_id is None or (expires_at is not None and expires_at <= now)
     if permit.credential.token_id is not None and is_token_gone:
-        raise UnauthorizedError("the access token behind this credential has ended")
+        raise UnauthorizedError("the access token of this login has expired or was revoked")
     if principal.is_admin != bool(is_admin):
         principal = replace(principal, is_admin=bool(is_admin))
     found = None
@@ -100,7 +100,7 @@ class _Found(NamedTuple):
 
 
 def _changed() -> UnauthorizedError:
-    return UnauthorizedError("the account behind this credential has changed")
+    return UnauthorizedError("the account of this login has changed; log in again")
 
 
 def _check_action(
@@ -110,7 +110,7 @@ def _check_action(
     name, action = permit.name, permit.access.action
     if name is None:
         if permit.access.door is not Door.ADMINISTRATOR or not principal.acts_as_admin:
-            raise DeniedError("this is for administrators")
+            raise DeniedError("only an administrator may do this")
         return
     if action is None:
         raise DeniedError(name=str(name), action=str(action))

@@ -65,7 +65,7 @@ class KeyRing:
         """
         await self._load(_RELOAD_SECONDS if self._newest else 0)
         if not self._newest:
-            raise UnavailableError("there is no key to sign tokens with")
+            raise UnavailableError("there is no key to sign tokens")
 
     async def verify(self, token: str) -> dict[str, Any]:
         """Return the claims of a token that one of our keys signed and that is valid now.
@@ -106,7 +106,9 @@ class KeyRing:
         if key_id not in self._keys:
             await self._load(_LEAST_RELOAD_SECONDS)
         if key_id not in self._keys:
-            raise UnauthorizedError("bearer token is signed with a key that is not ours")
+            raise UnauthorizedError(
+                "bearer token is signed with a key that this registry does not have"
+            )
         return self._keys[key_id]
 
     async def _load(self, older_than_seconds: float) -> None:

@@ -212,7 +212,7 @@ def add_refresh_token(
     is_parent_gone = parent_id is not None and not records.has_token(writer, parent_id)
     is_changed = account is None or not account.is_active or account.epoch != credential.epoch
     if account is None or is_changed or is_parent_gone:
-        raise UnauthorizedError("the account or token behind this credential has changed")
+        raise UnauthorizedError("the account or token of this login has changed; log in again")
     records.add_token(
         writer,
         account.id,

@@ -43,7 +43,7 @@ def check_wellformed(request: Request) -> None:
     elif len(host) > _LONGEST_HOST or not _is_host(host):
         raise MalformedRequestError("the Host header is not a host name or address")
     if not request.path.startswith("/") and (request.method, request.path) != ("OPTIONS", "*"):
-        raise MalformedRequestError("the request's target must be a path")  # RFC 9112 3.2.1
+        raise MalformedRequestError("the request target must be a path")  # RFC 9112 3.2.1
     coding = headers.get(b"transfer-encoding")
     if coding is not None and coding.lower() != b"chunked":
         _refuse_coding(coding)
@@ -65,6 +65,6 @@ def _is_host(host: bytes) -> bool:
 def _refuse_coding(header: bytes) -> None:
     codings = [each.strip().lower() for each in header.split(b",")]
     if codings.count(b"chunked") > 1:
-        raise MalformedRequestError("a body is chunked only once")  # RFC 9112 7
+        raise MalformedRequestError("Transfer-Encoding must name chunked once only")  # RFC 9112 7
     if codings != [b"chunked"]:
         raise CodingUnsupportedError

@@ -165,7 +165,7 @@ def run(
         fail(f"There is no kind of job called {kind!r}. Choose one of {', '.join(_kinds())}.")
     flags = {name for name, value in (("repair", repair), ("verify", verify)) if value}
     if flags - chosen.flags:
-        fail(f"{kind} does not know --{' or --'.join(sorted(flags - chosen.flags))}.")
+        fail(f"{kind} has no option --{' or --'.join(sorted(flags - chosen.flags))}.")
     new = NewJob(chosen, dict.fromkeys(sorted(flags), True))
     with open_registry(config, data_dir) as registry:
         job_id = registry.database.write_now(records.enqueue, new, registry.database.clock())
@@ -203,7 +203,7 @@ def _find(database: Database, job_id: int) -> Job:
 
 
 def _no_such(job_id: int) -> NoReturn:
-    fail(f"There is no job {job_id}. See dtr jobs ls for those that are kept.")
+    fail(f"There is no job {job_id}. See dtr jobs ls for the jobs that are kept.")
 
 
 def _lines(database: Database, job_id: int, *, follow: bool) -> Iterator[Line]:

@@ -114,7 +114,7 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        fail(f"{question} Not at a terminal: pass --yes to go ahead.")
+        fail(f"{question} There is no terminal for the answer: pass --yes to continue.")
     typer.confirm(printable(question), abort=True)
 
 

@@ -130,10 +130,12 @@ async def bring_certificate(request: ApiRequest) -> JsonValue:
         ) from None
     if not _belong_together(brought.certificate, brought.key):
         raise ApiError(
-            400, "INVALID", "The key is not that of the web certificate. Bring the two together."
+            400,
+            "INVALID",
+            "The key does not belong to the web certificate. Give a certificate and its own key.",
         )
     if expires <= request.now:
-        raise ApiError(400, "INVALID", "The web certificate has expired. Bring one that is valid.")
+        raise ApiError(400, "INVALID", "The web certificate has expired. Give a valid one.")
     kept = WebCertificate(
         id=secrets.token_hex(8),
         # Of a file that holds the key, too, the certificates alone: they go to every balancer.

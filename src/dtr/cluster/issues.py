@@ -86,7 +86,7 @@ def _majority(view: ClusterView, now: float) -> Iterator[Issue]:
         yield Issue(
             "primary",
             f"The primary, replica {view.patroni.leader}, cannot be written to: pushes wait. "
-            "Another replica takes over where one can; if none does, see what is said of it here.",
+            "Another replica takes over if it can; if none does, see the other problems here.",
             is_critical=True,
         )
     advised = advice(len(counted)) if counted else ""
@@ -105,7 +105,7 @@ def _majority(view: ClusterView, now: float) -> Iterator[Issue]:
     if view.patroni.config is not None and not is_configured(view.patroni.config, len(counted)):
         yield Issue(
             "patroni",
-            "Patroni is configured for another number of replicas. The controllers put this right; "
+            "Patroni is configured for another number of replicas. The controllers correct this; "
             "if it stays, see ucp status.",
         )
 
@@ -131,9 +131,10 @@ def _managers(view: ClusterView, now: float) -> Iterator[Issue]:
     if not silent and voters and tolerated(len(voters)) < tolerated(len(view.counted)):
         yield Issue(
             "managers",
-            f"The registry survives the loss of {tolerated(len(view.counted))} machines, its "
-            f"control plane, with a number of {len(voters)} managers, of {tolerated(len(voters))}. "
-            "After it no failover is possible. Make more nodes managers: ucp node promote.",
+            f"The registry survives the loss of {tolerated(len(view.counted))} machines, but its "
+            f"control plane with {len(voters)} managers survives the loss of "
+            f"{tolerated(len(voters))} only; after that no failover is possible. Make more nodes "
+            "managers: ucp node promote.",
         )
 
 
@@ -243,8 +244,8 @@ def _machine(machine: Machine, now: float) -> Iterator[Issue]:
     if abs(skew) >= MOST_SKEW_SECONDS:
         yield Issue(
             "clock",
-            f"The clock of {name} differs by {abs(skew):.1f} s. Have all machines follow the same "
-            "time server.",
+            f"The clock of {name} differs by {abs(skew):.1f} s. Synchronise all machines with "
+            "the same time server.",
             info=info,
         )
     for problem in report.problems:
@@ -272,7 +273,7 @@ def _settings(view: ClusterView, now: float) -> Iterator[Issue]:
     if left < _EXPIRES_SOON_SECONDS:
         yield Issue(
             "certificate",
-            f"The web certificate expires in {left / _DAY:.0f} days. Bring a new one: dtr "
+            f"The web certificate expires in {left / _DAY:.0f} days. Give a new one: dtr "
             "reconfigure --dtr-cert FILE --dtr-key FILE.",
             is_critical=left <= 0,
         )

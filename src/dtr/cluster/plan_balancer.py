@@ -53,7 +53,7 @@ def remove_balancer_script(_operation: Operation) -> Script:
 def _check(context: Context) -> Outcome:
     view = context.view
     if view.cluster is None:
-        return Fail("DTR is not installed yet. Begin with dtr install.")
+        return Fail("DTR is not installed yet. Start with dtr install.")
     machine = find_node(context)
     if isinstance(machine, str):
         return wait_for_new_node(context) or Fail(machine)

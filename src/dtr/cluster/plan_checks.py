@@ -75,7 +75,7 @@ def _problem_of_node(context: Context, machine: Machine) -> str:
     if report.disk_free_bytes < LEAST_FREE_BYTES:
         return (
             f"The node {node.name} has {report.disk_free_bytes / 2**30:.2f} GiB of free disk, and "
-            "a replica needs at least 1 GiB. Make room there."
+            "a replica needs at least 1 GiB. Free some space there."
         )
     return ""
 

@@ -93,7 +93,7 @@ def problem_of_join(context: Context) -> str:
     """Return why nothing can join now; empty where it can."""
     view = context.view
     if view.cluster is None:
-        return "DTR is not installed yet. Begin with dtr install."
+        return "DTR is not installed yet. Start with dtr install."
     problem = problem_of_storage(view)
     if problem:
         return problem

@@ -73,7 +73,7 @@ def merged(
 def _check(context: Context) -> Outcome:
     view = context.view
     if view.cluster is None:
-        return Fail("DTR is not installed yet. Begin with dtr install.")
+        return Fail("DTR is not installed yet. Start with dtr install.")
     sick = problem_of_others(context, view.replicas)
     if sick:
         return Fail(

@@ -35,7 +35,7 @@ def prove(database: Database) -> None:
     key = f"check {uuid.uuid4().hex} {_ANY_TEXT}"
     _step("write to", lambda: database.write_now(_put, key))
     if not _step("read from", lambda: database.read_now(_is_there, key)):
-        raise InvalidError("the database does not show what was just written to it")
+        raise InvalidError("the database does not return what was just written to it")
     _step("delete from", lambda: database.write_now(_remove, key))
 
 

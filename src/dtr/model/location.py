@@ -64,7 +64,9 @@ class StorageLocation:
             return cls("file", prefix=_directory(url))
         if url.scheme == "replicated":
             if url.netloc or url.path:
-                raise ValueError("names nothing more: the replicas' data directories are meant")
+                raise ValueError(
+                    "must have nothing after it: it means the replicas' data directories"
+                )
             return cls("replicated")
         location = cls(url.scheme, url.netloc, _prefix(url), **parameters)
         location._check()
@@ -156,7 +158,7 @@ def _check_endpoint(endpoint: str) -> None:
     if is_good and "@" in url.netloc:
         raise ValueError("must hold no credentials, also not in its endpoint")
     if not is_good or url.query or url.fragment:
-        raise ValueError("its endpoint must be http:// or https://, a host and perhaps a port")
+        raise ValueError("its endpoint must be http:// or https://, a host and, optionally, a port")
 
 
 def _named(parameter: str) -> str:

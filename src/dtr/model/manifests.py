@@ -265,7 +265,9 @@ def _artifact_type(document: dict[str, Any], media_type: str) -> str:
     if value and len(value) > _MAX_MEDIA_TYPE:
         raise ManifestInvalidError(f"artifactType is longer than {_MAX_MEDIA_TYPE} characters")
     if value and not value.isprintable():
-        raise ManifestInvalidError("artifactType has characters that no media type has")
+        raise ManifestInvalidError(
+            "artifactType has characters that are not allowed in a media type"
+        )
     if value or media_type in INDEX_TYPES:
         return value or ""
     return str(document["config"]["mediaType"])

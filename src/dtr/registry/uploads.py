@@ -145,7 +145,9 @@ class Uploads:
         for _ in range(_EDGE_BATCHES):
             if not await database.write(records.make_edges):
                 return
-        raise UnavailableError("what manifests need is being worked out after an upgrade")
+        raise UnavailableError(
+            "the references of manifests are being computed after an upgrade; try again"
+        )
 
     async def _mount(self, request: Request, digest: Digest) -> bool:
         """Link a blob that a repository which the principal may pull from has (end-11)."""

@@ -103,7 +103,7 @@ class Authenticator:
         try:
             service = Origin.parse(realm)
         except InvalidError:
-            raise RemoteError("the registry names no token service that can be asked") from None
+            raise RemoteError("the registry names no usable token service") from None
         if self._targets.may_have_password(service):
             return
         if service.scheme != "https" and self._targets.origin.scheme == "https":

@@ -208,7 +208,7 @@ class RemoteClient:
         try:
             following = Origin.parse(target)
         except InvalidError:
-            raise RemoteError("it redirects to what is no plain HTTP address") from None
+            raise RemoteError("it redirects to an address that is not HTTP or HTTPS") from None
         if following.scheme == "http" and urlsplit(url).scheme == "https":
             raise RemoteError(f"it redirects from HTTPS to plain HTTP, {following}")
         return target
@@ -235,7 +235,7 @@ class RemoteClient:
     ) -> aiohttp.ClientResponse:
         proxy, target, named = _proxy(url), URL(url, encoded="%" in url), Origin.parse(url)
         if (target.scheme, target.raw_host, target.port) != (named.scheme, named.host, named.port):
-            raise RemoteError("it redirects to an address that can be read in several ways")
+            raise RemoteError("it redirects to an ambiguous address")
         session = self._session(is_guarded=not is_trusted and proxy is None)
         return await session.request(
             method,
@@ -277,7 +277,7 @@ def _refuse_for_good(error: Exception) -> None:
 
     """
     if isinstance(error, aiohttp.InvalidURL):
-        raise RemoteError("it redirects to an address that can be read in several ways") from error
+        raise RemoteError("it redirects to an ambiguous address") from error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         found = getattr(error.certificate_error, "verify_message", "") or "it cannot be verified"
         message = f"the certificate of {error.host} is not trusted: {found}"

@@ -58,7 +58,7 @@ class Origin:
         except ValueError:
             scheme, host, port = "", "", None
         if scheme not in _PORTS or not host.isascii() or not host or "@" in parts.netloc:
-            raise InvalidError("name a registry as https://HOST[:PORT], without a user in it")
+            raise InvalidError("write the registry as https://HOST[:PORT], without a user name")
         return cls(scheme, host.lower(), port or _PORTS[scheme])
 
     def __str__(self) -> str:

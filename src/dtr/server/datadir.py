@@ -226,7 +226,7 @@ def _check_format(path: Path) -> bool:
     word, _, version = content[:64].decode(errors="replace").strip().partition(" ")
     if word != _FORMAT_WORD or not (version.isascii() and version.isdigit()):
         raise DataDirectoryError(
-            f"The file {path / _FORMAT_NAME} is not one that DTR wrote.",
+            f"The file {path / _FORMAT_NAME} was not written by DTR.",
             "Choose another directory, or restore the file from a backup.",
         )
     if int(version) != FORMAT_VERSION:

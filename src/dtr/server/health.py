@@ -76,7 +76,7 @@ class _Component:
             self._fail(str(error))
         except Exception:  # noqa: BLE001 - a fault in one check is one component's
             _LOG.exception("health check failed", component=self.name)
-            self._fail("something unexpected went wrong; see the log")
+            self._fail("an unexpected error; see the log")
         else:
             self._failures, self._was_well, self._problem = 0, True, ""
 

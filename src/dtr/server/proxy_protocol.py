@@ -57,7 +57,7 @@ def parse_head(received: bytes) -> ProxyHead | None:
     if received[:1] == _LINE[:1]:
         return _parse_line(received)
     if not SIGNATURE.startswith(received[: len(SIGNATURE)]):
-        raise ProxyHeadError("it does not begin as PROXY protocol does")
+        raise ProxyHeadError("it does not begin like PROXY protocol")
     if len(received) < _FIXED.size:
         return None
     _, version, family, length = _FIXED.unpack_from(received)
@@ -75,7 +75,7 @@ def parse_head(received: bytes) -> ProxyHead | None:
 
 def _client(family: int, packed: bytes) -> str:
     if family not in _LENGTHS:
-        raise ProxyHeadError("it is not about TCP")
+        raise ProxyHeadError("it is not for TCP")
     if len(packed) < _LENGTHS[family]:
         raise ProxyHeadError("it ends within an address")
     if family == _IPV4:
@@ -91,7 +91,7 @@ def _parse_line(received: bytes) -> ProxyHead | None:
         return None
     match = _LINE_FORM.fullmatch(received[: end + 1])
     if match is None:
-        raise ProxyHeadError("it is no line of PROXY protocol 1")
+        raise ProxyHeadError("it is not a line of PROXY protocol 1")
     if match[1] is None:
         return ProxyHead(end + 1, "")
     address = parse_address(match[1].decode("ascii"))

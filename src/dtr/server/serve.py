@@ -208,7 +208,7 @@ def _prepare(settings: Settings, directory: DataDirectory) -> FirstAdministrator
         recognise_storage(settings, directory.path)
     except StorageFullError:
         raise StartError(
-            f"{shortage_of_room(settings)} A first start needs some room, too: make room, or "
+            f"{shortage_of_room(settings)} A first start also needs space: free some, or "
             "choose a directory on another disk."
         ) from None
     return administrator

@@ -143,7 +143,9 @@ def _public_url(value: str) -> str:
     except ValueError:
         is_plain = False
     if value and not (is_plain and not url.path and not url.query and not url.fragment):
-        raise ValueError("must be http:// or https://, a host and perhaps a port, and no path")
+        raise ValueError(
+            "must be http:// or https://, a host and, optionally, a port, without a path"
+        )
     return url.geturl()
 
 

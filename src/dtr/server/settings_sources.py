@@ -207,9 +207,7 @@ def _from_file(path: Path, problems: list[SettingProblem]) -> Iterator[_Given]:
         return
     except UnicodeDecodeError:
         problems.append(
-            SettingProblem(
-                "config", "is not TOML, for it is not text in UTF-8: write it anew", source
-            )
+            SettingProblem("config", "is not TOML: it is not text in UTF-8; write it again", source)
         )
         return
     except tomllib.TOMLDecodeError as error:

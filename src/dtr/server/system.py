@@ -109,7 +109,9 @@ class System:
     async def ca(self, _request: Request) -> Response:
         """Answer the certificate authority that signed this server's certificate."""
         if self._ca_certificate is None:
-            raise RouteUnknownError("the operator of this server has named no authority to trust")
+            raise RouteUnknownError(
+                "this server has no authority's certificate to show: its operator set none"
+            )
         try:
             body = self._ca_certificate.read_bytes()
         except OSError as error:

@@ -137,7 +137,7 @@ class BlobCache:
     def _begin(self, unfinished: Path, size: int) -> BinaryIO:
         found = os.statvfs(self._directory)
         if found.f_bavail * found.f_frsize < self._reserve_bytes + size:
-            raise OSError("the disk has no room for the cache")
+            raise OSError("the disk has no space for the cache")
         return unfinished.open("xb", buffering=0)
 
     def _path(self, digest: Digest) -> Path:

@@ -63,7 +63,7 @@ class MultipartSegment:
             self._id = await self._multiparts.create(self._name)
         number = len(self._parts) + 1
         if number > MOST_PARTS:
-            raise TooLargeError("the object store takes no larger object")
+            raise TooLargeError("the object store accepts no larger object")
         await self._wait(parts_in_flight(len(content)) - 1)
         part = self._multiparts.put(self._name, self._id, number, content)
         self._parts.append(asyncio.create_task(part))

@@ -264,7 +264,7 @@ def checked_host_address(text: str) -> str:
     except ValueError:
         raise AuthorityError(f"The host address {text[:80]!r} is no IP address.") from None
     if address.is_unspecified or address.is_multicast or address.is_link_local:
-        raise AuthorityError(f"Other machines cannot reach a node at {address}.")
+        raise AuthorityError(f"Other machines cannot reach a node at the address {address}.")
     return str(address)
 
 

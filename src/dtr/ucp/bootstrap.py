@@ -205,7 +205,7 @@ def begin_again(
         ]
     except (KeyError, ValidationError):
         raise BootstrapError(
-            "The backup is incomplete. Use one that 'ucp backup' wrote whole."
+            "The backup is incomplete. Use a complete one of 'ucp backup'."
         ) from None
     # Agents follow the smaller revisions of this store, and not managers that were left behind.
     cluster = cluster.changed(epoch=max(int(now), cluster.epoch + 1))
@@ -335,7 +335,7 @@ async def fill_store(
     if not await _is_filled(store, bootstrap):
         await _fill(store, bootstrap, await member_id_of(bootstrap.node.id))
         if not await _is_filled(store, bootstrap):
-            raise BootstrapError("etcd did not take the first documents. Look at its log.")
+            raise BootstrapError("etcd did not accept the first documents. See its log.")
     await protect(bootstrap.secrets.etcd_password)
 
 

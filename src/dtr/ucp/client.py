@@ -283,7 +283,7 @@ class UcpClient:
 
     def _not_ucp(self) -> UcpError:
         return UcpError(
-            f"{self.address} answered something that is not UCP's.",
+            f"The server at {self.address} does not answer as UCP does.",
             "Name a controller's address and port.",
         )
 
@@ -433,7 +433,9 @@ def _remedy(problem: str) -> str:
 
 def _refuse_error(response: httpx.Response, address: str) -> None:
     if len(response.content) > _MAX_ANSWER_BYTES:
-        raise UcpError(f"{address} answered more than UCP ever does.", "Check the address.")
+        raise UcpError(
+            f"The answer of {address} is larger than UCP's can be.", "Check the address."
+        )
     if response.status_code < _HTTP_ERRORS:
         return
     try:

@@ -163,7 +163,9 @@ async def test_an_older_store_is_not_followed_unless_it_is_of_a_new_epoch(
         await until(lambda: bool(component.given), "the first turn")
         controller.say(wanted(60, (controller.address,)))
         await until(
-            lambda: any("earlier (revision 60" in one for one in controller.reports[-1].problems),
+            lambda: any(
+                "older desired state (revision 60" in one for one in controller.reports[-1].problems
+            ),
             "the refusal in the report",
         )
         controller.say(wanted(200, (controller.address,), cluster_id="other"))

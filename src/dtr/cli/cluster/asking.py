@@ -23,7 +23,7 @@ def choose_node(client: UcpClient, given: str | None, *, free_of: str = "") -> s
         node for node in client.nodes() if not free_of or free_of not in node.get("services", {})
     ]
     if not nodes:
-        fail("Every node of UCP has one already. Join another machine first: ucp join.")
+        fail("Every node of UCP has one already. First join another machine: ucp join.")
     echo("Nodes:", err=True)
     for number, node in enumerate(nodes, 1):
         echo(one_line(f"  {number}) {node['name']}  {node['host_address']}"), err=True)
@@ -47,7 +47,7 @@ def need_replicas(client: UcpClient) -> list[dict[str, Any]]:
     """Return the replicas; without any it fails: nobody is asked which of none shall leave."""
     replicas = list_replicas(client)
     if not replicas:
-        fail("DTR is not installed yet. Begin with dtr install.")
+        fail("DTR is not installed yet. Start with dtr install.")
     return replicas
 
 

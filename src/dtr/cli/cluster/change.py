@@ -91,7 +91,7 @@ def cancel(options: ConnectionOptions, as_json: JsonOption = False) -> None:
     with connected(options) as client:
         running: dict[str, Any] | None = client.call("GET", "/dtr/status")["operation"]
         if running is None:
-            fail("no operation runs.")
+            fail("no operation is running.")
         cancelled = client.cancel(running["id"])
         if as_json:
             show_json(cancelled.model_dump(mode="json"))
@@ -134,7 +134,7 @@ def reconfigure(
     if dtr_external_url is not None:
         arguments["external_url"] = dtr_external_url
     if not arguments["settings"] and dtr_external_url is None and certificate is None:
-        fail("nothing to change: name what is to be different, as in --setting log.level=debug.")
+        fail("nothing to change: name at least one setting, such as --setting log.level=debug.")
     with connected(options) as client:
         if dry_run:
             show_plan(client, operations.RECONFIGURE, arguments, as_json=as_json)

@@ -167,7 +167,7 @@ def _follow(client: UcpClient, operation_id: str, *, as_json: bool) -> Operation
     finally:
         view.end()
     if last is None:
-        raise UcpError(f"The operation {operation_id} is not known any more.", "See dtr status.")
+        raise UcpError(f"The operation {operation_id} is not kept any more.", "See dtr status.")
     return last
 
 

@@ -152,8 +152,8 @@ def refuse_nfs(url: str | None) -> None:
     """Say what became of the original's option."""
     if url:
         fail(
-            "DTR mounts nothing itself. Mount that NFS directory at the same place on every node, "
-            "and pass --storage file:///THE/DIRECTORY --storage-is-shared."
+            "DTR does not mount directories. Mount that NFS directory at the same place on every "
+            "node, and pass --storage file:///THE/DIRECTORY --storage-is-shared."
         )
 
 

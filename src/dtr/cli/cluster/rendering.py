@@ -19,7 +19,7 @@ Replica = dict[str, Any]
 def rendered(document: dict[str, Any], *, is_current: bool = True) -> RenderableType:
     """Return the status for people; one that is not current claims nothing of now."""
     if not document["is_installed"]:
-        return Text("DTR is not installed yet. Begin with dtr install.")
+        return Text("DTR is not installed yet. Start with dtr install.")
     parts: list[RenderableType] = [
         _head(document, is_current=is_current),
         Text(),

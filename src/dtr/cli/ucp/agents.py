@@ -93,8 +93,8 @@ def start_agent_until(
     if _SYSTEMD.is_dir():  # which starts it again by itself
         raise UcpError(
             failure,
-            f"Look at 'journalctl -u ucp-agent' and the logs in {directory.logs}, and mend it. The "
-            "agent goes on trying; 'ucp uninstall' undoes all.",
+            f"See 'journalctl -u ucp-agent' and the logs in {directory.logs}, and repair the "
+            "cause. The agent tries again by itself; 'ucp uninstall' undoes everything.",
         )
     tail = _log_tail(directory)
     raise UcpError(

@@ -75,7 +75,7 @@ def read_archive(path: Path | None) -> dict[str, JsonValue]:
 
     """
     if path is None and sys.stdin.isatty():
-        raise UcpError("There is no backup.", "Name one with --input, or pipe it in.")
+        raise UcpError("The backup is empty.", "Name one with --input, or pipe it in.")
     try:
         content = _read(path)
         found = _unpacked(content)
@@ -86,11 +86,11 @@ def read_archive(path: Path | None) -> dict[str, JsonValue]:
         ) from None
     if found.get("format") != _FORMAT:
         raise UcpError(
-            "The backup was written by another version of UCP.", "Restore it with that version."
+            "The backup is from another version of UCP.", "Restore it with that version."
         )
     documents = found.get("documents")
     if not isinstance(documents, dict):
-        raise UcpError("The backup is incomplete.", "Use one that 'ucp backup' wrote whole.")
+        raise UcpError("The backup is incomplete.", "Use a complete one of 'ucp backup'.")
     return cast("dict[str, JsonValue]", documents)
 
 

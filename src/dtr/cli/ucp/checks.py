@@ -53,8 +53,8 @@ def check_directory(directory: NodeDirectory) -> None:
     root = directory.root
     if directory.identity.exists():
         raise UcpError(
-            f"This machine is a node of UCP already ({directory.identity} says which).",
-            "See how it is with 'ucp status', or begin anew after 'ucp uninstall'.",
+            f"This machine is already a node of UCP ({directory.identity} says which).",
+            "See its state with 'ucp status', or start again after 'ucp uninstall'.",
         )
     try:
         names = {path.name.removesuffix(".tmp") for path in root.iterdir()}
@@ -199,7 +199,7 @@ def check_etcd_version(told: str) -> None:
     found = _VERSION.search(told)
     if found is None:
         raise UcpError(
-            "etcd does not tell its version.", f"Install it anew: {_INSTALL} {_ETCD_PACKAGE}."
+            "etcd does not show its version.", f"Install it again: {_INSTALL} {_ETCD_PACKAGE}."
         )
     version = tuple(int(part) for part in found.groups())
     text = ".".join(found.groups())
@@ -223,12 +223,12 @@ def check_clock(other: float | None = None) -> None:
     if now < _RELEASED.timestamp():
         raise UcpError(
             f"The clock of this machine says {datetime.fromtimestamp(now, UTC):%Y-%m-%d}.",
-            "Set it, and have it kept right (apt-get install chrony).",
+            "Set it, and synchronise it with a time server (apt-get install chrony).",
         )
     if other is not None and abs(now - other) > _MOST_SKEW_SECONDS:
         raise UcpError(
             f"The clocks of this machine and the controller are {abs(now - other):.0f} s apart.",
-            "Have both take the time from the same servers (apt-get install chrony).",
+            "Synchronise both with the same time servers (apt-get install chrony).",
         )
 
 

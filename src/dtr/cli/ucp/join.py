@@ -274,7 +274,7 @@ def _role(plan: JoinPlan) -> Role:
         return plan.role
     if plan.role is Role.MANAGER:
         raise UcpError(
-            "With a worker's token a machine becomes no manager.",
+            "A worker token does not make a machine a manager.",
             "Take what 'ucp token show --kind manager' prints, or promote the node later: ucp "
             "node promote.",
         )

@@ -189,21 +189,21 @@ def _check(survivor: _Survivor, etcd: EtcdWanted, lost: Sequence[str]) -> None:
     directory = survivor.directory
     if asyncio.run(is_healthy(etcd.client_url, client_files(directory))):
         raise UcpError(
-            "etcd has its majority, and nothing is to be repaired.",
+            "etcd has its majority: there is nothing to repair.",
             "Remove single machines with 'ucp node rm'.",
         )
     managers = 1 + len(survivor.reachable) + len(survivor.silent)
     if not survivor.silent and not survivor.reachable:
         raise UcpError(
-            "This is the only manager, so that none is lost, and yet its etcd does not answer.",
+            "This is the only manager, so none is lost, but its etcd does not answer.",
             f"See {directory.logs / 'etcd.log'}.",
         )
     if 2 * (1 + len(survivor.reachable)) > managers:
         there = _listed([authority(*each) for each in survivor.reachable.items()])
         raise UcpError(
             f"Of the other managers {there} can be reached: a majority can be had with this one.",
-            "See why etcd does not answer there. Where such a machine has lost its data for ever, "
-            "run 'ucp uninstall' on it, then this again.",
+            "Find out why etcd does not answer there. If such a machine has lost its data for "
+            "ever, run 'ucp uninstall' on it, then this command again.",
         )
     named = {address for name in lost for address in _addresses(name)}
     if lost and not (
@@ -225,7 +225,7 @@ def _check_room(directory: NodeDirectory) -> None:
         raise UcpError(
             f"A copy of etcd's data needs {needed >> 20} MiB, and {directory.root} has "
             f"{free >> 20} MiB left.",
-            "Make room on that disk first.",
+            "Free space on that disk first.",
         )
 
 

@@ -59,18 +59,18 @@ class ThisNode:
         found = []
         if not self.is_agent_running:
             found.append(
-                "The agent of this machine does not run, so that nothing here is looked after and "
-                "what is shown is old. Start it: systemctl start ucp-agent."
+                "The agent of this machine does not run. Nothing here is supervised, and what is "
+                "shown is old. Start it: systemctl start ucp-agent."
             )
         elif self.report_age_seconds is None or self.report_age_seconds > _LATE_SECONDS:
             found.append(
-                "The agent of this machine runs, and has not written down how it is for a while. "
-                "See its log, and that the disk has room."
+                "The agent of this machine runs, but has not written its state for some time. See "
+                "its log, and whether the disk is full."
             )
         found.append(
-            "What runs goes on: pulls work, and pushes while the primary and a majority of the "
-            "replicas run. Until a majority of the managers is back nothing joins, leaves or fails "
-            "over."
+            "What runs goes on: pulls work, and pushes work while the primary and a majority of "
+            "the replicas run. Until a majority of the managers is back, no node can join or leave, "
+            "and there is no failover."
         )
         return [*found, *self._about_managers()]
 
@@ -96,20 +96,20 @@ class ThisNode:
         names = ", ".join(self._called(each) for each in silent)
         start = (
             f"Of {count} managers {needed} are needed. Start {max(1, lacking)} of these, or see "
-            f"why they cannot be reached from here: {names}. All goes on by itself when they are "
-            "back: machines that are starting need a minute or two."
+            f"why they cannot be reached from here: {names}. It recovers by itself when they "
+            "are back: a machine that starts needs a minute or two."
         )
         found = [start]
         if len(silent) == count and not self.is_manager:
             found.append(
-                "None of them can be reached: perhaps it is this machine that is cut off. See its "
-                "network before anything else."
+                "None of them can be reached: this machine itself may be cut off. Check its "
+                "network first."
             )
         here = "on this machine" if self.is_manager else "on a manager that is left"
         found.append(
-            f"Only if so many of them are lost for ever, switched off or wiped, that {needed} can "
-            f"never run again: ucp emergency-repair, as root {here}. Never while they are only cut "
-            "off: they would go on for themselves."
+            f"If so many of them are lost for ever, switched off or wiped, that {needed} can never "
+            f"run again: ucp emergency-repair, as root {here}. Do not run it while they are only "
+            "cut off: they would go on by themselves."
         )
         return found
 

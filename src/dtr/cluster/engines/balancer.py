@@ -193,7 +193,9 @@ class BalancerComponent:
                 timeout=_CHECK_SECONDS,
             )
         except subprocess.TimeoutExpired:
-            raise BalancerProblemError("HAProxy does not come to an end with its check.") from None
+            raise BalancerProblemError(
+                "HAProxy does not finish its check of the configuration."
+            ) from None
         finally:
             candidate.unlink(missing_ok=True)
         if done.returncode:

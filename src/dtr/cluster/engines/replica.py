@@ -182,8 +182,8 @@ class ReplicaComponent:
     async def _run(self, wanted: Wanted, specification: ReplicaSpecification) -> None:
         if all(each.id != specification.id for each in specification.members):
             raise ReplicaProblemError(
-                f"Replica {specification.id} is wanted here and is no member of its cluster."
-                " Nothing is changed; a controller has to say something else."
+                f"Replica {specification.id} is to run here, but is not a member of its cluster."
+                " Nothing is changed; a controller must send another desired state."
             )
         self._is_deleted = False
         if self._parts is None:
@@ -245,8 +245,8 @@ def _checked_id(replica_id: str) -> str:
     """Return an id that is one: it becomes part of a path that may be deleted."""
     if not _ID.fullmatch(replica_id):
         raise ReplicaProblemError(
-            f"{replica_id[:40]!r} is no replica's id (12 hexadecimal digits). Nothing is changed;"
-            " a controller has to say something else."
+            f"{replica_id[:40]!r} is not a replica's id (12 hexadecimal digits). Nothing is"
+            " changed; a controller must send another desired state."
         )
     return replica_id
 

@@ -397,4 +397,4 @@ def _commit(driver: Driver) -> None:
             raise UnknownOutcomeError(plain_reason(error)) from error
         raise
     if driver.is_wait_cancelled:
-        raise UnknownOutcomeError("the standbys were not waited for")
+        raise UnknownOutcomeError("the commit did not wait for the standbys")

@@ -107,7 +107,7 @@ def translated(error: BaseException) -> Exception:
     if is_full(error):
         return StorageFullError("the disk of the metadata is full")
     if state in _CONFLICTS:
-        return UnavailableError("what this refers to was changed by somebody else; try again")
+        return UnavailableError("what this refers to was changed at the same time; try again")
     if is_transient(error):
         return UnavailableError(f"the metadata does not answer: {plain_reason(error)}")
     origin = origin_of(error)

@@ -87,7 +87,7 @@ _MEANINGS: Final[dict[int, tuple[type[RegistryError], str]]] = {
     sqlite3.SQLITE_LOCKED: (UnavailableError, _BUSY),
     sqlite3.SQLITE_CONSTRAINT: (
         UnavailableError,
-        "what this refers to was changed by somebody else; try again",
+        "what this refers to was changed at the same time; try again",
     ),
     sqlite3.SQLITE_READONLY: (
         MetadataFileError,

@@ -333,7 +333,9 @@ async def _error(replica: str, answer: aiohttp.ClientResponse) -> RegistryError:
     if answer.status == _NO_SUCH_RANGE:
         return ContentDamagedError("stored content is shorter than it was", replica=replica)
     if answer.status == _FORBIDDEN:
-        return PeerUnreachableError(f"replica {replica} does not know this node", replica=replica)
+        return PeerUnreachableError(
+            f"replica {replica} does not accept this node's certificate", replica=replica
+        )
     return PeerUnreachableError(f"replica {replica} failed with {answer.status}", replica=replica)
 
 

@@ -43,7 +43,7 @@ class Sessions:
         session = self._sessions.get(name)
         if session is None:
             if len(self._sessions) >= _MOST_SESSIONS:
-                raise UnavailableError("this replica takes no more uploads at once")
+                raise UnavailableError("this replica accepts no more uploads at the same time")
             session = self._sessions[name] = _Session()
         async with session.turn:
             if self._sessions.setdefault(name, session) is not session:

@@ -179,7 +179,7 @@ class ReplicatedBlobStore:
         holders: list[str] = []
         chosen = self.candidates(())
         if not chosen:
-            raise UnavailableError("no replica takes new content")
+            raise UnavailableError("no replica accepts new content")
         try:
             await self._adopt_at(chosen[0], key, stream, size, digest)
             holders.append(chosen[0])
@@ -194,7 +194,7 @@ class ReplicatedBlobStore:
             raise
         if len(holders) < needed(self.members):
             await self.delete(key)
-            raise UnavailableError("too few replicas take new content")
+            raise UnavailableError("too few replicas accept new content")
 
     async def heal(self, key: str, size: int, digest: Digest) -> bool:
         """Take a verified copy of a peer's; scrubs of other replicas do the same on their disks."""
@@ -316,7 +316,7 @@ class ReplicatedBlobStore:
             StorageFullError: there is no room.
 
         """
-        failure: RegistryError = ContentDamagedError("no replica has the content whole")
+        failure: RegistryError = ContentDamagedError("no replica has the complete content")
         peers = order(key, [each.id for each in self.members.peers])
         for replica in sorted(peers, key=self.is_down):
             try:

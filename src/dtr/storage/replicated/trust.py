@@ -22,7 +22,7 @@ class PinnedSSLObject(ssl.SSLObject):
         """Shake hands, then look at whom."""
         super().do_handshake()
         if common_name(self.getpeercert()) != self.server_hostname:
-            raise ssl.SSLCertVerificationError("another node answers at this replica's address")
+            raise ssl.SSLCertVerificationError("another node uses this replica's address")
 
 
 def common_name(certificate: Any) -> str | None:

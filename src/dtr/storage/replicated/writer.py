@@ -311,7 +311,7 @@ class ReplicatedWriter:
             UnavailableError: no source has them that answers.
 
         """
-        failure: RegistryError = UnavailableError("no replica has what was received so far")
+        failure: RegistryError = UnavailableError("no replica has what was received until now")
         for replica, name in sorted(sources, key=lambda each: self._store.is_down(each[0])):
             try:
                 return await bring(leg, self._store.disk(replica), name, stop)

@@ -50,12 +50,12 @@ def _disk(root: Path, problems: list[str]) -> tuple[int, int]:
     try:
         usage = shutil.disk_usage(root)
     except OSError as error:
-        problems.append(f"The disk of {root} cannot be looked at: {error.strerror}. Check it.")
+        problems.append(f"The free space of {root} cannot be read: {error.strerror}. Check it.")
         return 0, 0
     if usage.free < usage.total * _LOW_DISK:
         problems.append(
             f"The disk of {root} is almost full: {usage.free / _GIB:.1f} GiB of"
-            f" {usage.total / _GIB:.1f} GiB are free. Make room before writes fail."
+            f" {usage.total / _GIB:.1f} GiB are free. Free space before writes fail."
         )
     return usage.total, usage.free
 

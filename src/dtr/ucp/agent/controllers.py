@@ -127,7 +127,7 @@ async def _content(response: aiohttp.ClientResponse) -> bytes:
     async for chunk in response.content.iter_any():
         content += chunk
         if len(content) > _MAX_ANSWER_BYTES:
-            raise UnavailableError("the answer is larger than any controller's is")
+            raise UnavailableError("the answer is larger than a controller's can be")
     return bytes(content)
 
 
@@ -135,7 +135,7 @@ def _answer(status: int, content: bytes) -> JsonValue:
     try:
         answer: Any = json.loads(content) if content else None
     except ValueError:
-        raise UnavailableError(f"answered {status} with something that is not JSON") from None
+        raise UnavailableError(f"answered with status {status}, and not with JSON") from None
     if status < _ERRORS:
         return cast("JsonValue", answer)
     try:

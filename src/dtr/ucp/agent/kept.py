@@ -92,20 +92,20 @@ class KeptWanted:
     def _check(self, wanted: Wanted) -> None:
         if wanted.cluster_id != self._identity.cluster_id:
             raise RefusedError(
-                "A controller of another cluster answered, and is not followed."
+                "A controller of another cluster answered, and its answer is ignored."
                 " Another machine has taken a controller's address; see 'ucp status'."
             )
         if wanted.node.id != self._identity.node_id:
             raise RefusedError(
-                "A controller answered for another node, and is not followed."
+                "A controller answered for another node, and its answer is ignored."
                 " Its version may not fit; upgrade the controllers and this node."
             )
         known = self.wanted
         if known is not None and _is_older(wanted, known):
             raise RefusedError(
-                f"A controller wants what was wanted earlier (revision {wanted.revision} after"
-                f" {known.revision}) and is not followed. If managers that were given up for lost"
-                " have returned, wipe them with 'ucp uninstall'."
+                f"A controller sent an older desired state (revision {wanted.revision} after"
+                f" {known.revision}), which is ignored. If managers that counted as lost have"
+                " returned, wipe them with 'ucp uninstall'."
             )
 
     def _load(self) -> Wanted | None:

@@ -86,7 +86,7 @@ class ProcessSupervisor:
 
     def _keeper(self, name: str) -> Keeper:
         if not _NAME.fullmatch(name):
-            raise SupervisionError(f"{name!r} is no name for a process.")
+            raise SupervisionError(f"{name!r} is not a name for a process.")
         if name not in self._keepers:
             logs = make_directory(self._directory.logs, mode=0o711)
             run = make_directory(self._directory.run, mode=0o711)

@@ -88,7 +88,7 @@ class Gate:
         else:
             return
         if not is_still:
-            raise ApiError(401, "UNAUTHORIZED", "What this request began with has ended meanwhile.")
+            raise ApiError(401, "UNAUTHORIZED", "The login of this request ended while it ran.")
 
     async def _node(self, der: bytes) -> Caller:
         shown = fingerprint_of_der(der)
@@ -98,7 +98,7 @@ class Gate:
         node = entry.document(Node) if entry else None
         if entry is None or node is None or not is_for_clients(certificate):
             raise ApiError(
-                401, "NODE_UNKNOWN", "This machine is no node of UCP any more. Join it again."
+                401, "NODE_UNKNOWN", "This machine is not a node of UCP any more. Join it again."
             )
         if hmac.compare_digest(shown, node.fingerprint):
             if node.previous_fingerprint:

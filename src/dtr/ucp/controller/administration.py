@@ -74,5 +74,5 @@ class Administration:
         )
         unchanged = IsUnchanged(entry.key, entry.modified)
         if not await request.store.commit([Put(entry.key, changed.encoded())], [unchanged]):
-            raise ApiError(409, "CHANGED", "Somebody else has just changed it. Try again.")
+            raise ApiError(409, "CHANGED", "It was changed at the same time. Try again.")
         return {"name": name}

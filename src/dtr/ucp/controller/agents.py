@@ -78,7 +78,7 @@ class Agents:
         told = NodeReport.model_validate(request.body)
         kept = told.changed(node_id=request.caller, received_at=request.now).encoded()
         if len(kept) > MAX_REPORT_BYTES:
-            raise ApiError(413, "TOO_LARGE", "The report is larger than any node's is.")
+            raise ApiError(413, "TOO_LARGE", "The report is larger than a node's can be.")
         self._reports.spend(request.caller, max(len(kept), _LEAST_COST))
         # Not for a node that was removed since the request was let in.
         entry, _ = await _own_node(request)
@@ -112,7 +112,7 @@ class Agents:
                 [Put(entry.key, renewed.encoded())], [IsUnchanged(entry.key, entry.modified)]
             ):
                 return self._answer(certificate)
-        raise ApiError(503, "BUSY", "The node is being changed by others. Try again.")
+        raise ApiError(503, "BUSY", "Another request is changing the node. Try again.")
 
     async def _web_certificate(self, request: ApiRequest, asked: CertificateRequest) -> JsonValue:
         _, node = await _own_node(request)
@@ -124,7 +124,9 @@ class Agents:
         refused = [name for name in wanted_names if name not in allowed]
         if refused:
             raise ApiError(
-                403, "NAME_REFUSED", f"This node may have no certificate for {', '.join(refused)}."
+                403,
+                "NAME_REFUSED",
+                f"This node may not get a certificate for {', '.join(refused)}.",
             )
         return self._answer(self._signed(request, asked, wanted_names))
 
@@ -155,5 +157,5 @@ async def wanted(request: ApiRequest) -> JsonValue:
 async def _own_node(request: ApiRequest) -> tuple[Entry, Node]:
     entry = await request.store.get(keys.node(request.caller))
     if entry is None:
-        raise ApiError(401, "NODE_UNKNOWN", "This machine is no node of UCP any more.")
+        raise ApiError(401, "NODE_UNKNOWN", "This machine is not a node of UCP any more.")
     return entry, entry.document(Node)

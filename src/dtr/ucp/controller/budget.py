@@ -55,6 +55,6 @@ class WriteBudget:
         if cost > account.left:
             wait = (cost - account.left) / self._rate.per_second
             raise ApiError(
-                429, "TOO_MANY_REQUESTS", f"That was too much at once. Wait {wait:.0f} s, then try."
+                429, "TOO_MANY_REQUESTS", f"Too many requests at once. Wait {wait:.0f} s, then try."
             )
         account.left -= cost

@@ -127,4 +127,4 @@ def _unchanged(machine: Machine) -> IsUnchanged:
 
 
 def _busy() -> ApiError:
-    return ApiError(503, "BUSY", "The node is being changed by others. Try again.")
+    return ApiError(503, "BUSY", "Another request is changing the node. Try again.")

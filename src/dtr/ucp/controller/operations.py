@@ -73,7 +73,7 @@ class Operations:
             changes += await _outdated(request.store)
             if await request.store.commit(changes, conditions):
                 return operation.model_dump(mode="json")
-        raise ApiError(503, "BUSY", "Too many operations are asked for at once. Try again.")
+        raise ApiError(503, "BUSY", "Too many operations were requested at once. Try again.")
 
 
 async def list_operations(request: ApiRequest) -> JsonValue:
@@ -112,7 +112,7 @@ async def cancel(request: ApiRequest) -> JsonValue:
             [Put(entry.key, cancelled.encoded())], [IsUnchanged(entry.key, entry.modified)]
         ):
             return cancelled.model_dump(mode="json")
-    raise ApiError(503, "BUSY", "The operation is being changed by others. Try again.")
+    raise ApiError(503, "BUSY", "Another request is changing the operation. Try again.")
 
 
 async def _free_lock(store: Store) -> int:

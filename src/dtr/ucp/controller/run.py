@@ -109,7 +109,9 @@ async def _begin(
     async def member_id_of(node_id: str) -> str:
         found = [member.id for member in await members.list() if member.name == node_id]
         if not found:
-            raise BootstrapError("etcd here is another node's. Run 'ucp uninstall' and begin anew.")
+            raise BootstrapError(
+                "etcd here belongs to another node. Run 'ucp uninstall' and start again."
+            )
         return found[0]
 
     while not stopping.is_set():
@@ -210,7 +212,7 @@ def _read_wanted(directory: NodeDirectory) -> tuple[Wanted, ControllerWanted]:
             "and runs the controller."
         ) from None
     if wanted.controller is None:
-        raise ControllerError("This node is no manager. 'ucp node promote' makes it one.")
+        raise ControllerError("This node is not a manager. 'ucp node promote' makes it one.")
     return wanted, wanted.controller
 
 

@@ -154,8 +154,8 @@ def problems(view: View, now: float) -> list[str]:
     found += _problems_of_room([voter.status for voter in voters if voter.status is not None])
     if not view.leader:
         found.append(
-            "No controller leads, so that nothing changes. Where that lasts longer than seconds, "
-            "look at the controllers' logs."
+            "No controller leads, so nothing can be changed. If that lasts longer than some "
+            "seconds, see the controllers' logs."
         )
     if len(voters) == len(view.voters) == 2:  # noqa: PLR2004 - and no third is on its way
         found.append(
@@ -165,7 +165,9 @@ def problems(view: View, now: float) -> list[str]:
     for machine in view.machines.all:
         found += _problems_of(machine, now)
     if expires_at(view.cluster.ca_certificate) - now < _AUTHORITY_EXPIRES_SOON:
-        found.append("UCP's authority expires within a year. Plan to install UCP anew before.")
+        found.append(
+            "UCP's authority expires within a year. Plan a new installation of UCP before that."
+        )
     if problem := _problem_of_keys(view.keyring, now):
         found.append(problem)
     return found
@@ -174,13 +176,14 @@ def problems(view: View, now: float) -> list[str]:
 def _problem_of_keys(keyring: Keyring | None, now: float) -> str:
     if keyring is None:
         return (
-            "Engines show their nodes' certificates, and each node's opens etcd's ports. That ends "
-            "by itself once the agent of every node runs this version."
+            "Engines still use the certificates of their nodes, and every node's certificate is "
+            "accepted at etcd's ports. That ends by itself once the agent of every node runs this "
+            "version."
         )
     if keyring.stage is Stage.SETTLED or now - keyring.stage_since <= _SLOW_KEYS_SECONDS:
         return ""
     return (
-        "The keys of engines cannot be renewed, and those of before still open doors. Start the "
+        "The keys of engines cannot be renewed, and the old ones are still accepted. Start the "
         "managers that do not answer; the leading controller's log says what it waits for."
     )
 
@@ -190,14 +193,14 @@ def _problems_of_room(statuses: Sequence[EtcdStatus]) -> list[str]:
     found = []
     if any(status.full_members for status in statuses):
         found.append(
-            "etcd is full and takes nothing new: nothing can be changed, and a failover waits. It "
-            "makes room by itself within a minute or two, once all managers answer. If it stays, "
-            "something fills it: look for 'etcd's room' in the controllers' logs."
+            "etcd is full and accepts no writes: nothing can be changed, and a failover waits. It "
+            "frees space by itself within a minute or two, once all managers answer. If it stays "
+            "full, something fills it: look for 'etcd's room' in the controllers' logs."
         )
     elif used > _MOST_USED_SHARE * QUOTA_BYTES:
         found.append(
             f"etcd uses {used // 2**20} of {QUOTA_BYTES // 2**20} MiB. See what else writes to it, "
-            "before it is full and takes nothing new."
+            "before it is full and accepts no writes."
         )
     return found
 
@@ -238,8 +241,8 @@ def _problems_of(machine: Machine, now: float) -> list[str]:
         )
     if report.disk_free_bytes < report.disk_total_bytes * _LEAST_FREE_SHARE:
         found.append(
-            f"The disk of {name} has {report.disk_free_bytes // 2**20} MiB free. Make room, or "
-            "give it a larger one."
+            f"The disk of {name} has {report.disk_free_bytes // 2**20} MiB free. Free some "
+            "space, or install a larger disk."
         )
     return found
 

@@ -63,7 +63,7 @@ class Admission:
             raise ApiError(
                 403,
                 "TOKEN_KIND",
-                "With a worker's token a machine becomes no manager. Join with what 'ucp token "
+                "A worker token does not make a machine a manager. Join with what 'ucp token "
                 "show --kind manager' prints, or promote the node later: ucp node promote.",
             )
         return Role.WORKER
@@ -97,8 +97,7 @@ async def admitted(store: Store, secret: str, now: float) -> Admission:
         raise ApiError(
             401,
             "TOKEN_INVALID",
-            "The join token is not one that is valid now. Take what 'ucp token show' prints on "
-            "a manager.",
+            "The join token is not valid. Take what 'ucp token show' prints on a manager.",
         )
     if found.token.expires_at <= now:
         raise ApiError(

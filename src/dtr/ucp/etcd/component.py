@@ -240,8 +240,8 @@ class EtcdComponent:
             begun = tuple(json.loads(self._marker.read_bytes()))
             if begun > (wanted.epoch, wanted.revision):
                 raise EtcdDataError(
-                    "What this node is known to run is older than its etcd, whose data are kept."
-                    " Once a controller answers, it goes on by itself."
+                    "The desired state of this node is older than its etcd, whose data is kept."
+                    " Once a controller answers, the node continues by itself."
                 )
         shutil.rmtree(self._place)
         shutil.rmtree(self._directory.engine_keys, ignore_errors=True)
@@ -257,8 +257,8 @@ class EtcdComponent:
             write_atomically(self._marker, json.dumps(begun).encode())
         if not has_data and self._marker.exists():
             raise EtcdDataError(
-                f"The data of this node's etcd are gone from {self._data}. Give the node the role"
-                f" 'worker' until it is no manager any more, then the role that it had."
+                f"The data of this node's etcd is gone from {self._data}. Give the node the role"
+                f" 'worker' until it is not a manager any more, then its old role."
             )
         if not has_data or self._begun_with is None:
             self._begun_with = etcd

@@ -36,7 +36,7 @@ _UNHEALTHY: Final = "unhealthy cluster"
 _NOT_ENABLED: Final = "authentication is not enabled"
 _NO_SPACE: Final = "database space exceeded"
 _FULL: Final = (
-    "etcd is full and takes nothing new. It makes room by itself within a minute or two, unless a "
+    "etcd is full and accepts no writes. It makes room by itself within a minute or two, unless a "
     "manager is away: start every manager's machine, and try again"
 )
 
@@ -280,7 +280,7 @@ class EtcdConnection:
             if self._token != refused:
                 return  # somebody else was faster
             if self._login is None:
-                raise EtcdRefusedError("etcd wants to know who asks, and no login was given")
+                raise EtcdRefusedError("etcd asks for a login, and none was given")
             who = {"name": self._login.name, "password": self._login.password}
             status, answer = await self._post(endpoint, "auth/authenticate", who, "", seconds)
             reason = str(answer.get("error", ""))
@@ -292,7 +292,7 @@ class EtcdConnection:
                 raise _UnansweredError(reason, is_begun=False)
             else:
                 raise EtcdRefusedError(
-                    f"etcd refuses to let {self._login.name} in: {reason}", reason=reason
+                    f"etcd refuses the login of {self._login.name}: {reason}", reason=reason
                 )
 
     async def _post(
@@ -389,7 +389,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
     async for chunk in response.content.iter_any():
         *whole, rest = (rest + chunk).split(b"\n")
         if len(rest) > _LONGEST_LINE_BYTES:
-            raise ValueError("an answer without end")
+            raise ValueError("an answer that is too long")
         for line in whole:
             if line.strip():
                 yield line
