@@ -69,8 +69,8 @@ class ThisNode:
             )
         found.append(
             "What runs goes on: pulls work, and pushes work while the primary and a majority of "
-            "the replicas run. Until a majority of the managers is back, no node can join or leave, "
-            "and there is no failover."
+            "the replicas run. Until a majority of the managers is back, no node can join or "
+            "leave, and there is no failover."
         )
         return [*found, *self._about_managers()]
 
