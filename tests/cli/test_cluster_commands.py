@@ -208,7 +208,7 @@ def test_another_command_is_refused_while_one_runs(place: Place) -> None:
 def test_an_operation_is_cancelled(place: Place) -> None:
     """It is undone, and the command that waited for it fails."""
     place.grow(1)
-    assert "no operation runs" in place.fails("cancel").lower()
+    assert "no operation is running" in place.fails("cancel").lower()
     place.stand_still()
     place.start("join", node="node2")
     assert "is asked to stop" in place.good("cancel")

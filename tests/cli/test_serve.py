@@ -293,7 +293,7 @@ def test_a_directory_of_another_version_or_program_is_refused(new: CommandLine) 
     listen = ("--listen", f"127.0.0.1:{free_port()}")
     assert "newer DTR" in new.fails("serve", *listen)
     (new.data_dir / "FORMAT").write_text("something else\n")
-    assert "not one that DTR wrote" in new.fails("serve", *listen)
+    assert "not written by DTR" in new.fails("serve", *listen)
     (new.data_dir / "FORMAT").rename(new.data_dir / "photo")
     assert "DTR did not make it" in new.fails("serve", *listen)
     assert [entry.name for entry in new.data_dir.iterdir()] == ["photo"]

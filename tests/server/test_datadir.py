@@ -118,10 +118,10 @@ def test_a_directory_with_other_things_in_it_is_refused_and_untouched(tmp_path: 
     [
         ("dtr-data 2\n", "written by a newer DTR (format 2, and this one reads format 1)"),
         ("dtr-data 0\n", "written by an older DTR"),
-        ("dtr-data\n", "is not one that DTR wrote"),
-        ("something 1\n", "is not one that DTR wrote"),
-        ("", "is not one that DTR wrote"),
-        ("\ufffd" * 9000, "is not one that DTR wrote"),
+        ("dtr-data\n", "was not written by DTR"),
+        ("something 1\n", "was not written by DTR"),
+        ("", "was not written by DTR"),
+        ("\ufffd" * 9000, "was not written by DTR"),
     ],
 )
 def test_another_format_is_refused(

@@ -124,10 +124,10 @@ async def test_a_refusal_is_not_repeated_for_ever(servers: Servers) -> None:
 @pytest.mark.parametrize(
     ("challenge", "said"),
     [
-        ('Bearer realm="file:///etc/passwd"', "no token service"),
-        ('Bearer realm="gopher://x/"', "no token service"),
-        ('Bearer realm="http://a:b@127.0.0.1/"', "no token service"),
-        ("Bearer", "no token service"),
+        ('Bearer realm="file:///etc/passwd"', "no usable token service"),
+        ('Bearer realm="gopher://x/"', "no usable token service"),
+        ('Bearer realm="http://a:b@127.0.0.1/"', "no usable token service"),
+        ("Bearer", "no usable token service"),
         ("Negotiate", "answers 401"),
     ],
 )

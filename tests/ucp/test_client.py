@@ -194,7 +194,7 @@ def test_a_change_that_may_have_arrived_is_not_sent_again(
 def test_a_server_that_is_not_ucp_is_named(plane: ControlPlane) -> None:
     """A registry may answer at the address that was given."""
     with UcpClient(plane.address, ca_pem=plane.ca) as client:
-        with pytest.raises(UcpError, match="not UCP's"):
+        with pytest.raises(UcpError, match="not answer as UCP does"):
             client._answer("GET", "/ca", None, None, is_repeatable=True)
         assert client.clock() is not None
         assert client.is_healthy()
@@ -210,7 +210,7 @@ def test_a_login_elsewhere_is_refused_in_a_sentence(
         answer = httpx.Response(200, content=content)
         with UcpClient(plane.address, ca_pem=plane.ca) as client:
             monkeypatch.setattr(httpx.Client, "request", lambda *_, a=answer, **__: a)
-            with pytest.raises(UcpError, match="not UCP's"):
+            with pytest.raises(UcpError, match="not answer as UCP does"):
                 client.login(ADMINISTRATOR, PASSWORD)
             monkeypatch.undo()
 
