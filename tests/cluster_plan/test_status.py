@@ -206,7 +206,7 @@ async def test_a_web_certificate_is_brought_apart_from_the_operation(tmp_path: P
         body={"certificate": certificate, "key": other.key_path.read_text()},
         now=simulation.now,
     )
-    with pytest.raises(ApiError, match="not that of"):
+    with pytest.raises(ApiError, match="does not belong to"):
         await bring_certificate(wrong)
     brought = await bring_certificate(
         ApiRequest(

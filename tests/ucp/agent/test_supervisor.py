@@ -286,7 +286,7 @@ async def test_logs_are_rotated_and_bounded(supervisor: ProcessSupervisor, open_
     ("values", "sentence"),
     [
         ({"command": ("no-such-program",)}, "There is no program no-such-program. Install"),
-        ({"name": "../etc"}, "'../etc' is no name"),
+        ({"name": "../etc"}, "'../etc' is not a name"),
     ],
 )
 async def test_what_can_never_be_started_is_refused_in_a_sentence(
