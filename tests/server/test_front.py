@@ -210,9 +210,40 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fronted]:
         DTR_SERVER__CONNECTIONS_PER_ADDRESS="8",
         DTR_SERVER__WORKERS="1",
         DTR_SERVER__HEADER_READ_SECONDS="60",
+        DTR_SERVER__BODY_IDLE_SECONDS="3",
+        DTR_SERVER__LEAST_BYTES_PER_SECOND="262144",
     )
     with found.server:
+        found.server.add_user(*ALICE)
         yield found
+
+
+def test_a_download_that_is_not_read_ends_in_the_front_too(small: Fronted) -> None:
+    """The web worker ends it, which is not heard while its client is waited for."""
+    content = os.urandom(1 << 20) * 16
+    digest = Digest.of(content)
+    target = f"/v2/alice/unread/blobs/uploads/?digest={digest}"
+    request = head("POST", target, [AUTH, ("Content-Length", str(len(content)))])
+    assert say(small.server.url, request + content, seconds=60, until=b" 201 ").status == 201
+    wait_for_connections(small, 0)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", small.port))
+        connection.sendall(FOUR + head("GET", f"/v2/alice/unread/blobs/{digest}", [AUTH]))
+        wait_for_connections(small, 1)
+        wait_for_connections(small, 0)
+
+
+def wait_for_connections(fronted: Fronted, count: int) -> None:
+    """Wait until the front has so many connections of balancers."""
+    command = ("ss", "-Htn", "state", "established", f"( sport = :{fronted.port} )")
+    deadline = time.monotonic() + SOON
+    while True:
+        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        if len(found.splitlines()) == count:
+            return
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("first", ["client", "server"])

@@ -30,7 +30,6 @@ _LOG = structlog.get_logger()
 _BACKLOG: Final = 2048
 _CONNECT_SECONDS: Final = 5.0
 _LINGER_SECONDS: Final = 1.0
-_STUCK_SECONDS: Final = 60.0
 _HANDSHAKE: Final = 0x16
 _BUFFERED_BYTES: Final = 256 << 10
 _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -63,8 +62,9 @@ class Front:
     `server.header_read_seconds` each of the other; 256 KiB of each direction are buffered; there
     are at most as many connections as the web workers take, and where there are, the one gives way
     whose client has said nothing for the longest. Of one client's address, as many may say nothing
-    as the web workers take of it together. When a web worker ends a connection, its client
-    has a second to learn it, and 60 to take each next piece of what was buffered.
+    as the web workers take of it together. A client that does not take what
+    is buffered for it loses its connection in the time that the slowest one needs: the web worker
+    may be done with it, and is not heard while its client is waited for.
     """
 
     def __init__(
@@ -73,6 +73,9 @@ class Front:
         server = settings.server
         self.is_tls = is_tls
         self.head_seconds = server.header_read_seconds
+        least = server.least_bytes_per_second
+        rate_seconds = _BUFFERED_BYTES / least if least else float("inf")
+        self.take_seconds = server.body_idle_seconds + rate_seconds
         self.host = front_host(server.listen)
         self.port = server.listen.port
         most = server.connections * (server.workers or os.cpu_count() or 1)
@@ -235,6 +238,7 @@ class _Inbound(_Side):
         self._is_counted = False
         self._is_answered = False
         self._timer: asyncio.TimerHandle | None = None
+        self._taking: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -276,10 +280,24 @@ class _Inbound(_Side):
         A connection that is closed on a client that still sends is reset, and the client may then
         lose the end of the answer.
         """
+        deadline = time.monotonic() + self._front.take_seconds
         if self.has_ended:
-            self._end(time.monotonic(), -1)
+            self._end(deadline)
         else:
-            self._linger(time.monotonic(), -1)
+            self._linger(deadline)
+
+    def pause_writing(self) -> None:
+        """Read no more from the web worker, for as long as the slowest client may take."""
+        super().pause_writing()
+        if self._front.take_seconds < float("inf"):
+            loop = asyncio.get_running_loop()
+            self._taking = loop.call_later(self._front.take_seconds, self.give_up)
+
+    def resume_writing(self) -> None:
+        """Read from the web worker again."""
+        if self._taking is not None:
+            self._taking.cancel()
+        super().resume_writing()
 
     def give_up(self) -> None:
         """Break the connection off."""
@@ -290,8 +308,9 @@ class _Inbound(_Side):
     def connection_lost(self, error: Exception | None) -> None:
         """End the other side, too, after what is buffered."""
         self._front.note_begun(self, self._client)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._taking):
+            if timer is not None:
+                timer.cancel()
         if self._is_counted:
             self._front.leave()
         super().connection_lost(error)
@@ -302,23 +321,22 @@ class _Inbound(_Side):
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._front.head_seconds, self.give_up)
 
-    def _end(self, since: float, left: int) -> None:
-        """Close what has nothing left to send; `left` bytes were buffered since `since`."""
+    def _end(self, deadline: float) -> None:
+        """Close once nothing is left to send."""
         if self.transport is None:
             return
-        now, size = time.monotonic(), self.transport.get_write_buffer_size()
-        if size == 0:
+        if self.transport.get_write_buffer_size() == 0:
             self.transport.close()
-        elif size == left and now - since >= _STUCK_SECONDS:
+        elif time.monotonic() >= deadline:
             self.give_up()
         else:
-            self._linger(since if size == left else now, size)
+            self._linger(deadline)
 
-    def _linger(self, since: float, left: int) -> None:
+    def _linger(self, deadline: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_LINGER_SECONDS, self._end, since, left)
+        self._timer = loop.call_later(_LINGER_SECONDS, self._end, deadline)
 
     def _read_head(self) -> bool:
         """Take the head away; False where it is not whole yet, or none."""
