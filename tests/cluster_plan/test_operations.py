@@ -259,7 +259,7 @@ async def test_an_id_is_never_used_again() -> None:
         ("join", {"node": "n", "replica_id": "XYZ"}, "12 lower-case hexadecimal"),
         ("join", {"node": "n", "colour": "red"}, "colour"),
         ("join", {"node": "n", "https_port": 80}, "must differ"),
-        ("install", {"node": "n", "storage": "ftp://x"}, "must begin with"),
+        ("install", {"node": "n", "storage": "ftp://x"}, "or begin with"),
         ("install", {"node": "n", "settings": {"database": {"url": "x"}}}, "UCP runs the database"),
         ("install", {"node": "n", "settings": {"log": {"level": "loud"}}}, "log.level"),
         ("reconfigure", {"settings": {"storage": {"url": "s3://b"}}}, "storage.url"),

@@ -59,7 +59,10 @@ def remove_script(operation: Operation) -> Script:
             Step(f"draining {replica_id}", of(replica_id, _drain)),
             Step(f"copying the blobs of {replica_id}", of(replica_id, _copy_blobs)),
             Step(f"moving the primary away from {replica_id}", of(replica_id, _move_primary)),
-            Step(f"acknowledging without {replica_id}", of(replica_id, _count_out)),
+            Step(
+                f"acknowledging without {replica_id}",
+                sequence(of(replica_id, _noticed), of(replica_id, _count_out)),
+            ),
             Step(f"catching up without {replica_id}", of(replica_id, caught_up)),
             Step(f"deleting {replica_id}", of(replica_id, delete_data)),
             Step(f"forgetting {replica_id}", of(replica_id, forget)),
@@ -123,13 +126,25 @@ def _drain(context: Context, replica: Replica) -> Outcome:
         for each in view.balancers
         if _sends_to(view, each.node_id, replica.id, context.now)
     ]
-    if is_told and not sending and context.waited >= DRAIN_SECONDS:
+    if is_told and not sending:
         return Done()
     if context.waited > _MOST_DRAIN_SECONDS:
         return Done("it or a balancer did not answer in time; connections may have been cut")
-    return Wait(
-        f"for the load balancer on {', '.join(sending)}" if sending else "for balancers to notice"
-    )
+    return Wait(f"for the load balancer on {', '.join(sending)}" if sending else "for it to drain")
+
+
+def _noticed(context: Context, replica: Replica) -> Outcome:
+    """Wait until balancers that nobody can ask have had their time to see that it drains.
+
+    Its blobs are copied and the primary moves meanwhile. After that it counts no longer, and the
+    sooner it is gone the shorter those that stay are one fewer.
+    """
+    name = f"draining {replica.id}"
+    drained = [each.ended_at for each in context.operation.phases if each.name == name]
+    since = context.now - (drained[-1] or context.now) if drained else DRAIN_SECONDS
+    if replica.phase is not ReplicaPhase.DRAINING or since >= DRAIN_SECONDS:
+        return Done()
+    return Wait("for balancers to notice that it drains")
 
 
 def _sends_to(view: ClusterView, node_id: str, replica_id: str, now: float) -> bool:

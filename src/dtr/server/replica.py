@@ -29,7 +29,7 @@ from dtr.storage.replicated import PeerServer, ReplicatedBlobStore
 _LOG = structlog.get_logger()
 _COPY_SECONDS: Final = 600
 _SCRUB_PAUSE_SECONDS: Final = 3600
-_REPORT_SECONDS: Final = 10.0
+_REPORT_SECONDS: Final = 3.0
 _REPORT_REST: Final = 20
 """How long counting rests, in times of what it took: a large registry is not always counted."""
 _LONGEST_REST_SECONDS: Final = 60.0
