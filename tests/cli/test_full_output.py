@@ -12,7 +12,10 @@ from tests.support.server import DTR
 FULL = Path("/dev/full")
 SENTENCE = "Error: The output cannot be written: No space left on device.\n"
 
-pytestmark = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+pytestmark = [
+    pytest.mark.server,  # as slow: it starts every command
+    pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full"),
+]
 
 HELPS = """\
 import importlib, json, os, sys

@@ -17,6 +17,8 @@ from tests.support.server import RunningServer
 from dtr.model.digest import Digest
 from dtr.testing.registry import ALICE
 
+pytestmark = pytest.mark.server
+
 AUTH = ("Authorization", basic(*ALICE))
 LIMIT = 20
 SOON = 15.0
