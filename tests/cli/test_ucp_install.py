@@ -157,7 +157,7 @@ def test_without_a_terminal_the_address_must_be_given(data: Path) -> None:
         ("etcd Version: 3.5.1\nGit SHA: x", "lose data"),
         ("etcd Version: 3.5.0", "lose data"),
         ("etcd Version: 3.3.25", "too old"),
-        ("", "does not tell"),
+        ("", "does not show"),
     ],
 )
 def test_an_etcd_that_loses_data_is_refused(told: str, reason: str) -> None:

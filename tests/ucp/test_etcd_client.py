@@ -96,7 +96,7 @@ async def test_nobody_gets_in_without_a_password(etcd: RunningEtcd, store: EtcdS
     """A node's certificate alone opens nothing; nor does a wrong password."""
     del store
     anybody = EtcdStore(etcd.connection())
-    with pytest.raises(EtcdRefusedError, match="who asks"):
+    with pytest.raises(EtcdRefusedError, match="asks for a login"):
         await anybody.get("/a")
     with pytest.raises(EtcdRefusedError):
         await anybody.commit([Put("/a", b"1")])

@@ -62,7 +62,8 @@ def reason_of(error: BaseException, otherwise: str = "it does not work") -> str:
 
 def _own_reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        is_expired = error.verify_code in {_EXPIRED, _NOT_YET_VALID}
+        # Whoever raises one in our own code sets no code.
+        is_expired = getattr(error, "verify_code", None) in {_EXPIRED, _NOT_YET_VALID}
         return f"its certificate is not {'valid now' if is_expired else 'trusted'}"
     if isinstance(error, ssl.SSLError):
         is_about_file = getattr(error, "library", "") == "X509" or "PEM lib" in str(error)
