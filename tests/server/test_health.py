@@ -152,7 +152,7 @@ async def test_a_fault_in_a_check_is_its_components(open_health: OpenHealth) -> 
         raise KeyError("a secret of the inside")
 
     verdict = await open_health(storage=broken).verdict()
-    problem = "storage: something unexpected went wrong; see the log"
+    problem = "storage: an unexpected error; see the log"
     assert verdict == Verdict(is_healthy=False, problem=problem)
 
 
