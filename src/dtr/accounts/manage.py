@@ -37,15 +37,7 @@ def add_user(writer: Writer, name: str, password_hash: str, *, is_admin: bool = 
         AccountConflictError: the name is taken.
 
     """
-    parse_account_name(name)
-    ran_before = writer.ran_before()
-    taken = records.find_account(writer, name)
-    if taken is not None and ran_before:
-        return taken
-    if taken is not None:
-        kind = "a user" if taken.kind == "user" else "an organization"
-        raise AccountConflictError(f"there is already {kind} called {name}; choose another name")
-    return records.add_account(
+    return _found(writer, name) or records.add_account(
         writer, name, kind="user", password_hash=password_hash, is_admin=is_admin
     )
 
@@ -57,15 +49,20 @@ def add_organization(writer: Writer, name: str) -> Account:
         AccountConflictError: the name is taken.
 
     """
+    return _found(writer, name) or records.add_account(
+        writer, name, kind="organization", password_hash=None
+    )
+
+
+def _found(writer: Writer, name: str) -> Account | None:
+    """Return the account that an earlier attempt of this unit made; refuse a name that is taken."""
     parse_account_name(name)
     ran_before = writer.ran_before()
     taken = records.find_account(writer, name)
-    if taken is not None and ran_before:
-        return taken
-    if taken is not None:
+    if taken is not None and not ran_before:
         kind = "a user" if taken.kind == "user" else "an organization"
         raise AccountConflictError(f"there is already {kind} called {name}; choose another name")
-    return records.add_account(writer, name, kind="organization", password_hash=None)
+    return taken
 
 
 def list_organizations(reader: Reader) -> list[tuple[Account, int]]:
