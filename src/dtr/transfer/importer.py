@@ -9,7 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -122,6 +122,8 @@ class Importer:
         self._clock = clock
         self._done = Imported()
         self._seen: dict[Digest, bool] = {}
+        # What the source does not give as a blob.
+        self._absent: set[Digest] = set()
         self._here: _Place | None = None
         # Blobs whose bytes the source has shown: another repository of it may have them, too. What
         # the source merely names could be somebody else's.
@@ -155,7 +157,7 @@ class Importer:
         except NameInvalidError as error:
             self._fail(name, "the repository", str(error))
             return
-        self._seen = {}
+        self._seen, self._absent = {}, set()
         try:
             async for tag in self._source.tags(name):
                 await self._tag(await self._place(name, target), tag)
@@ -267,6 +269,7 @@ class Importer:
         else:
             await self._put(place, found, [])
             self._done.manifests += 1
+            await self._bring_again(place, found.digest, manifest, depth)
         self._seen[found.digest] = True  # for what refers to it names it, too
         await self._subject(place, found.digest, manifest.subject, depth)
         referrers = await self._referrers(place, found.digest)
@@ -324,6 +327,29 @@ class Importer:
         problems = [f"{other}: {reason}" for other, reason in lacking.items()]
         self._fail(place.source, digest, f"it lacks {'; '.join(problems)}")
         return False
+
+    async def _bring_again(
+        self, place: _Place, digest: Digest, manifest: Manifest, depth: int
+    ) -> None:
+        """Bring what collection took between the look at it and the put of what refers to it.
+
+        From the put on, collection leaves alone what the manifest refers to.
+        """
+        if not place.id:
+            return
+        parts = [*manifest.blobs, *manifest.children]
+        missing = await self._database.read(registry.missing_references, place.id, parts)
+        lost = {each for each in missing if each not in self._absent}
+        if not lost:
+            return
+        for each in lost:
+            self._seen.pop(each, None)
+        again = replace(
+            manifest,
+            blobs=tuple(each for each in manifest.blobs if each in lost),
+            children=tuple(each for each in manifest.children if each in lost),
+        )
+        await self._parts(place, digest, again, depth)
 
     async def _part(self, place: _Place, digest: Digest, depth: int) -> str | None:
         """Bring a manifest that another refers to; return why the source does not have it."""
@@ -391,6 +417,7 @@ class Importer:
             try:
                 await self._bring(place, digest)
             except (SourceError, DigestInvalidError, TooLargeError, OSError) as error:
+                self._absent.add(digest)
                 return error
         return None
 
