@@ -20,6 +20,7 @@ from dtr.ucp.authority import (
 )
 from dtr.ucp.controller.budget import Rate, WriteBudget
 from dtr.ucp.controller.names import web_names
+from dtr.ucp.controller.waits import Waits
 from dtr.ucp.model import MAX_REPORT_BYTES, Node, NodeReport
 from dtr.ucp.store import Entry, IsUnchanged, Put
 from dtr.ucp.wanted import wait_for_wanted
@@ -47,7 +48,10 @@ class CertificateRequest(BaseModel):
 
 
 class Agents:
-    """The routes that only nodes may call; what each node writes is bounded in size and rate."""
+    """The routes that only nodes may call.
+
+    What each node writes is bounded in size and rate, and what it waits for in number.
+    """
 
     def __init__(
         self,
@@ -59,15 +63,30 @@ class Agents:
         self._is_time_agreed = is_time_agreed
         self._reports = WriteBudget(REPORTS, monotonic)
         self._certificates = WriteBudget(CERTIFICATES, monotonic)
+        self._waits = Waits()
 
     def routes(self) -> list[ApiRoute]:
         """Return the routes."""
         return [
-            ApiRoute("GET", "/agent/wanted", Access.NODE, wanted),
+            ApiRoute("GET", "/agent/wanted", Access.NODE, self.wanted),
             ApiRoute("POST", "/agent/report", Access.NODE, self.report),
             ApiRoute("GET", "/agent/time", Access.NODE, self.time),
             ApiRoute("POST", "/agent/certificate", Access.NODE, self.certificate),
         ]
+
+    async def wanted(self, request: ApiRequest) -> JsonValue:
+        """Return what the node is wanted to run once it differs from revision `after`.
+
+        Null if it does not for a while, or once the node asks too many times at once.
+        """
+        after = request.query.get("after", "") or "0"
+        if not after.isascii() or not after.isdigit() or len(after) > _MAX_DIGITS:
+            raise ApiError(400, "INVALID", "after is a revision: a whole number.")
+        found = await self._waits.newest(
+            request.caller,
+            wait_for_wanted(request.store, request.caller, int(after), LONGEST_WAIT_SECONDS),
+        )
+        return found.model_dump(mode="json") if found else None
 
     async def time(self, request: ApiRequest) -> JsonValue:
         """Return what time it is by most machines; null where too few agree."""
@@ -143,15 +162,6 @@ class Agents:
 
     def _answer(self, certificate: str) -> JsonValue:
         return {"certificate": certificate, "ca": self._authority.certificate_pem}
-
-
-async def wanted(request: ApiRequest) -> JsonValue:
-    """Return what the node is wanted to run once it differs from revision `after`; null if not."""
-    after = request.query.get("after", "") or "0"
-    if not after.isascii() or not after.isdigit() or len(after) > _MAX_DIGITS:
-        raise ApiError(400, "INVALID", "after is a revision: a whole number.")
-    found = await wait_for_wanted(request.store, request.caller, int(after), LONGEST_WAIT_SECONDS)
-    return found.model_dump(mode="json") if found else None
 
 
 async def _own_node(request: ApiRequest) -> tuple[Entry, Node]:
