@@ -197,24 +197,24 @@ class Application:
             received=request.body_bytes,
             sent=sent,
         )
-        if self._access_log is None:
-            return
-        self._access_log.write(
-            request.method,
-            request.path,
-            status,
-            sent,
-            seconds,
-            request.id,
-            self._proxies.client(request),
-            request.principal.name,
-        )
+        if self._access_log is not None:
+            self._access_log.write(
+                request.method,
+                request.path,
+                status,
+                sent,
+                seconds,
+                request.id,
+                self._proxies.client(request),
+                request.principal.name,
+            )
         if not self._flush_is_due:
             self._flush_is_due = True
             asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self._flush)
 
     def _flush(self) -> None:
         self._flush_is_due = False
+        self._metrics.flush()
         if self._access_log is not None:
             self._access_log.flush()
 
