@@ -198,3 +198,16 @@ def test_a_body_that_costs_a_parser_much_is_refused(plane: ControlPlane, content
             f"{PREFIX}/nodes", content=content, headers={"Content-Type": "application/json"}
         )
     assert code(answer) == (400, "INVALID")
+
+
+@pytest.mark.parametrize("condition", [{"If-Match": '"1"'}, {"If-None-Match": "*"}])
+def test_no_change_is_made_on_a_condition_that_cannot_hold(
+    plane: ControlPlane, condition: dict[str, str]
+) -> None:
+    """Nothing of the API has an ETag (RFC 9110 13.1): 412."""
+    node = plane.join("node2", "10.0.0.2")
+    with plane.http(node) as http:
+        path, body = f"{PREFIX}/agent/report", report("x", plane.now)
+        refused = http.post(path, json=body, headers=condition)
+        assert code(refused) == (412, "PRECONDITION_FAILED")
+        assert http.post(path, json=body, headers={"If-Match": "*"}).status_code == 200

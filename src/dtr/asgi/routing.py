@@ -14,10 +14,15 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A handler and the access that it asks for; there is no default, so nothing is forgotten."""
+    """A handler and the access that it asks for; there is no default, so nothing is forgotten.
+
+    `has_etags`: what it is about has entity tags, and the handler keeps to If-Match and
+    If-None-Match (RFC 9110 13.1) itself, where it writes.
+    """
 
     handler: Handler
     access: Access
+    has_etags: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dtr.asgi import Request, Response
+from dtr.asgi.conditions import is_current, wants_part
 from dtr.database import Writer
 from dtr.model.access import Action, Level
 from dtr.model.digest import Digest
@@ -17,7 +18,6 @@ from dtr.model.errors import (
 )
 from dtr.model.names import parse_reference
 from dtr.registry import records
-from dtr.registry.conditions import is_current, wants_part
 from dtr.registry.context import RegistryContext
 from dtr.registry.ranges import Multipart, Read, Span, requested_spans
 from dtr.registry.records import Blob

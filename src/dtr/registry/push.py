@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dtr.asgi import Request, Response
-from dtr.database import Writer
+from dtr.asgi.conditions import Conditions
+from dtr.database import Reader, Writer
 from dtr.model.digest import Digest
 from dtr.model.documents import away_from_loop
 from dtr.model.errors import (
@@ -28,6 +29,29 @@ _WARNED_REFERENCES = 3
 
 
 @dataclass(frozen=True, slots=True)
+class Precondition:
+    """What must be true of a tag or a manifest for a request to change it (RFC 9110 13.1)."""
+
+    reference: Reference
+    conditions: Conditions
+
+    @classmethod
+    def of(cls, request: Request, reference: Reference) -> "Precondition | None":
+        """Return a request's precondition, or None where it has none."""
+        conditions = Conditions.of(request.headers)
+        return None if conditions is None else cls(reference, conditions)
+
+    def require(self, reader: Reader, repository_id: int) -> None:
+        """Make sure that it is true in this transaction.
+
+        Raises:
+            PreconditionFailedError: it is not.
+
+        """
+        self.conditions.require(records.digest_now(reader, repository_id, self.reference))
+
+
+@dataclass(frozen=True, slots=True)
 class PushedManifest:
     """A manifest on its way in: what it is, its very bytes, and the tags that shall point at it."""
 
@@ -36,6 +60,7 @@ class PushedManifest:
     manifest: Manifest
     tags: Sequence[TagName]
     account_id: int | None
+    precondition: Precondition | None = None
 
 
 class Push:
@@ -60,7 +85,8 @@ class Push:
             return manifest, _digest_of(payload, reference)
 
         manifest, digest = await away_from_loop(len(payload), read)
-        pushed = PushedManifest(digest, payload, manifest, tags, request.principal.account_id)
+        account_id, precondition = request.principal.account_id, Precondition.of(request, reference)
+        pushed = PushedManifest(digest, payload, manifest, tags, account_id, precondition)
         await self._context.read_only.require()  # it may have been turned on meanwhile
         missing = await self._context.gate.write(
             put_manifest,
@@ -77,11 +103,17 @@ class Push:
         """Answer DELETE of a tag, or of a manifest with its tags (end-9)."""
         repository = request.existing_repository()
         reference = parse_reference(request.parameters["reference"])
+        conditions = Conditions.of(request.headers)
         now = self._context.clock()
         untagged_at = now + self._settings.untagged_grace_seconds
         if isinstance(reference, TagName):
             await self._context.gate.write(
-                _delete_tag, request, repository.id, reference, review_at=untagged_at
+                _delete_tag,
+                request,
+                repository.id,
+                reference,
+                review_at=untagged_at,
+                conditions=conditions,
             )
         else:
             await self._context.gate.write(
@@ -91,6 +123,7 @@ class Push:
                 reference,
                 blobs_review_at=now + self._settings.grace_seconds,
                 manifests_review_at=untagged_at,
+                conditions=conditions,
             )
         return Response(202)
 
@@ -116,6 +149,7 @@ def put_manifest(
 
     Raises:
         ManifestBlobUnknownError: something is not here and `accept_missing` is false.
+        PreconditionFailedError: its precondition is not true.
 
     """
     repository = records.ensure_repository(writer, name)
@@ -125,6 +159,8 @@ def put_manifest(
         raise ManifestBlobUnknownError(missing)
     if writer.ran_before():  # its tags may have moved on meanwhile
         return missing
+    if pushed.precondition is not None:
+        pushed.precondition.require(writer, repository.id)
     added = records.add_manifest(
         writer, repository.id, pushed.digest, pushed.payload, manifest, now
     )
@@ -145,12 +181,22 @@ def put_manifest(
     return missing
 
 
-def _delete_tag(writer: Writer, repository_id: int, tag: str, *, review_at: float) -> None:
+def _delete_tag(
+    writer: Writer,
+    repository_id: int,
+    tag: TagName,
+    *,
+    review_at: float,
+    conditions: Conditions | None = None,
+) -> None:
     if writer.ran_before():
         return
+    current = records.digest_now(writer, repository_id, tag) if conditions else None
     manifest_id = records.remove_tag(writer, repository_id, tag)
     if manifest_id is None:
         raise ManifestUnknownError(tag=tag)
+    if conditions is not None:
+        conditions.require(current)
     records.review_untagged(writer, manifest_id, review_at)
 
 
@@ -161,11 +207,13 @@ def delete_manifest(
     *,
     blobs_review_at: float,
     manifests_review_at: float,
+    conditions: Conditions | None = None,
 ) -> None:
     """Delete a manifest and its tags, unless another manifest of the repository refers to it.
 
     Raises:
         ManifestUnknownError: it is not here.
+        PreconditionFailedError: the request's conditions do not hold.
         ReferencedError: an index, or another manifest, refers to it.
 
     """
@@ -178,6 +226,8 @@ def delete_manifest(
     if index is not None:
         message = "an index of this repository needs the manifest; delete the index first"
         raise ReferencedError(message, index=index)
+    if conditions is not None:
+        conditions.require(digest)
     records.remove_manifest(
         writer,
         manifest_id,

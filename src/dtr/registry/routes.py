@@ -33,8 +33,8 @@ def registry_routes(context: RegistryContext) -> list[Route]:
             "/v2/{name}/manifests/{reference}",
             {
                 "GET": Endpoint(pull.manifest, MAY_PULL),
-                "PUT": Endpoint(changes(push.put), MAY_PUSH),
-                "DELETE": Endpoint(changes(push.delete), MAY_DELETE),
+                "PUT": Endpoint(changes(push.put), MAY_PUSH, has_etags=True),
+                "DELETE": Endpoint(changes(push.delete), MAY_DELETE, has_etags=True),
             },
         ),
         Route("/v2/{name}/blobs/uploads/", start),
@@ -52,7 +52,7 @@ def registry_routes(context: RegistryContext) -> list[Route]:
             "/v2/{name}/blobs/{digest}",
             {
                 "GET": Endpoint(pull.blob, MAY_PULL),
-                "DELETE": Endpoint(changes(uploads.delete_blob), MAY_DELETE),
+                "DELETE": Endpoint(changes(uploads.delete_blob), MAY_DELETE, has_etags=True),
             },
         ),
         Route("/v2/{name}/tags/list", {"GET": Endpoint(discovery.tags, MAY_PULL)}),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from dtr.accounts.permits import may_pull
 from dtr.accounts.records import FIND_REPOSITORY
 from dtr.asgi import ClientDisconnectError, Request, Response
+from dtr.asgi.conditions import Conditions
 from dtr.database import Writer
 from dtr.model.access import Principal
 from dtr.model.digest import Algorithm, Digest
@@ -129,7 +130,8 @@ class Uploads:
         repository = request.existing_repository()
         digest = Digest.parse(request.parameters["digest"])
         await self._finish_edges()
-        await self._context.gate.write(_delete_blob, request, repository.id, digest)
+        conditions = Conditions.of(request.headers)
+        await self._context.gate.write(_delete_blob, request, repository.id, digest, conditions)
         return Response(202)
 
     async def _finish_edges(self) -> None:
@@ -458,7 +460,9 @@ def _mount_blob(
     return True
 
 
-def _delete_blob(writer: Writer, repository_id: int, digest: Digest) -> None:
+def _delete_blob(
+    writer: Writer, repository_id: int, digest: Digest, conditions: Conditions | None = None
+) -> None:
     if writer.ran_before():
         return
     referring = records.referring_manifest(writer, repository_id, digest)
@@ -467,6 +471,8 @@ def _delete_blob(writer: Writer, repository_id: int, digest: Digest) -> None:
         raise ReferencedError(message, manifest=referring)
     if not records.unlink_blob(writer, repository_id, digest):
         raise BlobUnknownError(digest=str(digest))
+    if conditions is not None:
+        conditions.require(digest)
 
 
 def _digest_parameter(request: Request) -> Digest:

@@ -12,6 +12,7 @@ import structlog
 
 from dtr.accounts.gate import Gate
 from dtr.asgi import ClientDisconnectError, Request, Response, Route, Router
+from dtr.asgi.conditions import check_without_etag
 from dtr.asgi.connection_rules import Activity
 from dtr.asgi.connections import Connections
 from dtr.asgi.forwarded import Proxies
@@ -40,6 +41,7 @@ _UNROUTED = "(none)"
 _USUAL_LIMITS = BodyLimits()
 _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _METHODS = frozenset(_ALL_METHODS)
+_READS = frozenset({"GET", "HEAD"})
 # Older docker clients believe that this is a registry only if the 401 says so, too.
 _API_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
 # What users pushed is never to be taken by a browser for a page of ours.
@@ -157,6 +159,8 @@ class Application:
             label = route.template
             endpoint = route.endpoint(request.method)
             await self._gate.admit(request, endpoint.access)
+            if not endpoint.has_etags and request.method not in _READS:
+                check_without_etag(request)
             return label, await endpoint.handler(request)
         except RegistryError as error:
             response = error_response(error, request)

@@ -12,6 +12,7 @@ from dtr.database.schema import (
 from dtr.database.statements import insert_unless_there
 from dtr.model.digest import Digest
 from dtr.model.manifests import Manifest
+from dtr.model.names import Reference, TagName
 from dtr.registry.records.edges import RULES, add_edges, review_edges
 
 _PULLED = (
@@ -87,6 +88,21 @@ def find_manifest_id(reader: Reader, repository_id: int, digest: Digest) -> int 
     where = (manifests.c.repository_id == repository_id, manifests.c.digest == digest)
     found = reader.scalar(select(manifests.c.id).where(*where))
     return None if found is None else int(found)
+
+
+def digest_now(reader: Reader, repository_id: int, reference: Reference) -> str | None:
+    """Return the digest of the manifest that a tag or a digest leads to."""
+    query = select(manifests.c.digest)
+    if isinstance(reference, TagName):
+        query = query.join_from(tags, manifests, manifests.c.id == tags.c.manifest_id).where(
+            tags.c.repository_id == repository_id, tags.c.name == reference
+        )
+    else:
+        query = query.where(
+            manifests.c.repository_id == repository_id, manifests.c.digest == reference
+        )
+    found = reader.scalar(query)
+    return None if found is None else str(found)
 
 
 def add_manifest(

@@ -14,10 +14,16 @@ import structlog
 from aiohttp import web
 from pydantic import JsonValue, ValidationError
 
+from dtr.asgi.conditions import Conditions
 from dtr.asgi.connections import Connections
 from dtr.model.addresses import canonical_address
 from dtr.model.documents import JsonInvalidError, away_from_loop, load_json
-from dtr.model.errors import InvalidError, TooManyRequestsError, UnavailableError
+from dtr.model.errors import (
+    InvalidError,
+    PreconditionFailedError,
+    TooManyRequestsError,
+    UnavailableError,
+)
 from dtr.ucp import keys
 from dtr.ucp.api import PREFIX, ApiError, ApiRequest, ApiRoute
 from dtr.ucp.authority import AuthorityError
@@ -94,6 +100,8 @@ class ApiServer:
                 address=address,
                 now=now,
             )
+            if request.method not in _READS:
+                _check_conditions(request)
             body = await _body(request)
             if body is not None:
                 # It may have taken half a minute.
@@ -184,6 +192,18 @@ def _certificate(request: web.Request) -> bytes | None:
     return connection.getpeercert(binary_form=True) or None
 
 
+def _check_conditions(request: web.Request) -> None:
+    """Keep to If-Match and If-None-Match (RFC 9110 13.1): nothing here has an ETag."""
+    headers = {
+        name.lower().encode(): ", ".join(request.headers.getall(name)).encode(errors="replace")
+        for name in ("If-Match", "If-None-Match")
+        if name in request.headers
+    }
+    conditions = Conditions.of(headers)
+    if conditions is not None:
+        conditions.require_without_etag()
+
+
 async def _body(request: web.Request) -> JsonValue:
     if not request.can_read_body:
         return None
@@ -216,6 +236,8 @@ def _spoken(error: Exception, request: web.Request) -> web.Response:
             status, code, message = error.status, error.code, str(error)
         case ValidationError():
             status, code, message = 400, "INVALID", f"{problems_of(error)[0]}."
+        case PreconditionFailedError():
+            status, code, message = 412, "PRECONDITION_FAILED", f"{error}."
         case AuthorityError() | InvalidError():
             status, code, message = 400, "INVALID", str(error)
         case TooManyRequestsError():
