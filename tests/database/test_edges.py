@@ -97,10 +97,15 @@ def test_what_4_mib_refer_to_is_written_in_a_few_statements(open_metadata: OpenM
         put = {"now": NOW, "untagged_grace_seconds": 0.0, "accept_missing": True}
         missing = database.write_now(put_manifest, NAME, pushed, **put)  # type: ignore[arg-type]
         assert len(missing) == number - 1
-        reviewed = {"blobs_review_at": NOW, "manifests_review_at": NOW}
         repository = database.read_now(records.find_repository, NAME)
         assert repository is not None
-        database.write_now(delete_manifest, repository.id, pushed.digest, **reviewed)
+        database.write_now(
+            delete_manifest,
+            repository.id,
+            pushed.digest,
+            blobs_review_at=NOW,
+            manifests_review_at=NOW,
+        )
         assert len(statements) < 40
 
 

@@ -128,8 +128,8 @@ def _push_and_delete(database: Database) -> None:
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [child], "subject": child}
     pushed.append(_pushed(index, "index"))
     for each in pushed:
-        for reference in (each.digest, *each.tags):
-            database.read_now(records.digest_now, 1, reference)
+        database.read_now(records.digest_now, 1, each.digest)
+        database.read_now(records.digest_now, 1, each.tags[0])
         for _ in range(2):
             database.write_now(
                 put_manifest, name, each, now=NOW, untagged_grace_seconds=1, accept_missing=False

@@ -42,7 +42,8 @@ def new_manifest() -> bytes:
 async def digest_of(repository: Repository, reference: str) -> str | None:
     """Return the digest that a reference leads to, or None."""
     answer = await repository.client.head(repository.manifest(reference))
-    return answer.headers.get("Docker-Content-Digest")
+    found: str | None = answer.headers.get("Docker-Content-Digest")
+    return found
 
 
 async def test_a_tag_is_made_only_if_it_is_new(repository: Repository) -> None:

@@ -12,7 +12,7 @@ from tests.http.client import Repository, assert_error
 from tests.http.conftest import PARSING
 
 from dtr.model.errors import ContentDamagedError, RangeNotSatisfiableError
-from dtr.registry.ranges import Multipart, requested_spans
+from dtr.registry.ranges import MOST_RANGES, SKIPPED_SHARE, Multipart, requested_spans
 
 CONTENT = bytes(range(256)) * 8192  # two mebibytes: more than one piece of a stream
 SIZE = len(CONTENT)
@@ -187,6 +187,42 @@ async def test_parts_end_where_the_content_does() -> None:
     parts = Multipart([(0, 100), (120, 200)], 1000, b"text/plain")
     with pytest.raises(ContentDamagedError):
         b"".join([piece async for piece in parts.stream(read)])
+
+
+@pytest.mark.parametrize("gap", [1, 500, 1000, 64 << 10, (64 << 10) + 1])
+@pytest.mark.parametrize("length", [1, 100, 5000])
+async def test_what_is_read_is_bounded_by_what_is_answered(gap: int, length: int) -> None:
+    """Also where parts of a byte lie so far apart that it would pay to read what is between."""
+    read: list[tuple[int, int]] = []
+
+    async def zeros(start: int, stop: int) -> AsyncIterator[bytes]:
+        read.append((start, stop))
+        yield bytes(stop - start)
+
+    size = MOST_RANGES * (length + gap)
+    spans = [(start, start + length) for start in range(0, size, length + gap)]
+    parts = Multipart(spans, size, b"text/plain")
+    body = b"".join([piece async for piece in parts.stream(zeros)])
+    assert len(body) == parts.length
+    assert body.count(b"Content-Range") == MOST_RANGES
+    assert sum(stop - start for start, stop in read) <= (1 + SKIPPED_SHARE) * len(body)
+    is_cheap = gap * MOST_RANGES <= SKIPPED_SHARE * len(body) and gap <= 64 << 10
+    assert (len(read) == 1) == is_cheap
+
+
+async def test_the_smallest_gaps_are_read_over_first() -> None:
+    """They save as many requests to storage, for fewer bytes; an order of the client's is kept."""
+    read: list[tuple[int, int]] = []
+
+    async def zeros(start: int, stop: int) -> AsyncIterator[bytes]:
+        read.append((start, stop))
+        yield bytes(stop - start)
+
+    spans = [(60_000, 60_001), (0, 1), (2500, 2501), (2502, 2503)]
+    parts = Multipart(spans, 100_000, b"text/plain")
+    assert parts.length < 700
+    b"".join([piece async for piece in parts.stream(zeros)])
+    assert read == [(60_000, 60_001), (0, 1), (2500, 2503)]
 
 
 async def test_a_range_of_an_empty_blob_is_416(repository: Repository) -> None:
