@@ -67,6 +67,20 @@ def test_a_balancer_that_replicas_know_says_whose_each_connection_is(
     assert "server.balancers" in render(form, pool, OPTIONS)
 
 
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        (PoolFormat.HAPROXY, "reject if { sc0_conn_cur gt 2000 }"),
+        (PoolFormat.NGINX, "limit_conn sources 1024;"),
+    ],
+)
+def test_one_address_cannot_have_all_connections_of_a_balancer(
+    form: PoolFormat, words: str
+) -> None:
+    """A share that is printed, and that the user may change there."""
+    assert words in render(form, POOL, OPTIONS)
+
+
 @pytest.mark.parametrize("form", [PoolFormat.TRAEFIK, PoolFormat.CADDY])
 def test_a_replica_that_drains_is_left_out_where_that_cuts_nothing(form: PoolFormat) -> None:
     """These two take requests, not connections; the last resort is to ask who drains."""

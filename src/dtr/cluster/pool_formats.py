@@ -18,6 +18,10 @@ from dtr.cluster.model import HTTP_PORT, HTTPS_PORT, PoolMember
 
 DEFAULT_HOST: Final = "registry.example.com"
 DEFAULT_CA_FILE: Final = "/etc/ssl/certs/dtr-ca.crt"
+_NGINX_CONNECTIONS: Final = 8192
+"""Of each worker; a connection that is passed on counts twice."""
+_NGINX_OF_ONE_ADDRESS: Final = _NGINX_CONNECTIONS // 2 // 4
+"""A quarter of what one worker can pass on, should one address meet the same worker each time."""
 
 
 class PoolFormat(StrEnum):
@@ -122,8 +126,11 @@ def _nginx(pool: Sequence[PoolMember], options: PoolOptions) -> str:
         + _says_whose(options)
         + "worker_processes auto;\n"
         "include /etc/nginx/modules-enabled/*.conf;\n\n"
-        "events {\n    worker_connections 8192;\n}\n\n"
+        f"events {{\n    worker_connections {_NGINX_CONNECTIONS};\n}}\n\n"
         "stream {\n"
+        "    # Connections by address. Each address of IPv6 is counted for itself.\n"
+        "    limit_conn_zone $binary_remote_addr zone=sources:10m;\n"
+        f"    limit_conn sources {_NGINX_OF_ONE_ADDRESS};\n"
         + upstream("registry", lambda member: member.proxy_port or member.https_port)
         + server("registry", options.https_port, has_head=all(each.proxy_port for each in pool))
         + upstream("redirect", lambda member: member.http_port)

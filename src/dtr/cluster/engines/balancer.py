@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from pydantic import JsonValue
 
-from dtr.cluster.engines.haproxy import HTTPS_BACKEND, Frontend, render
+from dtr.cluster.engines.haproxy import HTTPS_BACKEND, MOST_CONNECTIONS, Frontend, render
 from dtr.cluster.engines.web_certificate import has_roots
 from dtr.cluster.model import BALANCER_SERVICE, BalancerReport, BalancerSpecification
 from dtr.ucp.agent.convergence import sentence
@@ -38,6 +39,9 @@ _SOFT_STOP_SECONDS: Final = 60.0
 _ANSWER_SECONDS: Final = 1.0
 _MAX_ANSWER_BYTES: Final = 1 << 20
 _MAX_QUOTED: Final = 500
+_FILES_OF_A_CONNECTION: Final = 2
+_OTHER_OPEN_FILES: Final = 200
+_LEAST_CONNECTIONS: Final = 100
 
 
 _LOG = structlog.get_logger()
@@ -158,6 +162,7 @@ class BalancerComponent:
                 address="::" if ":" in self._identity.host_address else "*",
                 source=self._identity.host_address,
                 can_verify=has_roots(specification.web_certificate),
+                most_connections=_most_connections(),
             ),
         )
         if content != self._checked:
@@ -254,6 +259,18 @@ def pool_states(answer: str, specification: BalancerSpecification) -> dict[str, 
             "DRAIN" if server in draining and (state != "DOWN" or is_refusing) else state
         )
     return states
+
+
+def _most_connections() -> int:
+    """Return how many connections HAProxy can have with the files that it may open.
+
+    It takes fewer by itself where it may open fewer; the share of one source has to follow.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    possible = (hard - _OTHER_OPEN_FILES) // _FILES_OF_A_CONNECTION
+    return min(MOST_CONNECTIONS, max(_LEAST_CONNECTIONS, possible))
 
 
 if TYPE_CHECKING:

@@ -15,6 +15,11 @@ from dtr.cluster.model import PoolMember
 HTTPS_BACKEND: Final = "registry"
 HTTP_BACKEND: Final = "redirect"
 LAST_RESORT: Final = "last-resort"
+SOURCES: Final = "sources"
+MOST_CONNECTIONS: Final = 20_000
+
+_SHARE_OF_ONE_SOURCE: Final = 10
+_LEAST_OF_ONE_SOURCE: Final = 16
 
 _CHECKED: Final = (
     "check inter 1s fastinter 500ms fall 3 rise 2"
@@ -73,6 +78,17 @@ class Frontend:
     """The address to connect to replicas from, which they know it by; empty: any."""
     can_verify: bool = True
     """Whether all that replicas may show goes back to a self-signed certificate in `ca`."""
+    most_connections: int = MOST_CONNECTIONS
+    """How many connections it takes in all, of which one source has at most a tenth."""
+
+    @property
+    def most_of_one_source(self) -> int:
+        """How many connections one address may have, or one /64 of IPv6, over both ports.
+
+        >>> Frontend(443, 80, ca="").most_of_one_source
+        2000
+        """
+        return max(_LEAST_OF_ONE_SOURCE, self.most_connections // _SHARE_OF_ONE_SOURCE)
 
 
 def render(pool: Sequence[PoolMember], frontend: Frontend) -> str:
@@ -91,6 +107,7 @@ def render(pool: Sequence[PoolMember], frontend: Frontend) -> str:
             _https(pool, frontend),
             *([_http(pool, frontend)] if frontend.http_port else []),
             _last_resort(pool, frontend),
+            _sources(frontend),
         )
     )
 
@@ -98,7 +115,7 @@ def render(pool: Sequence[PoolMember], frontend: Frontend) -> str:
 def _global(frontend: Frontend) -> str:
     lines = [
         "global",
-        "    maxconn 20000",
+        f"    maxconn {frontend.most_connections}",
         # Fewer where the system allows fewer open files, and no refusal to start.
         "    no strict-limits",
         # Connections from before a reload may go on for so long.
@@ -113,10 +130,38 @@ def _bind(frontend: Frontend, port: int) -> str:
     return f"    bind {join_host(frontend.address, port)}"
 
 
+def _bounds(frontend: Frontend) -> list[str]:
+    """Return what refuses connections of a source that has its share of them already.
+
+    IPv4 first: where HAProxy listens for both, clients of IPv4 have addresses of IPv6 that are all
+    in one /64. It tracks a connection once, so that the second line is for all others.
+    """
+    most = frontend.most_of_one_source
+    return [
+        f"    tcp-request connection track-sc0 src table {SOURCES} if {{ src 0.0.0.0/0 }}",
+        f"    tcp-request connection track-sc0 src,ipmask(32,64) table {SOURCES}",
+        f"    tcp-request connection reject if {{ sc0_conn_cur gt {most} }}",
+    ]
+
+
+def _sources(frontend: Frontend) -> str:
+    """Return the table of connections by source.
+
+    It has room for more sources than there can be connections: a source that found none would not
+    be counted. Each process counts its own; after a reload the counts begin anew.
+    """
+    size = 2 * frontend.most_connections
+    return (
+        f"# Connections by address (IPv6: by /64).\nbackend {SOURCES}\n"
+        f"    stick-table type ipv6 size {size} expire 1h store conn_cur\n"
+    )
+
+
 def _https(pool: Sequence[PoolMember], frontend: Frontend) -> str:
     lines = [
         f"listen {HTTPS_BACKEND}",
         _bind(frontend, frontend.https_port),
+        *_bounds(frontend),
         "    balance leastconn",
         "    option httpchk",
         "    http-check send meth GET uri /health ver HTTP/1.1 hdr Host registry",
@@ -135,6 +180,7 @@ def _http(pool: Sequence[PoolMember], frontend: Frontend) -> str:
     lines = [
         f"listen {HTTP_BACKEND}",
         _bind(frontend, frontend.http_port),
+        *_bounds(frontend),
         "    balance leastconn",
         "    option httpchk",
         "    http-check send meth GET uri /health ver HTTP/1.1 hdr Host registry",
