@@ -13,8 +13,8 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import structlog
@@ -83,6 +83,15 @@ class Connections:
         activity.requests += 1
         activity.active += 1
         return activity
+
+    @contextmanager
+    def during(self, host: str, port: int) -> Iterator[None]:
+        """Say that the client at this address has a request at work."""
+        activity = self.begin((host.partition("%")[0], str(port)))
+        try:
+            yield
+        finally:
+            activity.active -= 1
 
     async def follow(self) -> None:
         """Look after the connections until cancelled."""

@@ -14,7 +14,6 @@ from dtr.accounts.records import mark_tokens_used
 from dtr.accounts.settings import AuthSettings
 from dtr.accounts.signing import KeyRing
 from dtr.accounts.tokens import TokenEndpoint
-from dtr.asgi.connection_rules import ConnectionLimits
 from dtr.asgi.connections import Connections
 from dtr.asgi.forwarded import Proxies
 from dtr.asgi.pace import BodyLimits
@@ -37,7 +36,7 @@ from dtr.server.drivers import Drivers
 from dtr.server.health import Check, Health
 from dtr.server.logs import AccessLog
 from dtr.server.metrics import Metrics
-from dtr.server.open_files import most_connections
+from dtr.server.open_files import connection_limits
 from dtr.server.reach import Reach
 from dtr.server.read_only import ReadOnlyRoutes
 from dtr.server.settings import Settings
@@ -235,19 +234,6 @@ def body_limits(settings: Settings) -> BodyLimits:
         small_seconds=server.small_body_seconds,
         whole_seconds=server.transfer_seconds,
         least_bytes_per_second=server.least_bytes_per_second,
-    )
-
-
-def connection_limits(settings: Settings) -> ConnectionLimits:
-    """Return what the settings say about slow and many connections."""
-    server = settings.server
-    return ConnectionLimits(
-        head_seconds=server.header_read_seconds,
-        idle_seconds=server.body_idle_seconds,
-        whole_seconds=server.transfer_seconds,
-        least_bytes_per_second=server.least_bytes_per_second,
-        most=most_connections(server.connections),
-        most_per_address=server.connections_per_address,
     )
 
 

@@ -5,6 +5,9 @@ from typing import Final
 
 import structlog
 
+from dtr.asgi.connection_rules import ConnectionLimits
+from dtr.server.settings import Settings
+
 _LOG = structlog.get_logger()
 _MOST_OPEN_FILES: Final = 65_536
 _OTHER_OPEN_FILES: Final = 512
@@ -31,3 +34,16 @@ def most_connections(wanted: int) -> int:
     if limit == resource.RLIM_INFINITY:
         return wanted
     return min(wanted, max(_LEAST_CONNECTIONS, limit - _OTHER_OPEN_FILES))
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """Return what the settings say about slow and many connections."""
+    server = settings.server
+    return ConnectionLimits(
+        head_seconds=server.header_read_seconds,
+        idle_seconds=server.body_idle_seconds,
+        whole_seconds=server.transfer_seconds,
+        least_bytes_per_second=server.least_bytes_per_second,
+        most=most_connections(server.connections),
+        most_per_address=server.connections_per_address,
+    )

@@ -4,14 +4,18 @@ Imported only where there is such a disk, with aiohttp and all of `dtr.storage.r
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import orjson
 import structlog
 
+from dtr.asgi.connection_rules import ConnectionLimits
+from dtr.asgi.connections import Connections
 from dtr.collect.copies import Copied, Copier, count_placements
 from dtr.collect.scrub import Scrubbed, Scrubber
 from dtr.database import Database, Writer
@@ -21,6 +25,7 @@ from dtr.model.members import MembersFile
 from dtr.server.datadir import write_atomically
 from dtr.server.drivers import Drivers, storage_options
 from dtr.server.logs import configure_logging
+from dtr.server.open_files import connection_limits
 from dtr.server.parent import leave_with_parent
 from dtr.server.settings import Settings
 from dtr.storage import open_own_disk
@@ -62,13 +67,32 @@ async def _serve_peers(settings: Settings, directory: Path) -> None:
         raise InvalidError("cluster.members_file, certificate, key and ca must all be set")
     local = open_own_disk(directory, options)
     members = MembersFile(options.replication.members_file)
-    server = PeerServer(local, members, options.replication.credentials)
+    connections = Connections(listen.port, peer_limits(settings))
+    server = PeerServer(local, members, options.replication.credentials, connections.during)
+    following = asyncio.create_task(connections.follow(), name="peer connections")
     try:
         await server.start(listen.host, listen.port)
-        await server.serve_until(stop)
+        await server.serve_until(stop, following)
     finally:
+        following.cancel()
         await server.stop()
         await local.close()
+
+
+def peer_limits(settings: Settings) -> ConnectionLimits:
+    """Return what connections of other replicas may do.
+
+    One process serves all processes of another replica, which have one address: as many as all web
+    workers together take of it. An answer may pause for as long as it may take, for a client that
+    reads slowly may be behind the other replica, and all that is buffered there comes first.
+    """
+    limits, workers = connection_limits(settings), settings.server.workers or os.cpu_count() or 1
+    return replace(
+        limits,
+        most_per_address=limits.most_per_address * workers,
+        idle_seconds=limits.whole_seconds,
+        least_bytes_per_second=0,
+    )
 
 
 class ReplicaJobs:

@@ -18,6 +18,7 @@ says, whatever the request says of them, and what was acknowledged under a name 
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import structlog
 from aiohttp import web
@@ -48,6 +49,8 @@ from dtr.storage.replication import Credentials
 _LOG = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+During = Callable[[str, int], AbstractContextManager[None]]
+"""Tells that the client at an address has a request at work, for as long as it is entered."""
 
 _NOBODY_THERE = 499
 _IDLE_SECONDS = 120.0
@@ -56,11 +59,19 @@ _SHUTDOWN_SECONDS = 5.0
 
 
 class PeerServer:
-    """Serves `local` to the other members; `start` and `stop` in the loop that it runs in."""
+    """Serves `local` to the other members; `start` and `stop` in the loop that it runs in.
+
+    Whoever bounds its connections is told of requests by `during`.
+    """
 
     def __init__(
-        self, local: FilesystemBlobStore, members: MembersFile, credentials: Credentials
+        self,
+        local: FilesystemBlobStore,
+        members: MembersFile,
+        credentials: Credentials,
+        during: During = lambda _host, _port: nullcontext(),
     ) -> None:
+        self._during = during
         self._local = local
         self._members = members
         self._contexts = server_contexts(credentials)
@@ -99,15 +110,16 @@ class PeerServer:
         await web.TCPSite(self._runner, host, port, ssl_context=context, backlog=512).start()
         self._tending = asyncio.create_task(self._tend(), name="peer endpoint")
 
-    async def serve_until(self, stop: asyncio.Event) -> None:
+    async def serve_until(self, stop: asyncio.Event, *others: asyncio.Task[None]) -> None:
         """Wait for `stop`.
 
         Raises:
-            Exception: what tends the endpoint failed, so that it would go on by half.
+            Exception: what tends the endpoint failed, or one of `others`, so that it would go on by
+                half.
 
         """
         stopping = asyncio.create_task(stop.wait())
-        tending = [self._tending] if self._tending is not None else []
+        tending = [*([self._tending] if self._tending is not None else []), *others]
         await asyncio.wait([stopping, *tending], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         for task in tending:
@@ -133,6 +145,13 @@ class PeerServer:
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let members in, and say errors by their names."""
+        transport = request.transport
+        peer = transport.get_extra_info("peername") if transport else None
+        host, port = peer[:2] if peer else ("", 0)
+        with self._during(host, port):
+            return await self._answer(request, handler)
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         transport = request.transport
         name = common_name(transport.get_extra_info("peercert") if transport else None)
         if name not in {member.node_id for member in self._members.read().members}:
