@@ -135,7 +135,7 @@ async def count_by_source(place: Place) -> dict[str, int]:
 @contextmanager
 def running(place: Place, *, inside: list[str | Path] | None = None) -> Iterator[ProcessGroup]:
     """Run HAProxy as the agent does: a master with a worker, which a reload replaces."""
-    program = [requires("haproxy"), "-W", "-db", "-f", place.write()]
+    program: list[str | Path] = [requires("haproxy"), "-W", "-db", "-f", place.write()]
     group = ProcessGroup([*(inside or []), *program], log=place.directory / "haproxy.log")
     group.start()
     try:
