@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
+from dtr.asgi.held import FREE_BYTES, HeldBytes
 from dtr.asgi.pace import BodyLimits, BodyWatch, SlowBodyError
 from dtr.model.access import ANONYMOUS, Permit, Principal, Repository
 from dtr.model.errors import (
@@ -42,9 +43,11 @@ class Request:
     __slots__ = (
         "_has_more",
         "_headers",
+        "_held_bytes",
         "_query",
         "_receive",
         "body_bytes",
+        "held",
         "id",
         "is_broken_off",
         "limits",
@@ -64,18 +67,21 @@ class Request:
         *,
         request_id: str = "",
         limits: BodyLimits = _USUAL_LIMITS,
+        held: HeldBytes | None = None,
     ) -> None:
         self.scope = scope
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.id = request_id
         self.limits = limits
+        self.held = held
         self.parameters: Mapping[str, str] = {}
         self.principal: Principal = ANONYMOUS
         self.permit: Permit | None = None
         self.repository: Repository | None = None
         self.body_bytes = 0
         self.is_broken_off = False
+        self._held_bytes = 0
         self._receive = receive
         self._has_more = True
         self._headers: dict[bytes, bytes] | None = None
@@ -149,9 +155,31 @@ class Request:
         return self._stream(limit, self.limits.whole_seconds)
 
     async def content(self, *, limit: int) -> bytes:
-        """Return the whole body, which must be small and come soon."""
-        stream = self._stream(limit, self.limits.small_seconds)
-        return b"".join([chunk async for chunk in stream])
+        """Return the whole body, which must be small and come soon.
+
+        What is held of a large one is counted until `release`.
+
+        Raises:
+            TooManyRequestsError, UnavailableError: too much is held already (`HeldBytes`).
+
+        """
+        content = bytearray()  # a list would hold an object for each of the tiniest pieces
+        async for chunk in self._stream(limit, self.limits.small_seconds):
+            content += chunk
+            if len(content) > FREE_BYTES:
+                self._hold(len(content))
+        return bytes(content)
+
+    def _hold(self, count: int) -> None:
+        if self.held is not None:
+            self.held.take(self.principal.account_id or 0, count - self._held_bytes)
+            self._held_bytes = count
+
+    def release(self) -> None:
+        """Count the body no more: the request is answered."""
+        if self.held is not None and self._held_bytes:
+            self.held.release(self.principal.account_id or 0, self._held_bytes)
+            self._held_bytes = 0
 
     async def _stream(self, limit: int, seconds: float) -> AsyncIterator[bytes]:
         if (self.content_length or 0) > limit:

@@ -16,6 +16,7 @@ from dtr.accounts.signing import KeyRing
 from dtr.accounts.tokens import TokenEndpoint
 from dtr.asgi.connections import Connections
 from dtr.asgi.forwarded import Proxies
+from dtr.asgi.held import HeldBytes
 from dtr.asgi.pace import BodyLimits
 from dtr.asgi.peers import PeerTable
 from dtr.collect.collector import CollectSettings
@@ -44,6 +45,8 @@ from dtr.server.system import System
 
 _LOG = structlog.get_logger()
 _MAX_BLOB_BYTES = 2**63 - 1
+_HELD_BYTES = 256 << 20
+_HELD_BYTES_OF_ONE_ACCOUNT = 64 << 20
 _USED_TOKENS_SECONDS = 30
 _LAST_WRITE_SECONDS = 5
 _SERVED_SECONDS = 0.1
@@ -127,6 +130,7 @@ def build_application(
         proxies,
         access_log=_access_log(settings),
         body_limits=body_limits(settings),
+        held=held_bytes(settings),
         connections=connections,
         peers=peers,
         reach=reach(settings, proxies),
@@ -235,6 +239,12 @@ def body_limits(settings: Settings) -> BodyLimits:
         whole_seconds=server.transfer_seconds,
         least_bytes_per_second=server.least_bytes_per_second,
     )
+
+
+def held_bytes(settings: Settings) -> HeldBytes:
+    """Return how much of manifests that arrive may be held; some of the largest in any case."""
+    largest = settings.limits.manifest_bytes
+    return HeldBytes(max(_HELD_BYTES, 8 * largest), max(_HELD_BYTES_OF_ONE_ACCOUNT, 2 * largest))
 
 
 def auth_settings(settings: Settings) -> AuthSettings:

@@ -16,6 +16,7 @@ from dtr.asgi.conditions import check_without_etag
 from dtr.asgi.connection_rules import Activity
 from dtr.asgi.connections import Connections
 from dtr.asgi.forwarded import Proxies
+from dtr.asgi.held import HeldBytes
 from dtr.asgi.pace import BodyLimits
 from dtr.asgi.peers import PeerTable
 from dtr.asgi.request import Receive, Scope, Send
@@ -65,6 +66,7 @@ class Application:
         *,
         access_log: AccessLog | None = None,
         body_limits: BodyLimits = _USUAL_LIMITS,
+        held: HeldBytes | None = None,
         connections: Connections | None = None,
         peers: PeerTable | None = None,
         reach: Reach | None = None,
@@ -80,6 +82,7 @@ class Application:
         self._proxies = proxies
         self._access_log = access_log
         self._body_limits = body_limits
+        self._held = held
         self._connections = connections
         self._peers = peers
         self._reach = None if reach is None or reach.is_plain else reach
@@ -120,9 +123,14 @@ class Application:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         request_id = f"{self._process_id}{next(self._numbers):08x}"
-        request = Request(scope, receive, request_id=request_id, limits=self._body_limits)
+        request = Request(
+            scope, receive, request_id=request_id, limits=self._body_limits, held=self._held
+        )
         stale_reads.set(False)
-        route, response = await self._answer(request)
+        try:
+            route, response = await self._answer(request)
+        finally:
+            request.release()
         if stale_reads.get():
             response.headers.append(_STALE)
         response.headers += ((b"x-request-id", request_id.encode()), _NO_SNIFFING)
