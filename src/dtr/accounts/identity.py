@@ -23,6 +23,8 @@ from dtr.model.errors import HeaderTooLargeError, UnauthorizedError
 
 _ACCOUNT_SECONDS = 1.0
 _CACHED_BEARERS = 4096
+_CACHED_BEARER_BYTES = 4096
+"""One with more is verified each time: those of a hundred scopes would fill the memory."""
 _CACHED_ACCOUNTS = 4096
 _CACHED_CREDENTIALS = 4096
 
@@ -146,11 +148,15 @@ class Identity:
         cached = self._bearers.get(token)
         if cached is None or cached[0] <= now:
             cached = await self._verified_bearer(token)
-            _remember(self._bearers, token, cached, _CACHED_BEARERS)
+            self._keep_bearer(token, cached)
         current = await self._current(cached[1])
         if current is not cached[1]:
-            self._bearers[token] = (cached[0], current)
+            self._keep_bearer(token, (cached[0], current))
         return current
+
+    def _keep_bearer(self, token: str, verified: tuple[float, Credential]) -> None:
+        if len(token) <= _CACHED_BEARER_BYTES:
+            _remember(self._bearers, token, verified, _CACHED_BEARERS)
 
     async def _verified_bearer(self, token: str) -> tuple[float, Credential]:
         claims = await self._keys.verify(token)
