@@ -25,7 +25,7 @@ from dtr.model.errors import (
     UnavailableError,
 )
 from dtr.ucp import keys
-from dtr.ucp.api import PREFIX, ApiError, ApiRequest, ApiRoute
+from dtr.ucp.api import PREFIX, Access, ApiError, ApiRequest, ApiRoute
 from dtr.ucp.authority import AuthorityError
 from dtr.ucp.controller.access import Gate
 from dtr.ucp.invalid import problems_of
@@ -33,6 +33,8 @@ from dtr.ucp.model import ClusterRecord
 from dtr.ucp.store import Store
 
 MAX_BODY_BYTES: Final = 2**20
+MAX_OPEN_BODY_BYTES: Final = 32 * 2**10
+"""From anybody, of whom there may be many: a login, or a wish to join."""
 
 _BODY_SECONDS: Final = 30.0
 _PING_SECONDS: Final = 2.0
@@ -102,7 +104,8 @@ class ApiServer:
             )
             if request.method not in _READS:
                 _check_conditions(request)
-            body = await _body(request)
+            is_open = route.access is Access.OPEN
+            body = await _body(request, MAX_OPEN_BODY_BYTES if is_open else MAX_BODY_BYTES)
             if body is not None:
                 # It may have taken half a minute.
                 await self._gate.require_still(caller)
@@ -204,18 +207,22 @@ def _check_conditions(request: web.Request) -> None:
         conditions.require_without_etag()
 
 
-async def _body(request: web.Request) -> JsonValue:
+async def _body(request: web.Request, limit: int) -> JsonValue:
     if not request.can_read_body:
         return None
+    content = bytearray()
     try:
         async with asyncio.timeout(_BODY_SECONDS):
-            content = await request.read()
+            async for chunk in request.content.iter_any():
+                content += chunk
+                if len(content) > limit:
+                    raise ApiError(413, "TOO_LARGE", f"The request is larger than {limit} bytes.")
     except TimeoutError:
         raise ApiError(408, "TIMEOUT", "The request did not arrive in time.") from None
     if not content:
         return None
     try:
-        body: JsonValue = await away_from_loop(len(content), partial(load_json, content))
+        body: JsonValue = await away_from_loop(len(content), partial(load_json, bytes(content)))
     except JsonInvalidError as error:
         raise ApiError(400, "INVALID", f"The request {error}.") from None
     return body
