@@ -218,49 +218,49 @@ class ServerSettings(_Section):
     workers: int = Field(0, ge=0, le=1024)
     """Web worker processes; 0 is one per processor core."""
     tls_cert: _OptionalPath = None
-    """PEM file with the certificate and its chain; without it DTR makes its own."""
+    """PEM file with the certificate and its chain. Empty: DTR makes its own certificate."""
     tls_key: _OptionalPath = Field(None, validate_default=True)
     """PEM file with the private key of `tls_cert`."""
     tls_ca: _OptionalPath = None
-    """PEM file with the authority that signed `tls_cert`, for clients to fetch at /ca."""
+    """PEM file with the authority that signed `tls_cert`. Clients can fetch it at /ca."""
     http_listen: _OptionalListen = None
-    """Address and port that answer /_ping and /health over plain HTTP and redirect all else."""
+    """Address and port for plain HTTP: /_ping and /health, and a redirect to HTTPS for the rest."""
     proxy_listen: _OptionalListen = None
-    """Address and port where balancers connect that speak PROXY protocol 2 (docs/operating.md)."""
+    """Address and port for balancers that send PROXY protocol 2 (docs/operating.md)."""
     balancers: _Networks = ()
-    """Networks (CIDR) of the balancers that may connect to proxy_listen; nobody else may."""
+    """Networks (CIDR) of the balancers. Only these may connect to proxy_listen."""
     insecure_http: bool = False
-    """Serve plain HTTP: passwords and tokens cross the network in the clear."""
+    """Serve plain HTTP. Passwords and tokens are then sent unencrypted."""
     drain_seconds: float = Field(30, ge=0, le=3600)
-    """How long requests in flight may go on at shutdown."""
+    """How long running requests may take at shutdown."""
     public_url: _PublicUrl = ""
-    """How clients reach the registry, for the token realm; empty: as the Host header says."""
+    """URL that clients use, for the token realm. Empty: taken from the Host header."""
     path_prefix: _PathPrefix = ""
-    """Path that all of the registry is below, such as /registry; /_ping and /health stay, too."""
+    """Path prefix of the registry, such as /registry. /_ping and /health work without it, too."""
     absolute_locations: bool = False
-    """Whether Location and Link carry scheme and host, for clients that follow no paths."""
+    """Whether Location and Link have scheme and host, for clients that need absolute URLs."""
     cors_origins: _Origins = ()
-    """Sites whose pages may call the registry, such as https://ui.example; * is every site."""
+    """Sites whose pages may call the registry (CORS), such as https://ui.example. *: every site."""
     trusted_proxies: _Networks = ()
-    """Networks (CIDR) of the proxies whose X-Forwarded-* or Forwarded headers are believed."""
+    """Networks (CIDR) of the proxies whose X-Forwarded-* or Forwarded headers are used."""
     forwarded_header: Literal["auto", "x-forwarded", "forwarded"] = "auto"
-    """Which of the two the proxies write; `auto`: X-Forwarded-* where it is there."""
+    """Which header the proxies write. auto: X-Forwarded-* if present, else Forwarded."""
     header_read_seconds: float = Field(10, ge=0.1, le=600)
-    """How long a client may take to send its headers, once it has begun."""
+    """How long a client may take to send its headers, from the first byte on."""
     keep_alive_seconds: float = Field(120, ge=0.1, le=86_400)
-    """How long a connection may wait for its next request; a balancer's own limit must be less."""
+    """How long a connection may be idle between requests. Balancers need a shorter limit."""
     body_idle_seconds: float = Field(60, ge=0.1, le=3600)
-    """How long a client may pause within a body, or read nothing of an answer."""
+    """How long a client may pause while it sends a body or reads an answer."""
     small_body_seconds: float = Field(60, ge=0.1, le=3600)
-    """How long a manifest or a sign-in may take to arrive as a whole."""
+    """How long a manifest or a login request may take to arrive completely."""
     transfer_seconds: float = Field(21_600, ge=1, le=7 * _DAY)
-    """How long any body or answer may take as a whole."""
+    """How long any body or answer may take in total."""
     least_bytes_per_second: int = Field(1024, ge=0, le=_MIB)
-    """Slowest body and answer, over each body_idle_seconds; 0 is any."""
+    """Minimum speed of bodies and answers, averaged over body_idle_seconds. 0: no minimum."""
     connections: int = Field(4096, ge=16, le=100_000)
-    """Most connections of each web worker."""
+    """Maximum number of connections of each web worker."""
     connections_per_address: int = Field(256, ge=0, le=100_000)
-    """Most of them of one address (IPv6: /64), of proxies and balancers any number; 0: no limit."""
+    """Maximum per client address (IPv6: /64), proxies and balancers excepted. 0: no limit."""
     metrics_public: bool = False
     """Whether /metrics answers without authentication."""
 
@@ -302,13 +302,13 @@ class DataSettings(_Section):
     """Where metadata and blobs are kept."""
 
     directory: _Path = Path("data")
-    """The data directory; made when it is missing."""
+    """The data directory. It is created if it is missing."""
     admin_password_file: _OptionalPath = None
-    """File with the first administrator's password; without it one is generated."""
+    """File with the first administrator's password. Empty: a password is generated."""
     admin_password_hash_file: _OptionalPath = None
-    """File with the argon2id hash of that password instead, where nobody shall know it here."""
+    """File with the argon2id hash of that password, in place of the password itself."""
     admin_username: _AccountName = "admin"
-    """The first administrator's name; it matters while the registry has no account."""
+    """Name of the first administrator. Used only while the registry has no account."""
 
     @field_validator("admin_password_hash_file")
     @classmethod
@@ -322,89 +322,89 @@ class DatabaseSettings(_Section):
     """The metadata."""
 
     url: Secret = Secret("")
-    """PostgreSQL as a libpq URL, with all hosts (a replica's has none); empty: SQLite, built in."""
+    """libpq URL of PostgreSQL, with all hosts (a replica's has none). Empty: built-in SQLite."""
     password_file: _OptionalPath = None
-    """File with the password, which then need not be in the URL."""
+    """File with the database's password. The URL then needs no password."""
     failover_wait_seconds: float = Field(60, ge=1, le=3600)
-    """How long a request waits for a database that is away before it is refused with 503."""
+    """How long a request waits for a database that does not answer, before it gets 503."""
     stale_after_seconds: float = Field(2, ge=0.1, le=60)
-    """How long a pull waits for the primary before a standby answers for it."""
+    """How long a pull waits for the primary before a standby answers."""
     connections: int = Field(4, ge=1, le=100)
-    """Writers of each process at a time; readers, likewise."""
+    """Maximum connections of each process for writing, and the same number for reading."""
 
 
 class LogSettings(_Section):
     """What the server logs."""
 
     format: Literal["text", "json"] = "text"
-    """Lines for people, or one JSON object a line."""
+    """text: lines for people. json: one JSON object per line."""
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least important level that is written."""
+    """The lowest level that is written."""
     access: bool = True
-    """Whether each request is written as a line."""
+    """Whether a line is written for each request."""
 
 
 class LimitSettings(_Section):
-    """The largest of everything that a client may send or ask for."""
+    """Limits on what a client may send or request."""
 
     manifest_bytes: int = Field(4 * _MIB, ge=1024, le=64 * _MIB)
-    """Largest manifest."""
+    """Maximum size of a manifest."""
     blob_bytes: int = Field(0, ge=0, le=2**63 - 1)
-    """Largest blob; 0 is unlimited (up to 2^63-1)."""
+    """Maximum size of a blob. 0: unlimited (up to 2^63-1)."""
     manifest_references: int = Field(40_000, ge=1, le=1_000_000)
-    """Most descriptors in one manifest or index; 4 MiB hold no more by default."""
+    """Maximum number of descriptors in a manifest or index. 4 MiB cannot hold more."""
     json_nesting: int = Field(32, ge=8, le=512)
-    """Deepest nesting of a manifest's JSON."""
+    """Maximum nesting depth of a manifest's JSON."""
     json_tokens: int = Field(320_000, ge=1000, le=10_000_000)
-    """Most braces, brackets, commas and colons in a manifest's JSON, strings included."""
+    """Maximum of braces, brackets, commas and colons in a manifest's JSON, strings included."""
     page_entries: int = Field(1000, ge=1, le=100_000)
-    """Largest page of tags, catalog and referrers."""
+    """Maximum number of entries in a page of tags, catalog or referrers."""
     header_bytes: int = Field(32_768, ge=1024, le=_MIB)
-    """Largest single header, Authorization included."""
+    """Maximum size of one header, such as Authorization."""
     url_bytes: int = Field(8192, ge=512, le=65_536)
-    """Longest path and query."""
+    """Maximum length of path and query."""
     upload_sessions_per_account: int = Field(1000, ge=1, le=1_000_000)
-    """Most upload sessions that an account may have open."""
+    """Maximum number of open upload sessions of an account."""
 
 
 class RegistrySettings(_Section):
     """How pushes behave."""
 
     missing_references: Literal["accept", "refuse"] = "accept"
-    """Whether a manifest may refer to what the repository lacks (OCI: sparse content)."""
+    """Whether a manifest may refer to content that its repository lacks (OCI: sparse content)."""
     create_on_push: bool = True
-    """Whether a push may create its repository."""
+    """Whether a push creates a repository that does not exist."""
     upload_ttl_seconds: int = Field(_DAY, ge=60, le=365 * _DAY)
     """How long an idle upload session is kept."""
     empty_upload_ttl_seconds: int = Field(900, ge=60, le=365 * _DAY)
-    """How long one is kept to which no byte was sent; never longer than upload_ttl_seconds."""
+    """The same for a session without a byte. At most upload_ttl_seconds."""
 
 
 class AuthSettings(_Section):
-    """Sign-in and tokens."""
+    """Logins and tokens."""
 
     service: _Service = "dtr"
-    """The service that tokens are made for (their audience)."""
+    """Name of the service for which tokens are issued (their audience)."""
     token_seconds: int = Field(300, ge=60, le=_DAY)
-    """How long a bearer token is accepted."""
+    """How long a bearer token is valid."""
     refresh_token_seconds: int = Field(30 * _DAY, ge=60, le=3650 * _DAY)
-    """How long a refresh token is accepted."""
+    """How long a refresh token is valid."""
     refresh_tokens_per_user: int = Field(500, ge=1, le=100_000)
-    """Most refresh tokens of a user; of more, those that were used longest ago end."""
+    """Maximum refresh tokens of a user. Beyond it, those unused for longest are invalidated."""
     refresh_tokens: Literal["offer", "withhold"] = "offer"
-    """Whether docker login gets a refresh token to keep, or keeps the password (accounts)."""
+    """offer: docker login stores a refresh token. withhold: the password (docs/accounts.md)."""
     access_token_max_seconds: int = Field(365 * _DAY, ge=0, le=3650 * _DAY)
-    """Longest life of a new access token, and what one has unless told otherwise; 0: no end."""
+    """Maximum and default validity of a new access token. 0: no maximum."""
     key_rotation_seconds: int = Field(30 * _DAY, ge=3600, le=3650 * _DAY)
-    """Age at which the key that signs tokens is replaced."""
+    """Age at which the signing key of tokens is replaced."""
     credential_cache_seconds: int = Field(60, ge=0, le=3600)
-    """How long a verified password is remembered; 0 is not at all."""
+    """How long a verified password is not verified again. 0: each one is verified."""
     failed_logins_before_delay: int = Field(5, ge=1, le=1000)
-    """Failed sign-ins of an account before the next one must wait."""
+    """Number of failed logins of one name from one address before the next one must wait."""
     failed_login_delay_seconds: float = Field(1, ge=0, le=3600)
-    """The first wait; it doubles with each further failure."""
+    """The first wait. It doubles with each further failure."""
     failed_login_delay_max_seconds: float = Field(300, ge=0, le=_DAY, validate_default=True)
-    """The longest such wait."""
+    """The maximum wait."""
 
     @field_validator("failed_login_delay_max_seconds")
     @classmethod
@@ -415,22 +415,22 @@ class AuthSettings(_Section):
 
 
 class CollectSettings(_Section):
-    """Garbage collection, which runs beside pushes and pulls."""
+    """Garbage collection. It runs while the registry serves."""
 
     enabled: bool = True
-    """Whether anything is collected."""
+    """Whether collection runs by schedule. false: only with dtr gc or dtr jobs run collect."""
     interval_seconds: float = Field(300, ge=0.1, le=30 * _DAY)
     """Pause between two collections."""
     schedule: _Cron = ""
-    """Cron expression in UTC, such as 30 3 * * *, to collect by instead; empty: by the pause."""
+    """Cron expression in UTC, such as 30 3 * * *, in place of interval_seconds."""
     grace_seconds: int = Field(_DAY, ge=0, le=3650 * _DAY)
-    """How long a blob that a client may still come to rely on is kept."""
+    """How long a blob is kept after nothing refers to it any more, or a client last used it."""
     untagged: Literal["keep", "collect"] = "keep"
-    """What happens to manifests that no tag leads to."""
+    """What happens to manifests that no tag leads to: kept, or deleted by collection."""
     untagged_grace_seconds: int = Field(7 * _DAY, ge=0, le=3650 * _DAY)
-    """How long such a manifest is kept at least."""
+    """Minimum time for which such a manifest is kept."""
     batch: int = Field(50, ge=1, le=10_000)
-    """Rows that one transaction handles."""
+    """Number of rows per transaction."""
 
 
 _ON_DISK = frozenset({"", "file", "replicated"})
@@ -440,23 +440,23 @@ class StorageSettings(_Section):
     """Where blobs are, and how they are written and read."""
 
     url: _StorageUrl = ""
-    """file:///, s3://, azure://, gs:// or replicated: (docs/storage.md); empty: data directory."""
+    """file:///, s3://, azure://, gs:// or replicated: (docs/storage.md). Empty: data directory."""
     wait_seconds: float = Field(60, ge=0, le=3600)
-    """How long an object store that fails, or too few replicas that answer, are asked again."""
+    """How long to retry if the object store fails, or if too few replicas answer."""
     connections: int = Field(64, ge=1, le=4096)
-    """Most requests of one process to an object store at once."""
+    """Maximum number of simultaneous requests of a process to the object store."""
     redirect: bool = Field(False, validate_default=True)
-    """Whether pulls of blobs are sent to the object store (signed URLs) or pass through here."""
+    """Whether pulls of blobs are redirected to signed URLs of the object store."""
     cache_bytes: int = Field(0, ge=0, le=2**50)
-    """Disk for a copy of blobs that are pulled often, in front of storage.url; 0 is none."""
+    """Disk space for a local cache of blobs from storage.url. 0: no cache."""
     sweep_interval_seconds: float = Field(_DAY, ge=1, le=365 * _DAY)
-    """Pause between two searches for orphan files."""
+    """Pause between two sweeps, which delete files without metadata."""
     copies: int = Field(3, ge=1, le=100)
-    """With replicated:, most replicas that hold a blob in the end; never less than a majority."""
+    """With replicated: number of replicas that hold a blob in the end; at least a majority."""
     scrub_interval_seconds: float = Field(14 * _DAY, ge=1, le=365 * _DAY)
-    """With replicated:, how often each blob on each disk is read and verified."""
+    """With replicated: time within which every blob on a disk is read and verified once."""
     sync_every_bytes: int = Field(32 * _MIB, ge=_MIB, le=2**40)
-    """Bytes of an upload between two syncs to disk."""
+    """Number of bytes of an upload between two syncs to disk."""
 
     @field_validator("redirect")
     @classmethod
@@ -474,41 +474,41 @@ class StorageSettings(_Section):
 
 
 class ClusterSettings(_Section):
-    """A replica among others; UCP writes all of this section."""
+    """For replicas of a cluster. UCP writes this section."""
 
     members_file: _OptionalPath = None
-    """Who the replicas are; read again when it changes. Empty: this registry is not a replica."""
+    """File with the list of replicas, read again when it changes. Empty: not a replica."""
     certificate: _OptionalPath = None
-    """PEM file with this replica's certificate, shown to the other replicas."""
+    """PEM file with this replica's certificate for connections to the other replicas."""
     key: _OptionalPath = None
-    """PEM file with its private key."""
+    """PEM file with the private key of `certificate`."""
     ca: _OptionalPath = None
     """PEM file with the authority that signed the certificates of all replicas."""
     peer_listen: _Listen = ListenAddress("127.0.0.1", 8445)
-    """Where other replicas ask for blobs, over mutual TLS (with storage.url = replicated:)."""
+    """Address and port for the other replicas, over mutual TLS (with storage.url = replicated:)."""
     status_file: _OptionalPath = None
-    """What /api/v0/meta/cluster_status answers with; the node's agent keeps it current."""
+    """File with the answer of /api/v0/meta/cluster_status. The node's agent updates it."""
     clock_file: _OptionalPath = None
-    """By how much this machine's clock is wrong; the node's agent keeps it current."""
+    """File with the error of this machine's clock. The node's agent updates it."""
     balancers_file: _OptionalPath = None
-    """Addresses of balancers, a line each, besides server.balancers; read again as it changes."""
+    """File with more balancer addresses, one per line. Read again when it changes."""
     drain_file: _OptionalPath = None
-    """While this file is there, /health answers 503: balancers leave this replica alone."""
+    """While this file exists, /health answers 503, so that balancers send no new connections."""
 
 
 class JobsSettings(_Section):
     """The queue of background jobs, which all servers of a registry share."""
 
     slots: int = Field(4, ge=1, le=64)
-    """Most jobs that this server runs at once."""
+    """Maximum number of jobs that this server runs at the same time."""
     poll_seconds: float = Field(1, ge=0.05, le=60)
-    """How soon a runner sees a job, or a request to cancel, that nobody told it of."""
+    """Pause between two checks of the queue for new jobs and cancellations."""
     heartbeat_limit_seconds: float = Field(30, ge=1, le=3600)
-    """How long a runner may be silent before others take over its jobs."""
+    """Time without a heartbeat of a runner after which others take over its jobs."""
     keep_seconds: int = Field(7 * _DAY, ge=60, le=3650 * _DAY)
-    """How long a job and its log are kept after its end."""
+    """How long a job and its log are kept after it has ended."""
     keep_ended: int = Field(100, ge=1, le=100_000)
-    """Most jobs of a kind that are kept after their end."""
+    """Maximum number of ended jobs of each kind that are kept."""
 
 
 class Settings(_Section):
