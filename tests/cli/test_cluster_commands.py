@@ -211,7 +211,7 @@ def test_an_operation_is_cancelled(place: Place) -> None:
     assert "no operation is running" in place.fails("cancel").lower()
     place.stand_still()
     place.start("join", node="node2")
-    assert "is asked to stop" in place.good("cancel")
+    assert "is being cancelled" in place.good("cancel")
     place.go_on()
     wait_until(lambda: "/ucp/operation" not in place.simulation.entries(), "it has ended")
     assert len(place.simulation.records()) == 1
@@ -271,7 +271,7 @@ def test_reconfigure_takes_settings(place: Place) -> None:
 def test_a_private_key_on_the_command_line_is_refused(place: Place) -> None:
     """Other users of the machine could read it."""
     pem = "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----"
-    assert "no place for a private key" in place.fails(
+    assert "private key on the command line is refused" in place.fails(
         "reconfigure", "--dtr-cert", "c.pem", "--dtr-key", pem
     )
     assert "--dtr-key is not given" in place.fails("reconfigure", "--dtr-cert", "c.pem")
@@ -360,7 +360,7 @@ def test_what_is_typed_can_be_typed_anew(place: Place) -> None:
     everybody = ",".join(replica_id(number) for number in (1, 2, 3))
     for answer, told in (
         ("nonsense", "There is no replica nonsense."),
-        (everybody, "Nothing would be left"),
+        (everybody, "No replica would be left"),
         (replica_id(1), ""),
     ):
         typed.expect_exact("replica-id (ID of the replica to remove): ")
@@ -369,7 +369,7 @@ def test_what_is_typed_can_be_typed_anew(place: Place) -> None:
     # The one that leaves was the default before; now it is not even in the list.
     typed.expect_exact(f"[{replica_id(2)}]: ")
     typed.sendline(replica_id(1))
-    typed.expect_exact(f"There is no replica {replica_id(1)} to go through.")
+    typed.expect_exact(f"{replica_id(1)} cannot be the existing replica.")
     typed.expect_exact(f"[{replica_id(2)}]: ")
     typed.sendline("")
     typed.expect(pexpect.EOF)
@@ -391,7 +391,7 @@ def test_the_existing_replica_that_was_named_does_not_leave(place: Place) -> Non
     typed.expect(pexpect.EOF)
     typed.close()
     assert typed.exitstatus == 0, shown.getvalue()
-    assert f"{replica_id(2)} is the existing replica that stays." in shown.getvalue()
+    assert f"{replica_id(2)} is the existing replica and cannot be removed." in shown.getvalue()
     assert f"Removed: {replica_id(3)}." in shown.getvalue()
 
 

@@ -125,4 +125,4 @@ def test_a_reader_that_has_enough_is_no_failure(dtr: CommandLine) -> None:
         check=True,
     )
     assert done.stderr == ""
-    assert done.stdout.startswith("# DTR reads this file")
+    assert done.stdout.startswith("# Name this file with")

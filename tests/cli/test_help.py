@@ -41,8 +41,8 @@ def test_paragraphs_flow() -> None:
     ("words", "summary"),
     [
         ([*DTR], "Delete the last replica, and with it all content of the registry."),
-        ([*DTR, "load-balancer"], "its pool follows joins and removals by itself."),
-        ([*UCP], "Make this manager the only one, after a majority of them was lost for ever."),
+        ([*DTR, "load-balancer"], "joins and removals update its pool automatically."),
+        ([*UCP], "Make this manager the only one, after the majority was lost for good."),
     ],
     ids=["dtr", "a group", "ucp"],
 )

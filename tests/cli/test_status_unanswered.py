@@ -92,16 +92,16 @@ def test_a_node_shows_what_it_knows_by_itself(night: Night, application: typer.T
     """Without asking for a password that nobody would check; and says what to do."""
     ended = night.status(application)
     assert ended.status == 1
-    assert ended.err == "Error: No controller answers. What to do is said above.\n"
+    assert ended.err == "Error: No controller answers. What to do is shown above.\n"
     for said in (
         f"{night.controller}  nothing listens there",
         "This node: n1 (127.0.0.1); the agent does not run",
-        "A controller heard it last: 2 h ago.",
+        "Last contact with a controller: 2 h ago.",
         f"The registry here: it does not answer at port {night.registry_port}",
         "etcd     backing-off",
         "Ouch.",
         "!  The fan is loud.",
-        "The cluster, as a controller told it",
+        "The cluster, as a controller reported it",
         "!! The roof leaks.",
         "- The agent of this machine does not run",
         "- There is one manager, this machine. Start it",
@@ -129,7 +129,7 @@ def test_less_is_shown_where_less_is_known(night: Night, application: typer.Type
     last_status_file(night.directory).unlink()
     ended = night.status(application)
     assert ended.status == 1
-    assert "A controller heard it last: never." in ended.out
+    assert "Last contact with a controller: never." in ended.out
     assert f"There is one manager, {night.controller}." in ended.out
 
 

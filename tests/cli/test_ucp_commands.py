@@ -57,10 +57,10 @@ def test_nodes_are_listed_and_inspected(ucp: Ucp) -> None:
 def test_a_node_is_promoted_demoted_paused_and_resumed(ucp: Ucp) -> None:
     """A sentence each."""
     for change, said in (
-        ("promote", "wanted as a manager"),
-        ("demote", "wanted as a worker"),
-        ("pause", "gets nothing new"),
-        ("resume", "may be used again"),
+        ("promote", "will be a manager"),
+        ("demote", "will be a worker"),
+        ("pause", "gets no new services"),
+        ("resume", "can get new services again"),
     ):
         assert said in ucp.good("node", change, "node2").out
     assert "last manager" in ucp.fails("node", "demote", "first")

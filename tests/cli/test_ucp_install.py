@@ -79,7 +79,9 @@ def test_a_password_that_is_given_is_kept_as_a_hash_only(data: Path, tmp_path: P
         assert told.json["administrator"] == environment.get("UCP_ADMIN_USER", "admin")
         for file in where.rglob("*"):
             assert not file.is_file() or "the first password" not in file.read_text()
-    assert "no place for a password" in Ucp().fails(*install(data, "--admin-password", "hunter2"))
+    assert "password on the command line is refused" in Ucp().fails(
+        *install(data, "--admin-password", "hunter2")
+    )
     assert "8 to 1024" in Ucp().fails(*install(data, "--admin-password", "-"), stdin="short\n")
 
 
@@ -231,7 +233,7 @@ def test_an_impostor_learns_nothing(data: Path, plane: ControlPlane, tmp_path: P
     with ControlPlane(tmp_path / "other") as impostor:
         message = Ucp().fails(*join(data, impostor, str(plane.token)))
         assert len(impostor.run(impostor.store.list("/ucp/nodes/"))[0]) == 1
-    assert "not the control plane that this token is of" in message
+    assert "not the control plane of this token" in message
     assert plane.token.secret not in message
     assert not (data / "node.json").exists()
 

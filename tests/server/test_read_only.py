@@ -34,7 +34,7 @@ def test_every_process_follows_the_command(tmp_path: Path) -> None:
             return {httpx.post(path, auth=auth).status_code for _ in range(12)}
 
         assert statuses() == {202}
-        assert "takes pushes" in server.run("read-only", "status")
+        assert "accepts pushes" in server.run("read-only", "status")
         server.run("read-only", "on", "--reason", "a move")
         wait_until(lambda: statuses() == {503}, "every process refuses pushes")
         assert "a move" in server.run("read-only", "status")

@@ -40,8 +40,8 @@ def check(
 ) -> None:
     """Check the settings as the start of a server does, and report every problem.
 
-    Refused is what 'dtr serve' refuses: settings, addresses, the data directory, certificates,
-    password files, the URLs of database and storage. A server may be running meanwhile.
+    Checks settings, addresses, the data directory, certificates, password files, and the URLs of
+    database and storage. A server may run meanwhile.
     """
     with failures_as_sentences():
         settings = settings_of(config, data_dir)
@@ -52,13 +52,13 @@ def check(
         shortage = shortage_of_room(settings) if settings.data.directory.is_dir() else ""
     if shortage:
         echo(shortage)
-    echo(f"The settings are good: {settings.data.directory}, {settings.server.listen}.")
+    echo(f"The settings are valid: {settings.data.directory}, {settings.server.listen}.")
 
 
 @commands.command("show")
 def show_settings(
     changed: Annotated[
-        bool, typer.Option("--changed", help="Only settings that are given somewhere.")
+        bool, typer.Option("--changed", help="Only settings that are not at their default.")
     ] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -90,7 +90,7 @@ def show_settings(
 
 @commands.command("sample")
 def sample() -> None:
-    """Print a TOML file with every setting, its default and what it does."""
+    """Print a TOML file with every setting, its default and its meaning."""
     echo(sample_config())
 
 

@@ -41,7 +41,7 @@ DataDirOption = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
-        help="Where the registry keeps everything. [default: ./data]",
+        help="Directory with the registry's data. [default: ./data]",
         show_default=False,
     ),
 ]
@@ -85,7 +85,7 @@ class Registry:
         """
         mode = self.database.read_now(read_only_mode)
         if mode is not None:
-            raise ReadOnlyError(f"{mode.sentence} ('dtr read-only off' ends that)")
+            raise ReadOnlyError(f"{mode.sentence} (to end that: dtr read-only off)")
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def refuse_password(database_url: str | None, remedy: str = _WHERE_TO_PUT_IT) ->
     parts = urlsplit(database_url)
     if parts.password is not None or "password" in parse_qs(parts.query):
         fail(
-            "the command line is no place for a password: other users of this machine can read it. "
+            "a password on the command line is refused: other users of this machine can read it. "
             + remedy
         )
 

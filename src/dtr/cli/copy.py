@@ -49,21 +49,21 @@ def copy_metadata(
         typer.Option("--to-password-file", help="File with the password of the target database."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the registry that the target holds.")
+        bool, typer.Option("--overwrite", help="Replace the registry in the target.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check both sides and count; change nothing.")
+        bool, typer.Option("--dry-run", help="Check both sides and count rows; change nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Copy a registry's metadata to another database: SQLite to PostgreSQL, or back.
 
-    Accounts, tokens, repositories, tags, manifests: everything but the bytes of blobs, which stay
-    where they are or are copied by 'dtr storage copy'. Stop the servers of both sides first. DIR is
-    a data directory, which is held meanwhile as a server holds it.
+    Copies accounts, tokens, repositories, tags and manifests. The bytes of blobs stay where they
+    are; 'dtr storage copy' copies them. First stop the servers of both sides. DIR is a data
+    directory. It is locked during the copy, so that no server can start on it.
 
-    The copy is one transaction, compared with its source before it is committed. A copy that is cut
-    off leaves a target that no server starts on; run the same command again.
+    The copy is one transaction. Before it is committed, it is compared with its source. After an
+    interruption no server starts on the target: run the same command again.
     """
     with failures_as_sentences(), ExitStack() as stack:
         engines = [

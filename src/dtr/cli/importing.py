@@ -45,7 +45,7 @@ def import_registry(
         ),
     ] = None,
     prefix: Annotated[
-        str, typer.Option(help="Namespace to put every repository below: NAME becomes PREFIX/NAME.")
+        str, typer.Option(help="Namespace for all imported repositories: NAME becomes PREFIX/NAME.")
     ] = "",
     owner: Annotated[
         str | None,
@@ -79,7 +79,7 @@ def import_registry(
         typer.Option(
             "--token-service",
             metavar="HOST[:PORT]",
-            help="Another server that may be given the password, to get tokens. May be repeated.",
+            help="Another server that may get the password, to issue tokens. May be repeated.",
         ),
     ] = None,
     networks: Annotated[
@@ -101,14 +101,15 @@ def import_registry(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Import the content of a docker-registry: repositories, manifests, tags, all verified.
+    """Import the content of a docker-registry: repositories, manifests, tags and blobs.
 
-    May run while this registry serves, and again: what is here is passed over, tags that moved
-    there are moved here, and a tag that a client pushed here since stays.
+    All content is verified. The command can run while this registry serves, and can be repeated:
+    content that is already here is skipped. A tag that moved at the source moves here, too, unless
+    a client pushed it here since.
 
-    A repository keeps its name, so that clients change the host only; its first component is the
-    namespace, made where it is missing. Exit status 1: something was not imported; what, and why,
-    is listed.
+    Repositories keep their names, so clients only change the host. The first part of a name is the
+    namespace; it is created if it does not exist. Exit status 1 means that something was not
+    imported. It is listed with the reason.
     """
     settings = ImportSettings(
         prefix, owner, visibility, overwrite_tags, dry_run=dry_run, concurrency=concurrency

@@ -48,10 +48,10 @@ Kind = Annotated[str, typer.Argument(help=f"One of {', '.join(_kinds())}.", auto
 @commands.command("ls")
 def list_jobs(
     kind: Annotated[
-        str | None, typer.Option(help="Only of this kind.", autocompletion=_kinds)
+        str | None, typer.Option(help="Only jobs of this kind.", autocompletion=_kinds)
     ] = None,
     state: Annotated[
-        State | None, typer.Option(help="Only in this state.", autocompletion=_states)
+        State | None, typer.Option(help="Only jobs in this state.", autocompletion=_states)
     ] = None,
     limit: Annotated[int, typer.Option(help="Maximum number of jobs.", min=1)] = 50,
     as_json: JsonOption = False,
@@ -133,7 +133,7 @@ def show_log(
 
 @commands.command("cancel")
 def cancel(job_id: Id, data_dir: DataDirOption = None, config: ConfigOption = None) -> None:
-    """Cancel a job: one that waits at once, one that runs within about a second."""
+    """Cancel a job: a waiting job at once, a running job within about a second."""
     with open_registry(config, data_dir) as registry:
         before = _find(registry.database, job_id)
         if before.state.is_end:
@@ -153,13 +153,16 @@ def run(
     ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="For fsck: read every blob.")] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until the job has ended; fail if it fails.")
+        bool,
+        typer.Option(
+            "--wait", help="Wait until the job has ended. Exit status 1 if it did not succeed."
+        ),
     ] = False,
     as_json: Annotated[bool, json_option("Print the job as JSON; errors, too.")] = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Put a job into the queue; a server of the registry runs it."""
+    """Add a job to the queue; a server of the registry runs it."""
     chosen = KINDS.get(kind)
     if chosen is None:
         fail(f"There is no kind of job called {kind!r}. Choose one of {', '.join(_kinds())}.")
@@ -243,7 +246,7 @@ def _obstacle(database: Database, job: Job) -> str:
     running = database.read_now(records.running_jobs, job.kind)
     if running:
         return f"Job {running[0].id}, which is of the same kind, runs on {running[0].runner}."
-    return "Is a server of this registry running, and has it room?"
+    return "Is a server of this registry running, with a free slot for jobs?"
 
 
 def _print_line(line: Line, *, as_json: bool) -> None:

@@ -37,10 +37,10 @@ def gc(
 ) -> None:
     """Collect garbage now, while the registry serves.
 
-    Takes what nothing refers to and whose grace is over: blobs without a manifest, manifests that
-    nothing reaches (where collect.untagged says so), uploads that nobody continued. The server does
-    the same by itself every collect.interval_seconds. It is a job, 'dtr jobs' shows it, and it
-    waits for one of the same kind that runs.
+    Deletes content to which nothing refers and whose grace period is over: blobs without a
+    manifest, untagged manifests (if collect.untagged is "collect"), and uploads that nobody
+    continued. The server does the same every collect.interval_seconds. The command runs as a job:
+    'dtr jobs' shows it, and it waits for a running job of the same kind.
     """
     with open_registry(config, data_dir) as registry:
         if not dry_run:
@@ -62,8 +62,8 @@ def fsck(
         bool,
         typer.Option(
             "--repair",
-            help="Delete unknown bytes, and forget content whose bytes are lost, "
-            "so that the next push stores it again.",
+            help="Delete bytes without metadata, and metadata of lost blobs, so that the next "
+            "push stores them again.",
         ),
     ] = False,
     verify: Annotated[
@@ -73,10 +73,10 @@ def fsck(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Compare metadata and storage both ways; may run while the registry serves.
+    """Compare metadata and storage both ways; can run while the registry serves.
 
-    It is a job, 'dtr jobs' shows it, and it waits for one of the same kind that runs. Exit status
-    1: something is damaged that was not repaired. Garbage and notes do no harm.
+    The command runs as a job: 'dtr jobs' shows it, and it waits for a running job of the same kind.
+    Exit status 1 means that there is damage that was not repaired. Garbage and notes do no harm.
     """
     with open_registry(config, data_dir) as registry:
         if repair:

@@ -37,14 +37,12 @@ from dtr.server.settings import Settings
 def migrate_metadata(
     after: Annotated[
         bool,
-        typer.Option(
-            "--after", help="Also apply the steps that servers of older versions cannot work with."
-        ),
+        typer.Option("--after", help="Also apply the steps that break servers of older versions."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be applied; change nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
     database_url: Annotated[
         str | None,
@@ -53,14 +51,15 @@ def migrate_metadata(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Bring the metadata to the schema of this version.
+    """Update the metadata to the schema of this version.
 
-    Steps are of two kinds. Servers of the version before go on working after a 'before' step: apply
-    those first, then replace the servers one by one (their start applies them, too). When no old
-    server is left, --after applies the rest; it looks for old servers that are still connected.
+    There are two kinds of steps. After a 'before' step, servers of the previous version still work:
+    apply these steps first, then replace the servers one by one. (The start of a new server also
+    applies them.) When no old server is left, --after applies the other steps. It warns if old
+    servers are still connected.
 
-    An embedded registry (SQLite) is brought to this version by the start of its only server, or by
-    this command while that is stopped; both kinds at once.
+    For an embedded registry (SQLite) the start of the server applies both kinds. So does this
+    command while the server is stopped.
     """
     refuse_password(database_url)
     with failures_as_sentences():
@@ -107,7 +106,7 @@ def _check_servers(engine: Engine, steps: Sequence[Step], *, yes: bool) -> None:
     if older:
         shown = ", ".join(f"{count} with schema {revision}" for revision, count in older.items())
         confirm(
-            f"Older servers are connected ({shown}) and will fail after this. Apply nevertheless?",
+            f"Older servers are connected ({shown}) and will fail after this. Apply anyway?",
             yes=yes,
         )
 

@@ -20,7 +20,7 @@ Name = Annotated[str, typer.Argument(help="The organization's name.", autocomple
 
 @commands.command("create")
 def create(name: NewName, data_dir: DataDirOption = None, config: ConfigOption = None) -> None:
-    """Create an organization; 'dtr repo grant NAME USER LEVEL --namespace' lets users in."""
+    """Create an organization; 'dtr repo grant NAME USER LEVEL --namespace' gives access."""
     with open_registry(config, data_dir) as registry:
         registry.database.write_now(manage.add_organization, name)
         echo(f"Created the organization {name}.")
@@ -40,7 +40,7 @@ def list_organizations(
 @commands.command("rm")
 def remove(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:

@@ -15,7 +15,9 @@ commands = typer.Typer(no_args_is_help=True, help="Read-only mode: pulls only, f
 
 @commands.command("on")
 def turn_on(
-    reason: Annotated[str, typer.Option("--reason", help="Shown to everybody who pushes.")],
+    reason: Annotated[
+        str, typer.Option("--reason", help="Reason that clients get when they push.")
+    ],
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -26,7 +28,7 @@ def turn_on(
     with open_registry(config, data_dir) as registry:
         mode = ReadOnlyMode.new(reason, registry.database.clock(), getpass.getuser())
         registry.database.write_now(set_read_only, mode)
-        echo("The registry serves pulls only. 'dtr read-only off' ends that.")
+        echo("The registry is read-only now. To end that: dtr read-only off")
 
 
 @commands.command("off")
@@ -34,7 +36,7 @@ def turn_off(data_dir: DataDirOption = None, config: ConfigOption = None) -> Non
     """End the read-only mode: accept pushes and deletions again."""
     with open_registry(config, data_dir) as registry:
         registry.database.write_now(set_read_only, None)
-        echo("The registry takes pushes.")
+        echo("The registry accepts pushes.")
 
 
 @commands.command("status")
@@ -48,7 +50,7 @@ def status(
         found = {"reason": mode.reason, "since": mode.since, "by": mode.by} if mode else {}
         show_json({"read_only": mode is not None, **found})
     elif mode is None:
-        echo("The registry takes pushes.")
+        echo("The registry accepts pushes.")
     else:
         since = time_of(mode.since)
         echo(f"Pulls only since {since}, turned on by {mode.by}: {mode.reason}")

@@ -14,7 +14,7 @@ from dtr.model.names import RepositoryName
 from dtr.registry import manage
 from dtr.storage import BlobStore
 
-commands = typer.Typer(no_args_is_help=True, help="Repositories, and who may use them.")
+commands = typer.Typer(no_args_is_help=True, help="Repositories and grants.")
 NewName = Annotated[str, typer.Argument(help="The repository's name, as NAMESPACE/NAME.")]
 Name = Annotated[
     str,
@@ -29,18 +29,22 @@ Target = Annotated[
     ),
 ]
 Public = Annotated[
-    bool, typer.Option("--public/--private", help="Public: everybody may pull, without logging in.")
+    bool, typer.Option("--public/--private", help="Public: everybody can pull, without logging in.")
 ]
 User = Annotated[str, typer.Argument(help="The user.", autocompletion=users)]
 WholeNamespace = Annotated[
-    bool, typer.Option("--namespace", help="NAME is a namespace: all of its repositories.")
+    bool,
+    typer.Option(
+        "--namespace", help="NAME is a namespace: the grant is for all of its repositories."
+    ),
 ]
 
 
 @commands.command("list")
 def list_repositories(
     namespace: Annotated[
-        str | None, typer.Argument(help="Only of this namespace.", autocompletion=namespaces)
+        str | None,
+        typer.Argument(help="Only repositories of this namespace.", autocompletion=namespaces),
     ] = None,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
@@ -48,8 +52,9 @@ def list_repositories(
 ) -> None:
     """List repositories.
 
-    What several repositories have counts in the bytes of each. Untagged is what no tag leads to,
-    directly or through an index, a subject or a referrer; collect.untagged says what becomes of it.
+    Content that several repositories have is counted in the bytes of each. A manifest is untagged
+    if no tag leads to it, directly or through an index, a subject or a referrer. The setting
+    collect.untagged decides whether such manifests are deleted.
     """
     with open_registry(config, data_dir) as registry:
         show(
@@ -100,7 +105,7 @@ def set_visibility(
 @commands.command("rm")
 def remove(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:

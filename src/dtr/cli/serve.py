@@ -26,9 +26,8 @@ def serve(
         str | None,
         typer.Option(
             metavar="ADDRESS:PORT",
-            help="Address and port to listen on. Loopback is served over plain HTTP, any "
-            "other address over TLS. "
-            "[default: 127.0.0.1:5000]",
+            help="Address and port to listen on. Plain HTTP on the loopback address, TLS on "
+            "every other. [default: 127.0.0.1:5000]",
             show_default=False,
         ),
     ] = None,
@@ -36,9 +35,9 @@ def serve(
         str | None,
         typer.Option(
             metavar="postgresql://...",
-            help="PostgreSQL for the metadata, with all its hosts and without a password: that "
-            "comes from DTR_DATABASE__PASSWORD_FILE or ~/.pgpass. "
-            "[default: SQLite in the data directory]",
+            help="URL of PostgreSQL for the metadata, with all its hosts. It must not have a "
+            "password: use DTR_DATABASE__PASSWORD_FILE or ~/.pgpass. [default: SQLite in "
+            "the data directory]",
             show_default=False,
         ),
     ] = None,
@@ -57,13 +56,15 @@ def serve(
         bool,
         typer.Option(
             "--storage-redirect",
-            help="Send pulls of blobs to the object store, by signed URLs.",
+            help="Redirect pulls of blobs to signed URLs of the object store.",
         ),
     ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Number of web processes. [default: one per core]", show_default=False, min=0
+            help="Number of web worker processes. [default: one per core]",
+            show_default=False,
+            min=0,
         ),
     ] = None,
     tls_cert: Annotated[
@@ -84,23 +85,25 @@ def serve(
     drain_seconds: Annotated[
         float | None,
         typer.Option(
-            help="Seconds that requests in flight may take after SIGTERM. [default: 30]",
+            help="Seconds that running requests may take after SIGTERM. [default: 30]",
             show_default=False,
         ),
     ] = None,
     log_format: Annotated[
         str | None,
-        typer.Option(metavar="text|json", help="[default: text]", show_default=False),
+        typer.Option(
+            metavar="text|json", help="Format of the log. [default: text]", show_default=False
+        ),
     ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Run the registry in the foreground until SIGTERM or Ctrl-C.
 
-    The first start makes the data directory, the administrator 'admin' and, where TLS is needed and
-    no certificate is given, a certificate authority, served at /ca.
+    The first start creates the data directory and the administrator 'admin'. If TLS is needed and
+    you give no certificate, it also creates a certificate authority, which clients can get at /ca.
 
-    Every setting can also come from the environment (DTR_SECTION__KEY) or from a TOML file:
-    'dtr config sample' prints one with all of them.
+    Every setting can also come from the environment (DTR_SECTION__KEY) or from a TOML file. 'dtr
+    config sample' prints a file with all settings.
     """
     given: dict[str, dict[str, object | None]] = {
         "server": {

@@ -53,7 +53,8 @@ def copy(
         int, typer.Option(help="Maximum number of blobs copied at the same time.", min=1, max=64)
     ] = 4,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count what would be copied; change nothing.")
+        bool,
+        typer.Option("--dry-run", help="Count the blobs that would be copied; change nothing."),
     ] = False,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
@@ -61,12 +62,12 @@ def copy(
 ) -> None:
     """Copy the blobs to another storage, while the registry serves.
 
-    A URL is file:///DIRECTORY (file:// and the data directory for blobs that are there), s3://,
-    azure:// or gs://, as storage.url has it. Every blob is verified on its way and keeps its key.
-    What is there already is not copied again: run it once, set storage.url to the new place, start
-    the servers anew, and run it once more, with --from, for what was pushed meanwhile.
+    A URL is s3://, azure://, gs:// or file:///DIRECTORY, as in storage.url. For the blobs in a data
+    directory, write file:// and its path. Every blob is verified while it is copied, and keeps its
+    key. Blobs that are already there are skipped. So run the command once, set storage.url to the
+    new storage, restart the servers, and run it again with --from, for what was pushed meanwhile.
 
-    Exit status 1: blobs are missing or damaged at the source; 'dtr fsck' says more.
+    Exit status 1 means that blobs are missing or damaged in the source; 'dtr fsck' shows details.
     """
     with open_registry(config, data_dir) as registry:
         done = asyncio.run(_copy(registry, source, target, at_once, is_dry_run=dry_run))

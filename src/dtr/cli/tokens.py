@@ -22,17 +22,17 @@ _LONGEST_SECONDS = 100 * _UNITS["y"]
 @commands.command("create")
 def create(
     user: User,
-    label: Annotated[str, typer.Option(help="A note on its purpose.")] = "",
+    label: Annotated[str, typer.Option(help="Note on the purpose of the token.")] = "",
     level: Annotated[
         str,
         typer.Option(
-            help="The highest level that it has: read-only, read-write or admin.",
+            help="Its maximum level: read-only, read-write or admin.",
             autocompletion=levels,
         ),
     ] = "read-write",
     expires: Annotated[
         str | None,
-        typer.Option(help="How long it is accepted: 12h, 90d, 1y. Default: the longest allowed."),
+        typer.Option(help="How long it is valid: 12h, 90d, 1y. Default: the maximum."),
     ] = None,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
@@ -76,7 +76,7 @@ def list_tokens(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """List a user's access tokens; the secrets are not kept."""
+    """List a user's access tokens, without the secrets, which are not stored."""
     with open_registry(config, data_dir) as registry:
         tokens = registry.database.read_now(manage.list_tokens, user)
     show(
@@ -100,12 +100,12 @@ def revoke(
         int | None, typer.Argument(help="The token's id.", autocompletion=token_ids)
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="All tokens of the user, and all logins.")
+        bool, typer.Option("--all", help="Revoke all tokens of the user, and all logins.")
     ] = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Revoke an access token; logins with it end within a second."""
+    """Revoke an access token; clients that use it are refused within a second."""
     if (token_id is None) is not every:
         fail("Name a token's id, or pass --all.")
     with open_registry(config, data_dir) as registry:

@@ -12,7 +12,7 @@ from dtr.cli.terminal import JsonOption, confirm, fail, moment, show
 from dtr.registry.records import UploadSummary, list_uploads, take_upload
 from dtr.storage import BlobStore, Progress
 
-commands = typer.Typer(no_args_is_help=True, help="Uploads that were begun and not finished.")
+commands = typer.Typer(no_args_is_help=True, help="Uploads that are not finished.")
 User = Annotated[str | None, typer.Option(help="Only uploads of this user.")]
 _MOST_LISTED = 10_000
 
@@ -24,7 +24,7 @@ def list_sessions(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """List open uploads, those that end first before the others."""
+    """List open uploads, ordered by the time at which they expire."""
     with open_registry(config, data_dir) as registry:
         show(
             registry.database.read_now(list_uploads, user=user, count=_MOST_LISTED),
@@ -43,17 +43,17 @@ def list_sessions(
 @commands.command("rm")
 def remove(
     upload_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of uploads.")
+        list[str] | None, typer.Argument(metavar="[ID]...", help="IDs of the uploads.")
     ] = None,
-    user: Annotated[str | None, typer.Option(help="All uploads of this user.")] = None,
+    user: Annotated[str | None, typer.Option(help="Cancel all uploads of this user.")] = None,
     empty: Annotated[
-        bool, typer.Option("--empty", help="Of these, only uploads without a byte.")
+        bool, typer.Option("--empty", help="Of these, only uploads without any bytes.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Cancel uploads and delete their bytes; their clients have to begin again."""
+    """Cancel uploads and delete their bytes; clients must start them again."""
     if bool(upload_ids) is (user is not None):
         fail("Name the ids of uploads, or a user with --user.")
     with open_registry(config, data_dir) as registry:

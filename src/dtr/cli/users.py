@@ -29,7 +29,7 @@ def add(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Add a user, who may then push to NAME/REPOSITORY."""
+    """Add a user, who can then push to NAME/REPOSITORY."""
     with open_registry(config, data_dir) as registry:
         password_hash = hash_password(ask_password(name, password_file))
         registry.database.write_now(manage.add_user, name, password_hash, is_admin=admin)
@@ -61,7 +61,7 @@ def passwd(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Change a user's password; logins with the old one end within a second."""
+    """Change a user's password; logins with the old one are refused within a second."""
     with open_registry(config, data_dir) as registry:
         password_hash = hash_password(ask_password(name, password_file))
         registry.database.write_now(manage.set_password, name, password_hash)
@@ -83,7 +83,7 @@ def enable(name: Name, data_dir: DataDirOption = None, config: ConfigOption = No
 @commands.command("rm")
 def remove(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:

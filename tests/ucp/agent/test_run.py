@@ -131,7 +131,7 @@ def states(pid: int) -> list[str]:
 
 def test_a_directory_that_is_no_nodes_is_refused_with_what_to_do(tmp_path: Path) -> None:
     """And nothing is made in it."""
-    with pytest.raises(AgentError, match=r"is no node's.*Run 'ucp install'"):
+    with pytest.raises(AgentError, match=r"does not belong to a node.*Run 'ucp install'"):
         run_agent(NodeDirectory(tmp_path), lambda *_: [])
     assert not list(tmp_path.iterdir())
     (tmp_path / "node.json").write_text("{}")

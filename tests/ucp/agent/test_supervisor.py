@@ -312,7 +312,7 @@ async def test_users_that_are_missing_or_shut_out_are_refused(
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     refused = ProcessSpecification(name="child", command=(str(program),), user="nobody")
-    with pytest.raises(SupervisionError, match=f"cannot run .*: {closed} is closed to it"):
+    with pytest.raises(SupervisionError, match=f"cannot run .*: it has no access to {closed}"):
         await supervisor.ensure(refused)
 
 

@@ -76,7 +76,7 @@ def choose_existing(
         )
         if answer in known:
             return answer
-        _ask_again(f"There is no replica {answer} to go through. Choose one of: ", known)
+        _ask_again(f"There is no replica {answer} . Choose one of: ", known)
 
 
 def choose_leaving(
@@ -104,9 +104,14 @@ def choose_leaving(
             _ask_again(f"There is no replica {', '.join(unknown)}. Choose from: ", known)
         elif keeps in leaving:
             others = [each for each in known if each != keeps]
-            _ask_again(f"{keeps} is the existing replica that stays. Choose from: ", others)
+            _ask_again(
+                f"{keeps} is the existing replica and cannot be removed. Choose from: ", others
+            )
         elif leaves_one and set(known) <= set(leaving):
-            echo("Nothing would be left: dtr destroy ends the last one. Name fewer.", err=True)
+            echo(
+                "No replica would be left. Name fewer, or delete the registry with dtr destroy.",
+                err=True,
+            )
         else:
             return leaving
 

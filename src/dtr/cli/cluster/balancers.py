@@ -44,7 +44,7 @@ def install(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a load balancer on a node; its pool follows joins and removals by itself."""
+    """Run a load balancer on a node; joins and removals update its pool automatically."""
     with connected(options) as client:
         arguments: dict[str, JsonValue] = {
             "node": choose_node(client, ucp_node, free_of="balancer"),
@@ -77,7 +77,7 @@ def remove(
         if as_json:
             show_json(done.model_dump(mode="json"))
         else:
-            echo(f"The load balancer on {arguments['node']} has ended.")
+            echo(f"Removed the load balancer from {arguments['node']}.")
 
 
 @commands.command("config")
@@ -85,19 +85,19 @@ def remove(
 def config(
     options: ConnectionOptions,
     form: Annotated[
-        PoolFormat, typer.Option("--format", help="The load balancer's program.")
+        PoolFormat, typer.Option("--format", help="Load balancer software.")
     ] = PoolFormat.HAPROXY,
     https_port: HttpsPort = HTTPS_PORT,
     http_port: HttpPort = HTTP_PORT,
     host: Annotated[
-        str, typer.Option(help="Host of the external URL; for keepalived the virtual address.")
+        str, typer.Option(help="Host of the external URL. For keepalived: the virtual address.")
     ] = DEFAULT_HOST,
     ca_file: Annotated[
         str,
-        typer.Option(help="Path, on the balancer, of the replicas' certificate authority."),
+        typer.Option(help="Path of the replicas' CA certificate on the balancer."),
     ] = DEFAULT_CA_FILE,
 ) -> None:
-    """Print the pool as a configuration for a load balancer of your own."""
+    """Print a configuration with all replicas for a load balancer of your own."""
     with connected(options) as client:
         found: dict[str, Any] = client.call("GET", "/dtr/balancers")
         pool = [PoolMember.model_validate(each) for each in found["pool"]]

@@ -40,7 +40,7 @@ def remove(
             "--replica-id",
             envvar=["DTR_REMOVE_REPLICA_IDS", "DTR_REMOVE_REPLICA_ID"],
             metavar="ID[,ID…]",
-            help="The replicas to remove, one after the other; they may be dead.",
+            help="IDs of the replicas to remove, one after the other. They may be dead.",
         ),
     ] = None,
     force: Annotated[
@@ -48,17 +48,18 @@ def remove(
         typer.Option(
             "--force",
             envvar="DTR_FORCE_REMOVE_REPLICA",
-            help="Remove even if other replicas are unhealthy; content that only the "
-            "removed replicas have may be lost.",
+            help="Remove even if other replicas are unhealthy. Content that only the removed "
+            "replicas have may be lost.",
         ),
     ] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take replicas out of the cluster.
+    """Remove replicas from the cluster.
 
-    Each is drained, gives away what only it has, and is deleted once the others have acknowledged
-    without it. One whose machine is dead is removed through any that is healthy.
+    Each replica is drained, and copies to the others what only it has. It is deleted when the
+    others have confirmed that they work without it. A dead replica is removed through any healthy
+    one.
     """
     with connected(options) as client:
         replicas = need_replicas(client)
@@ -86,7 +87,7 @@ def remove(
 def cancel(options: ConnectionOptions, as_json: JsonOption = False) -> None:
     """Cancel the running operation.
 
-    What it has done is undone; where that is no longer possible it goes on, and says why.
+    Its changes are undone. If that is no longer possible, the operation continues and says why.
     """
     with connected(options) as client:
         running: dict[str, Any] | None = client.call("GET", "/dtr/status")["operation"]
@@ -96,7 +97,7 @@ def cancel(options: ConnectionOptions, as_json: JsonOption = False) -> None:
         if as_json:
             show_json(cancelled.model_dump(mode="json"))
         else:
-            echo(f"The {running['kind']} is asked to stop. See how it ends: dtr status.")
+            echo(f"The {running['kind']} is being cancelled. To see how it ends: dtr status")
 
 
 def _others(replicas: list[dict[str, Any]], leaving: list[str]) -> list[dict[str, Any]]:
@@ -118,10 +119,10 @@ def reconfigure(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Change settings of all replicas; other settings stay.
+    """Change settings of all replicas; the other settings do not change.
 
-    One replica after the other takes them, so that the registry is not interrupted. If one does
-    not become healthy with them, all go back.
+    The replicas get the new settings one after the other, so the registry is not interrupted. If a
+    replica does not become healthy, all get the old settings back.
     """
     refuse_nfs(nfs_storage_url)
     if storage is not None:
@@ -159,11 +160,11 @@ def emergency_repair(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Continue with one replica after a majority was lost for ever.
+    """Continue with one replica after the majority was lost for good.
 
-    Shows what each survivor has, drops those whose machines do not answer, and makes the one that
-    you choose the primary. What only the lost ones had is lost. When UCP itself has lost its
-    majority, repair that first: ucp emergency-repair.
+    Shows the state of each remaining replica, drops the replicas whose machines do not answer, and
+    makes the replica that you choose the primary. Content that only lost replicas had is lost. If
+    UCP has lost its majority, too, first run 'ucp emergency-repair'.
     """
     with connected(options) as client:
         replicas = need_replicas(client)
@@ -175,7 +176,7 @@ def emergency_repair(
             show_plan(client, operations.EMERGENCY_REPAIR, arguments, as_json=as_json)
         silent = [each["id"] for each in replicas if each["health"] != "OK"]
         confirm(
-            f"Go on from {chosen}, and drop for ever those whose machines do not report? Not "
+            f"Continue with {chosen}, and drop for good replicas whose machines do not answer? Not "
             f"healthy now: {', '.join(silent) or 'none'}.",
             yes=yes,
         )

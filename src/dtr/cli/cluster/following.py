@@ -159,8 +159,8 @@ def _follow(client: UcpClient, operation_id: str, *, as_json: bool) -> Operation
     except KeyboardInterrupt:
         view.end()
         echo(
-            f"\nThe operation {operation_id} goes on without this command. Run the same command "
-            "again to see the rest, or look with dtr status.",
+            f"\nThe operation {operation_id} continues without this command. Run the same command "
+            "again to follow it, or see dtr status.",
             err=True,
         )
         raise typer.Exit(_INTERRUPTED) from None

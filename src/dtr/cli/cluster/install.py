@@ -56,9 +56,8 @@ def install(
         typer.Option(
             envvar="DTR_STORAGE",
             metavar="replicated|URL",
-            help="Storage of the blobs: on the replicas' own disks, copied among them; or a "
-            "storage URL "
-            "that all replicas see (docs/storage.md).",
+            help="Storage of the blobs. replicated: the replicas' own disks, with copies on "
+            "several. Else a storage URL that all replicas can reach (docs/storage.md).",
         ),
     ] = operations.REPLICATED,
     storage_is_shared: Annotated[
@@ -87,7 +86,7 @@ def install(
         str | None,
         typer.Option(
             envvar="UCP_HOST_ADDRESS",
-            help="With --with-ucp: the address of this machine for the other nodes.",
+            help="With --with-ucp: address at which the other nodes reach this machine.",
         ),
     ] = None,
     dry_run: DryRunOption = False,
@@ -95,8 +94,8 @@ def install(
 ) -> None:
     """Create a cluster with one replica on one node.
 
-    If this machine is not a node of UCP yet, --with-ucp makes it the first. Each further
-    replica is one 'dtr join'.
+    If this machine is not a node of UCP yet, --with-ucp makes it the first one. Add further
+    replicas with 'dtr join'.
     """
     refuse_nfs(nfs_storage_url)
     certificate = web_certificate(dtr_cert, dtr_key, dtr_ca)
@@ -133,14 +132,19 @@ def join(
     options: ConnectionOptions,
     address: Annotated[
         str | None,
-        typer.Argument(metavar="[HOST[:PORT]]", help="With a join token: any controller of UCP."),
+        typer.Argument(
+            metavar="[HOST[:PORT]]", help="With a join token: address of any controller of UCP."
+        ),
     ] = None,
     ucp_node: NodeOption = None,
     token: TokenOption = None,
     token_file: TokenFileOption = None,
     host_address: Annotated[
         str | None,
-        typer.Option(envvar="UCP_HOST_ADDRESS", help="With a join token: this machine's address."),
+        typer.Option(
+            envvar="UCP_HOST_ADDRESS",
+            help="With a join token: address at which the other nodes reach this machine.",
+        ),
     ] = None,
     existing_replica_id: ExistingReplicaOption = None,
     replica_id: NewReplicaOption = None,
@@ -151,7 +155,7 @@ def join(
         typer.Option(
             "--unsafe-join",
             envvar="DTR_UNSAFE_JOIN",
-            help="Join even if replicas are unhealthy; content that only those have may be lost.",
+            help="Join even if replicas are unhealthy. Content that only those have may be lost.",
         ),
     ] = False,
     skip_network_test: Annotated[
@@ -167,8 +171,8 @@ def join(
 ) -> None:
     """Add a replica to the cluster, on another node.
 
-    Settings, certificates and storage are the cluster's. 3, 5 or 7 replicas are good numbers. With
-    a join token this machine is made a node of UCP first, where it is none yet.
+    It uses the settings, certificates and storage of the cluster. A cluster should have 3, 5 or 7
+    replicas. With a join token, this machine first becomes a node of UCP, if it is not one yet.
     """
     if token is not None or token_file is not None:
         given = (token, token_file)
@@ -215,7 +219,7 @@ def destroy(
 ) -> None:
     """Delete the last replica, and with it all content of the registry.
 
-    Any other replica is taken out with 'dtr remove'.
+    To remove any other replica, use 'dtr remove'.
     """
     with connected(options) as client:
         replicas = list_replicas(client)
@@ -268,7 +272,7 @@ def _tell_installed(done: Operation, token: str, address: str, *, as_json: bool)
     replica = done.result["replica_id"]
     echo(f"DTR is installed on {done.result['node']}. Replica id: {replica}")
     echo(f"Later commands may name it: --existing-replica-id {replica}")
-    echo("\nOn each further machine, a replica:")
+    echo("\nOn each further machine, to add a replica:")
     echo(
         f"  {join_command('dtr', token, address)}" if token else "  dtr join --ucp-node <its name>"
     )

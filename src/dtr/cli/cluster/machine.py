@@ -32,7 +32,7 @@ def offers_ucp(options: ConnectionOptions) -> bool:
     if options.url or identity_of(options.data_directory) is not None or not sys.stdin.isatty():
         return False
     return typer.confirm(
-        "This machine is no node of UCP. Install UCP on it first?", default=True, err=True
+        "This machine is not a node of UCP. Install UCP on it first?", default=True, err=True
     )
 
 

@@ -34,16 +34,16 @@ def status(
         bool, typer.Option("--watch", "-w", help="Refresh every two seconds, until Ctrl-C.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with status 1 if something is wrong.")
+        bool, typer.Option("--check", help="Exit with status 1 if there is a problem.")
     ] = False,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Show the cluster: replicas, roles, lag, disks, certificates, and what is wrong.
+    """Show the cluster: replicas, roles, lag, disks, certificates and problems.
 
-    On a node whose controllers do not answer it shows what the node knows by itself, and ends with
-    status 1. Where there is no cluster it shows the registry of --data-dir or --config.
+    If no controller answers, a node shows what it knows itself, and the exit status is 1. On a
+    machine without a cluster it shows the registry of --data-dir or --config.
     """
     is_node = identity_of(options.data_directory) is not None
     if options.url is None and not is_node and has_own_registry(config, data_dir):

@@ -84,7 +84,7 @@ def shown_alone(error: UnansweredError) -> RenderableType:
         parts += [Text(f"!  {one_line(each)}", style="yellow") for each in node.report["problems"]]
     if node.status is not None:
         age = _ago(node.status_age_seconds)
-        title = Text(f"The cluster, as a controller told it {age}; it may be otherwise now:")
+        title = Text(f"The cluster, as a controller reported it {age}; it may have changed since:")
         parts += [Text(), title, rendered(dict(node.status), is_current=False)]
     parts += [Text(), Text("What to do", style="bold")]
     parts += [Text(f"- {one_line(each)}") for each in node.advice()]
@@ -97,7 +97,7 @@ def _unanswered(options: ConnectionOptions, problems: Mapping[str, str]) -> Unan
     identity = identity_of(options.data_directory)
     if identity is None or options.url is not None:
         remedy = (
-            "Start the managers that are down. On a node this command tells more."
+            "Start the managers that are down. On a node this command shows more."
             if NO_MAJORITY in problems.values()
             else "Check the address (--ucp-url), and that the port is open. On a node this command "
             "tells more."
@@ -108,7 +108,7 @@ def _unanswered(options: ConnectionOptions, problems: Mapping[str, str]) -> Unan
         node = look_at_this_node(directory, identity, problems)
     except UcpError as error:
         return UnansweredError(problems, None, f"{what} {error}{lines}")
-    return UnansweredError(problems, node, f"{what} What to do is said above.")
+    return UnansweredError(problems, node, f"{what} What to do is shown above.")
 
 
 def _headline(problems: Mapping[str, str]) -> str:
@@ -131,7 +131,7 @@ def _own_head(node: ThisNode) -> Text:
     if node.report_age_seconds is not None:
         text.append(f"; as of {_ago(node.report_age_seconds)}")
     heard = "never" if node.heard_seconds_ago is None else _ago(node.heard_seconds_ago)
-    text.append(f". A controller heard it last: {heard}.")
+    text.append(f". Last contact with a controller: {heard}.")
     if node.registry_health is not None:
         is_well = node.registry_health == "OK"
         text.append("\nThe registry here: ")

@@ -26,8 +26,8 @@ from dtr.ucp.authority import expires_at, fingerprint
 def ca(options: ConnectionOptions, as_json: JsonOption = False) -> None:
     """Print the certificate of UCP's authority, for --ucp-ca; needs no login.
 
-    On a node it is the node's own. From elsewhere it is fetched without knowing who answers:
-    compare the fingerprint, which goes to standard error, with that on a node.
+    On a node it is the node's own copy. Elsewhere it is fetched from a server that is not verified:
+    compare the fingerprint, which is printed on standard error, with the one on a node.
     """
     own = NodeDirectory(options.data_directory).ca
     with ucp_failures_as_sentences():
@@ -48,13 +48,13 @@ def ca(options: ConnectionOptions, as_json: JsonOption = False) -> None:
 def passwd(
     options: ConnectionOptions,
     name: Annotated[
-        str | None, typer.Argument(help="The administrator. [default: who logs in]")
+        str | None, typer.Argument(help="Name of the administrator. [default: the one who logs in]")
     ] = None,
     password_file: Annotated[
         Path | None, typer.Option(help="Read the new password from the first line of this file.")
     ] = None,
 ) -> None:
-    """Change an administrator's password; all their sessions end."""
+    """Change an administrator's password; all sessions of the administrator end."""
     with connected(options) as client:
         target = name or client.username
         password = ask_password(f"{target} (new)", password_file)
@@ -73,8 +73,7 @@ def status(
 ) -> None:
     """Show the control plane, how many failures it survives, and what to do about problems.
 
-    On a node whose controllers do not answer it shows what the node knows by itself, and ends with
-    status 1.
+    If no controller answers, a node shows what it knows itself, and the exit status is 1.
     """
     with ucp_failures_as_sentences(), client_of(options) as client:
         try:
@@ -120,7 +119,7 @@ def _show_status(found: dict[str, Any]) -> None:
     for problem in problems:
         echo(f"- {one_line(problem)}")
     if faults := found.get("etcd_faults"):
-        echo("\nThis etcd has known holes for whoever it lets in (docs/security.md)")
+        echo("\nThis etcd has known vulnerabilities (docs/security.md)")
         for fault in faults:
             echo(one_line(f"- {fault['name']}: {fault['consequence']}"))
 
@@ -128,7 +127,9 @@ def _show_status(found: dict[str, Any]) -> None:
 def _keys(stage: str) -> str:
     if stage in {"settled", ""}:
         return "one for each engine"
-    return "the nodes' own, for engines too" if stage == "none" else f"being renewed ({stage})"
+    return (
+        "the nodes' own keys, also for engines" if stage == "none" else f"being renewed ({stage})"
+    )
 
 
 def _etcd(manager: dict[str, Any]) -> str:
@@ -143,15 +144,15 @@ def backup(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="A new file, which only you can read. [default: standard output]",
+            help="File to create; only you can read it. [default: standard output]",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Write a backup of the control plane to a tar file: nodes, administrators, keys.
 
-    Whoever has it can be any machine of this UCP: keep it as you keep private keys. It has no
-    images and no metadata of the registry. 'ucp restore' begins again from it.
+    Everyone who has the backup can act as any machine of this UCP: protect it like private keys. It
+    has no images and no metadata of the registry. 'ucp restore' restores it.
     """
     with ucp_failures_as_sentences():
         if output is None:

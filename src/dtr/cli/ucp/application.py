@@ -4,8 +4,8 @@ from dtr.cli.command_line import new_command_line, run_command_line
 
 application = new_command_line(
     "ucp",
-    "The control plane: machines, who they are, and what runs on them.\n\n"
-    "Begin with 'ucp install' on one machine; it prints what to type on the others.",
+    "The control plane: it manages machines and what runs on them.\n\n"
+    "Start with 'ucp install' on one machine; it prints the command for the others.",
     {
         "install": "dtr.cli.ucp.install:install",
         "join": "dtr.cli.ucp.join:join",

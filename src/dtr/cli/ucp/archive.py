@@ -38,7 +38,8 @@ def write_archive(backup: Mapping[str, JsonValue], output: Path | None) -> None:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise UcpError(
-            f"The file {output} is there already.", "Name another one; backups replace nothing."
+            f"The file {output} is there already.",
+            "Name another file; an existing file is not replaced.",
         ) from None
     except OSError as error:
         raise _not_written(output, error) from None

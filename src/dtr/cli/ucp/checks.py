@@ -67,7 +67,7 @@ def check_directory(directory: NodeDirectory) -> None:
         ) from None
     if names - _UNFINISHED:
         raise UcpError(
-            f"The directory {root} is not empty and is not a node's.",
+            f"The directory {root} is not empty and does not belong to a node.",
             "Name a new or empty directory with --data-dir.",
         )
 

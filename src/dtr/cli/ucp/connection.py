@@ -45,7 +45,7 @@ def refuse_argument(
         return value
     option, variable = parameter.opts[0], parameter.envvar
     return fail(
-        "the command line is no place for a password: other users of this machine can read it. "
+        "a password on the command line is refused: other users of this machine can read it. "
         f"Put it into {variable}, or into a file that {option}-file names, or say '{option} -' and "
         "write it to standard input, or leave it out and be asked."
     )
@@ -57,7 +57,7 @@ UcpUrlOption = Annotated[
         "--ucp-url",
         envvar="UCP_URL",
         metavar="HOST[:PORT]",
-        help="The UCP URL including domain and port. On a node of UCP: its own control plane.",
+        help="URL of UCP, with host and port. Default on a node: its own control plane.",
     ),
 ]
 UcpUsernameOption = Annotated[
@@ -65,7 +65,7 @@ UcpUsernameOption = Annotated[
     typer.Option(
         "--ucp-username",
         envvar="UCP_USERNAME",
-        help="The UCP administrator username.",
+        help="User name of the UCP administrator.",
     ),
 ]
 UcpPasswordOption = Annotated[
@@ -75,8 +75,9 @@ UcpPasswordOption = Annotated[
         envvar="UCP_PASSWORD",
         metavar="-",
         callback=refuse_argument,
-        help="The UCP administrator password: '-' reads it from standard input. Asked for at a "
-        "terminal; never an argument, which other users can read.",
+        help="Password of the UCP administrator: only '-', which reads it from standard input. "
+        "A terminal asks for it. Other users can read arguments, so a password is refused "
+        "here.",
     ),
 ]
 UcpPasswordFileOption = Annotated[
@@ -93,7 +94,7 @@ UcpCaOption = Annotated[
         "--ucp-ca",
         envvar="UCP_CA",
         metavar="PEM|FILE",
-        help="The authority to know UCP by. On a node of UCP: its own.",
+        help="CA certificate of UCP. Default on a node: its own.",
     ),
 ]
 UcpInsecureTlsOption = Annotated[
@@ -101,7 +102,7 @@ UcpInsecureTlsOption = Annotated[
     typer.Option(
         "--ucp-insecure-tls",
         envvar="UCP_INSECURE_TLS",
-        help="Trust any certificate that UCP shows.",
+        help="Accept any TLS certificate of UCP.",
     ),
 ]
 UcpDataDirOption = Annotated[
@@ -110,7 +111,7 @@ UcpDataDirOption = Annotated[
         "--ucp-data-dir",
         envvar="UCP_DATA_DIR",
         readable=False,  # whoever is not root may enter it, and not list it
-        help="Where this machine is a node of UCP, if it is.",
+        help="Data directory of UCP, if this machine is a node.",
     ),
 ]
 

@@ -67,7 +67,7 @@ def install(
     host_address: HostAddressOption = None,
     node_name: NodeNameOption = None,
     admin_username: Annotated[
-        str, typer.Option(envvar="UCP_ADMIN_USER", help="The first administrator.")
+        str, typer.Option(envvar="UCP_ADMIN_USER", help="Name of the first administrator.")
     ] = "admin",
     admin_password: Annotated[
         str | None,
@@ -76,8 +76,9 @@ def install(
             envvar="UCP_ADMIN_PASSWORD",
             metavar="-",
             callback=refuse_argument,
-            help="Their password: '-' reads it from standard input. Asked for at a terminal, else "
-            "generated and kept in the data directory.",
+            help="Password of the first administrator: only '-', which reads it from standard "
+            "input. A terminal asks for it. Without a terminal a password is generated and"
+            " written to a file in the data directory.",
         ),
     ] = None,
     admin_password_file: Annotated[
@@ -91,10 +92,11 @@ def install(
     no_create_user: NoCreateUserOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make this machine the first of a control plane.
+    """Make this machine the first one of a new control plane.
 
-    It becomes UCP's first manager: certificate authority, etcd, controller and agent. It prints
-    what to type on the other machines. Two more make the control plane survive the loss of any one.
+    It becomes UCP's first manager, with the certificate authority, etcd, a controller and the
+    agent. The command prints the line for the other machines. With three managers the control plane
+    survives the loss of any one.
     """
     directory = NodeDirectory(data_dir.absolute())
     with ucp_failures_as_sentences():
@@ -120,7 +122,9 @@ def restore(
     node_name: NodeNameOption = None,
     backup: Annotated[
         Path | None,
-        typer.Option("--input", help="The backup. [default: standard input]", show_default=False),
+        typer.Option(
+            "--input", help="File with the backup. [default: standard input]", show_default=False
+        ),
     ] = None,
     controller_port: PortOption = CONTROLLER_PORT,
     san: SanOption = None,
@@ -131,11 +135,11 @@ def restore(
 ) -> None:
     """Restore a lost control plane from a backup of 'ucp backup'.
 
-    Only when no majority of the managers can ever come back: two control planes at once would give
-    the machines different orders. Run it on a fresh machine. Authority, administrators and nodes
-    are those of the backup, join tokens are new; a node that had this machine's name is this
-    machine. The other machines go on by themselves once this one has an address that they know,
-    else join them again.
+    Do this only if the majority of the managers is lost for good. Two control planes at the same
+    time would send conflicting orders to the machines. Run it on a fresh machine. Authority,
+    administrators and nodes are restored; join tokens are new. If the backup has a node with this
+    machine's name, this machine takes its place. The other machines reconnect by themselves if this
+    machine has an address that they know. If not, join them again.
     """
     directory = NodeDirectory(data_dir.absolute())
     with ucp_failures_as_sentences():
@@ -152,10 +156,10 @@ def restore(
     if as_json:
         show_json(_told(directory, begun, no_start=no_start))
         return
-    echo(f"UCP is {'written down' if no_start else 'back'} at {begun.identity.controllers[0]}")
+    echo(f"UCP is {'prepared' if no_start else 'back'} at {begun.identity.controllers[0]}")
     if no_start:
         echo(f"Start it: {start_command(directory)}")
-    echo("Look at it: ucp status, ucp node ls")
+    echo("To check it: ucp status, ucp node ls")
 
 
 def start_and_wait(directory: NodeDirectory, begun: Begun, *, quiet: bool) -> None:
@@ -253,14 +257,14 @@ def _show(
         return
     where = "the one that you gave" if password.file is None else f"in {password.file}"
     name = begun.identity.name
-    echo(f"UCP {'is written down for' if no_start else 'runs at'} {told['url']}")
+    echo(f"UCP {'is prepared for' if no_start else 'runs at'} {told['url']}")
     echo(f"\n  Administrator  {administrator}\n  Password       {where}")
     if no_start:
-        echo(f"\nStart it, and keep it running:\n  {told['start']}")
+        echo(f"\nTo start it, and keep it running:\n  {told['start']}")
     echo(
         f"\nOn each further machine (two more, and UCP survives the loss of any one):\n"
         f"  {told['join']}\n"
-        "It is good for 24 hours. Another one, also for workers only: ucp token rotate\n"
+        "The token is valid for 24 hours. To make another, or one for workers: ucp token rotate\n"
         f"\nThen a registry, from any of them:\n"
         f"  dtr install --ucp-node {name}\n"
         f"  dtr join --ucp-node NODE\n"

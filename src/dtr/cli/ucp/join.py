@@ -55,8 +55,9 @@ TokenOption = Annotated[
     typer.Option(
         "--token",
         envvar="UCP_JOIN_TOKEN",
-        help="Join token, from 'ucp token show' on a manager; '-' reads it from standard input. "
-        "Other users of the machine see arguments: the variable or a file hides it.",
+        help="Join token, from 'ucp token show' on a manager; '-' reads it from standard input."
+        " Other users of the machine can read arguments: use the environment variable or a"
+        " file.",
     ),
 ]
 TokenFileOption = Annotated[
@@ -120,7 +121,7 @@ def join(
     host_address: HostAddressOption = None,
     node_name: NodeNameOption = None,
     role: Annotated[
-        Role, typer.Option(help="auto: a manager where UCP needs one more, else a worker.")
+        Role, typer.Option(help="auto: a manager if UCP needs one more, else a worker.")
     ] = Role.AUTO,
     data_dir: DataDirOption = DATA_DIRECTORY,
     no_start: NoStartOption = False,
@@ -129,9 +130,9 @@ def join(
 ) -> None:
     """Make this machine a node of UCP.
 
-    The token pins the authority: a machine in between that pretends to be UCP is refused before it
-    learns anything. The private key never leaves this machine. Run again after a failure, it goes
-    on where it was.
+    The token contains the fingerprint of UCP's authority, so another server that pretends to be UCP
+    is refused before it gets anything. The private key never leaves this machine. After a failure,
+    run the command again: it continues.
     """
     directory = NodeDirectory(data_dir.absolute())
     with ucp_failures_as_sentences():
@@ -153,8 +154,8 @@ def join(
         return
     echo(f"{identity.name} is a node of UCP at {', '.join(identity.controllers)}.")
     if no_start:
-        echo(f"Start it, and keep it running:\n  {start_command(directory)}")
-    echo(f"A registry here: dtr join --ucp-node {identity.name}")
+        echo(f"To start it, and keep it running:\n  {start_command(directory)}")
+    echo(f"To add a replica here: dtr join --ucp-node {identity.name}")
 
 
 def join_node(directory: NodeDirectory, plan: JoinPlan) -> NodeIdentity:
@@ -218,9 +219,9 @@ def pinned_authority(plan: JoinPlan) -> str:
         found = ""
     if found != plan.token.ca_fingerprint:
         raise UcpError(
-            f"What answers at {plan.address} is not the control plane that this token is of.",
+            f"The server at {plan.address} is not the control plane of this token.",
             "Check the address, and take the token from 'ucp token show' on that control plane. If "
-            "both are right, somebody is in between.",
+            "both are right, another server intercepts the connection.",
         )
     return pem
 

@@ -9,7 +9,7 @@ from dtr.cli.output import echo, one_line
 from dtr.cli.terminal import JsonOption, confirm, show, show_json, time_of
 from dtr.cli.ucp.connection import ConnectionOptions, connected, takes_connection
 
-commands = typer.Typer(no_args_is_help=True, help="The machines that UCP manages.")
+commands = typer.Typer(no_args_is_help=True, help="Machines that UCP manages.")
 
 NodeArgument = Annotated[
     str, typer.Argument(metavar="NODE", help="The node's name or id, as 'ucp node ls' shows it.")
@@ -98,16 +98,17 @@ def remove_node(
         bool,
         typer.Option(
             "--force",
-            help="Remove the node even if it hosts a replica or a balancer: the machine is lost.",
+            help="Remove the node even if it hosts a replica or a balancer, because the machine"
+            " is lost.",
         ),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Remove a node; its certificate is no longer accepted.
 
-    It is refused for the last manager, and for a node that hosts a replica or a balancer. On the
-    machine itself, run 'ucp uninstall' afterwards.
+    The last manager cannot be removed, nor a node that hosts a replica or a balancer. Afterwards
+    run 'ucp uninstall' on the machine itself.
     """
     with connected(options) as client:
         found = client.call("GET", f"/nodes/{quote(node, safe='')}")
@@ -138,7 +139,7 @@ def demote(options: ConnectionOptions, node: NodeArgument, as_json: JsonOption =
 @commands.command("pause")
 @takes_connection
 def pause(options: ConnectionOptions, node: NodeArgument, as_json: JsonOption = False) -> None:
-    """Put nothing new on a node; running services continue."""
+    """Start no new services on a node; running services continue."""
     _change(options, node, "pause", as_json=as_json)
 
 
@@ -156,10 +157,10 @@ def _change(options: ConnectionOptions, node: str, change: str, *, as_json: bool
         show_json(found)
         return
     done = {
-        "promote": "is wanted as a manager",
-        "demote": "is wanted as a worker",
-        "pause": "gets nothing new",
-        "resume": "may be used again",
+        "promote": "will be a manager",
+        "demote": "will be a worker",
+        "pause": "gets no new services",
+        "resume": "can get new services again",
     }
     echo(f"{found['name']} {done[change]}.")
 

@@ -16,7 +16,7 @@ HostAddressOption = Annotated[
         "--host-address",
         envvar="UCP_HOST_ADDRESS",
         metavar="IP",
-        help="Address of this machine, at which the other machines reach it.",
+        help="Address at which the other machines reach this machine.",
     ),
 ]
 NodeNameOption = Annotated[
@@ -34,7 +34,7 @@ DataDirOption = Annotated[
         "--data-dir",
         envvar="UCP_DATA_DIR",
         readable=False,  # a command says itself what it lacks: in a sentence
-        help="Where UCP keeps everything.",
+        help="Directory with UCP's data.",
     ),
 ]
 PortOption = Annotated[
@@ -52,7 +52,7 @@ SanOption = Annotated[
     typer.Option(
         "--san",
         metavar="NAME",
-        help="Another name or address of UCP, for its certificate; may be repeated.",
+        help="Another name or address of UCP, for its certificate. May be repeated.",
     ),
 ]
 NoStartOption = Annotated[
@@ -65,8 +65,8 @@ NoCreateUserOption = Annotated[
     bool,
     typer.Option(
         "--no-create-user",
-        help=f"Leave the system's users alone. Else root creates {REGISTRY_USER!r}, as whom the "
-        "registry of a replica runs, when the agent is started and there is none.",
+        help=f"Do not create the system user {REGISTRY_USER!r}, as which the registry of a "
+        "replica runs. By default it is created if it does not exist.",
     ),
 ]
 

@@ -28,8 +28,8 @@ def agent(
 ) -> None:
     """Run this node's agent in the foreground until SIGTERM or Ctrl-C.
 
-    It starts, watches and ends all that the control plane wants on this node, and goes on without
-    a control plane by what that said last. The init system keeps it running.
+    It starts, watches and stops everything that UCP wants on this node. Without a control plane it
+    continues with the last orders. The init system should keep it running.
     """
     from dtr.cli.ucp.agent_process import run  # noqa: PLC0415 - see above
 
@@ -41,7 +41,7 @@ def controller(
     log_format: LogFormatOption = "text",
     log_level: LogLevelOption = "info",
 ) -> None:
-    """Run this node's controller in the foreground; agents of managers do that."""
+    """Run this node's controller in the foreground; a manager's agent starts it."""
     from dtr.cli.ucp.controller_process import run  # noqa: PLC0415 - see above
 
     run(NodeDirectory(data_dir.absolute()), log_format=log_format, log_level=log_level)

@@ -63,22 +63,22 @@ def emergency_repair(
         typer.Option(
             "--lost",
             metavar="NODE",
-            help="A manager that is lost for ever, by address or host name. Given, all of them "
-            "must be named.",
+            help="A manager that is lost for good, by address or host name. If used, name all "
+            "lost managers.",
         ),
     ] = None,
     data_dir: DataDirOption = DATA_DIRECTORY,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make this manager the only one, after a majority of them was lost for ever.
+    """Make this manager the only one, after the majority was lost for good.
 
-    Run it on a manager that is left, as root. It is refused while a majority could be had: as long
-    as the others can come back, bring them back. What runs here goes on meanwhile, and pulls work.
-    Afterwards go on with 'dtr emergency-repair', and join new machines.
+    Run it as root on a remaining manager. It is refused while a majority still answers. If the
+    other managers can be started again, start them instead. Services on this machine keep running
+    meanwhile, and pulls work. Afterwards run 'dtr emergency-repair', and join new machines.
     """
     directory = NodeDirectory(data_dir.absolute())
     with ucp_failures_as_sentences(), _repair_failures_as_sentences():
@@ -95,13 +95,13 @@ def emergency_repair(
             if not as_json:
                 _tell(told, as_json=False)
             confirm(
-                f"Are {_listed(survivor.silent)} switched off or wiped for good, and is UCP to go "
+                f"Are {_listed(survivor.silent)} switched off or wiped for good, and should UCP go "
                 "on from this machine alone?",
                 yes=yes,
             )
             write_repair(directory, repair)
         elif not as_json:
-            echo("A repair is under way already; waiting for it.")
+            echo("A repair is running already; waiting for it.")
         _follow(directory, repair)
         _tell_done(_told(_Survivor(directory, wanted, {}, repair.lost), repair), as_json=as_json)
 

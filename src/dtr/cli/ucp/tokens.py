@@ -16,14 +16,14 @@ from dtr.ucp.tokens import LONGEST_LIFETIME_SECONDS
 
 _UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "y": 365 * 86_400}
 
-commands = typer.Typer(no_args_is_help=True, help="Join tokens: what lets machines join.")
+commands = typer.Typer(no_args_is_help=True, help="Join tokens, with which machines join.")
 
 KindOption = Annotated[
     TokenKind,
     typer.Option(
         "--kind",
-        help="manager: machines that may become managers. worker: machines that never do, unless "
-        "'ucp node promote' makes one a manager.",
+        help="manager: its machines may become managers. worker: its machines are workers, "
+        "until 'ucp node promote' makes one a manager.",
     ),
 ]
 
@@ -33,7 +33,7 @@ KindOption = Annotated[
 def show_token(
     options: ConnectionOptions, kind: KindOption = TokenKind.MANAGER, as_json: JsonOption = False
 ) -> None:
-    """Print a join token; whoever has it can join machines."""
+    """Print a join token; everyone who has it can join machines."""
     with connected(options) as client:
         found = client.call("GET", "/token", params={"kind": str(kind)})
         _print(found, client.address, as_json=as_json)
@@ -44,10 +44,12 @@ def show_token(
 def rotate_token(
     options: ConnectionOptions,
     kind: KindOption = TokenKind.MANAGER,
-    expires: Annotated[str, typer.Option(help="When it ends: 30m, 12h, 7d, at most 1y.")] = "24h",
+    expires: Annotated[
+        str, typer.Option(help="How long it is valid: 30m, 12h, 7d, at most 1y.")
+    ] = "24h",
     as_json: JsonOption = False,
 ) -> None:
-    """Make a new join token and print it; the one of that kind before is worthless at once."""
+    """Make a new join token and print it; the previous one of that kind is revoked at once."""
     body: dict[str, JsonValue] = {
         "kind": str(kind),
         "lifetime_seconds": _seconds(expires),
@@ -62,7 +64,7 @@ def rotate_token(
 def revoke_token(
     options: ConnectionOptions, kind: KindOption = TokenKind.MANAGER, as_json: JsonOption = False
 ) -> None:
-    """End a join token at once, without a new one; machines that have joined stay."""
+    """Revoke a join token at once, without a new one; machines that have joined stay."""
     with connected(options) as client:
         found = client.call("POST", "/token/revoke", {"kind": str(kind)})
     if as_json:
@@ -74,7 +76,7 @@ def revoke_token(
 @commands.command("ls")
 @takes_connection
 def list_tokens(options: ConnectionOptions, as_json: JsonOption = False) -> None:
-    """List the join tokens without their secrets: until when, and how often they were used."""
+    """List the join tokens without their secrets: expiry and number of uses."""
     with connected(options) as client:
         found = client.call("GET", "/tokens")["tokens"]
     show(

@@ -22,14 +22,14 @@ def uninstall(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Stop everything that UCP runs on this machine, and delete its data directory.
 
-    With it go this machine's part of etcd, the database of a replica here and blobs on its own
-    disk. Where other machines go on, first remove the replica ('dtr remove') and then the node
-    ('ucp node rm'), so that nobody waits for it.
+    This also deletes this machine's part of etcd, and the database and the blobs of a replica. If
+    other machines stay in the cluster, first remove the replica ('dtr remove') and the node ('ucp
+    node rm'), so that nothing waits for this machine.
     """
     directory = NodeDirectory(data_dir.absolute())
     with ucp_failures_as_sentences():

@@ -113,7 +113,8 @@ def give_keys(
         certificate, key = pair.certificate.encode(), pair.key.encode()
     else:
         raise KeysMissingError(
-            f"The key {kind.name!r} of this node has not come yet. The leading controller sends it."
+            f"The key {kind.name!r} of this node has not arrived yet. The leading controller "
+            "sends it."
         )
     trust = write_for(files.ca, trusted, user=user)
     # The key first: a crash in between leaves a pair that does not match, which is made anew.
@@ -136,7 +137,7 @@ def trusted_in(directory: NodeDirectory, keys: NodeKeys | None, realm: Realm) ->
     if shows_identity(keys):
         return directory.ca.read_text(encoding="ascii")
     raise KeysMissingError(
-        f"Whom to trust among {realm} has not come yet. The leading controller sends it."
+        f"The authority of {realm} has not arrived yet. The leading controller sends it."
     )
 
 

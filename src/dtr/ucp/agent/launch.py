@@ -51,7 +51,7 @@ def check(specification: ProcessSpecification) -> None:
     for path in (program, *_interpreter(program)):
         if closed := closed_part(path, user, is_program=True):
             raise SupervisionError(
-                f"The user {user} cannot run {path}: {closed} is closed to it."
+                f"The user {user} cannot run {path}: it has no access to {closed}."
                 " Install it where every user may go, such as below /opt."
             )
 

@@ -79,7 +79,8 @@ def read_identity(directory: NodeDirectory) -> NodeIdentity:
         return NodeIdentity.model_validate_json(directory.identity.read_bytes())
     except FileNotFoundError:
         raise AgentError(
-            f"The directory {directory.root} is no node's: there is no {directory.identity.name}.",
+            f"The directory {directory.root} does not belong to a node: there is no "
+            f"{directory.identity.name}.",
             "Run 'ucp install' for the first node or 'ucp join' for another, or name the right"
             " directory with --data-dir.",
         ) from None
