@@ -9,12 +9,15 @@ from sqlalchemy import delete, update
 from tests.collect.yard import GRACE, UNTAGGED_GRACE, Yard, damage
 from tests.http.client import CONFIG_TYPE, LAYER_TYPE, Repository, assert_error, descriptor
 
+from dtr.accounts.gate import Gate
 from dtr.collect.check import Severity
 from dtr.database import Writer
 from dtr.database.schema import manifest_references, manifests
 from dtr.model.digest import Digest
 from dtr.model.manifests import OCI_INDEX, OCI_MANIFEST
-from dtr.registry import records
+from dtr.registry import manage, records
+from dtr.registry.push import delete_manifest
+from dtr.registry.uploads import _delete_blob
 
 CACHE_TYPE = "application/vnd.buildkit.cacheconfig.v0"
 FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
@@ -198,6 +201,70 @@ async def test_a_blob_is_not_deleted_from_under_what_an_older_program_stored(yar
     yard.state.database.write_now(_as_by_an_older_program)
     answer = await yard.client.delete(yard.repository().blob(layer))
     assert_error(answer, 409, "DENIED")
+
+
+async def push_named_as_foreign(repository: Repository) -> str:
+    """Push a manifest that another, tagged one names as a foreign layer; return its path."""
+    content, path = await push_as_manifest(repository)
+    await repository.push_blob(CONFIG)
+    document = image_with(layers=[descriptor(content, FOREIGN)])
+    assert (await repository.put_manifest(document, "names-it")).status_code == 201
+    return path
+
+
+async def test_a_manifest_is_not_deleted_from_under_what_an_older_program_stored(
+    yard: Yard,
+) -> None:
+    """What refers to it is found out first, as for a blob."""
+    path = await push_named_as_foreign(yard.repository())
+    yard.state.database.write_now(_as_by_an_older_program)
+    assert_error(await yard.client.delete(path), 409, "DENIED")
+    assert (await yard.reader.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_an_older_program_stores_beside_a_deletion_counts(
+    yard: Yard, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes after the question whether all edges are there, and before the deletion."""
+    repository = yard.repository()
+    path = await push_named_as_foreign(repository)
+    if kind == "blob":
+        path = repository.blob(await push_with_foreign_layer(repository))
+    left = [_as_by_an_older_program, _as_by_an_older_program]
+    write = Gate.write
+
+    def write_beside(gate: Gate, unit: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        if left and unit in {_delete_blob, delete_manifest}:
+            yard.state.database.write_now(left.pop())
+        return write(gate, unit, request, *args, **kwargs)
+
+    monkeypatch.setattr(Gate, "write", write_beside)
+    assert_error(await yard.client.delete(path), 409, "DENIED")
+    assert left == []
+
+
+async def test_a_deletion_does_not_wait_for_other_repositories(yard: Yard) -> None:
+    """There may be hundreds of thousands of manifests whose edges are still to be made."""
+    other = yard.repository("admin/other")
+    for number in range(3):
+        await push_with_foreign_layer(other, number)
+    pushed = await yard.repository().push_image("latest", LAYER)
+    database = yard.state.database
+    database.write_now(_as_by_an_older_program)
+    path = yard.repository().manifest(pushed.digest)
+    assert (await yard.client.delete(path)).status_code == 202
+    assert not database.read_now(records.has_all_edges)
+
+
+async def test_a_report_goes_by_all_edges(yard: Yard) -> None:
+    """What only a missing edge leads to is not reported as untagged."""
+    await push_named_as_foreign(yard.repository())
+    database = yard.state.database
+    database.write_now(_as_by_an_older_program)
+    manage.finish_edges(database)
+    found = database.read_now(manage.list_repositories, "admin")
+    assert [each.untagged.manifests for each in found] == [0, 0]
 
 
 async def test_edges_are_made_a_few_at_a_time(yard: Yard) -> None:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from sqlalchemy import delete, event, func, select, update
 from tests.database.conftest import OpenMetadata
 
@@ -10,11 +11,13 @@ from dtr.collect.collector import Collector, CollectSettings
 from dtr.database import Database, Reader, Writer
 from dtr.database.schema import manifest_references, manifests
 from dtr.model.digest import Digest
+from dtr.model.errors import ReferencedError
 from dtr.model.manifests import OCI_INDEX, OCI_MANIFEST, UNLIMITED, parse_manifest
 from dtr.model.names import RepositoryName, TagName
 from dtr.registry import records
 from dtr.registry.push import PushedManifest, delete_manifest, put_manifest
 from dtr.registry.records import Blob
+from dtr.registry.uploads import _delete_blob
 from dtr.storage import MemoryBlobStore
 
 NAME = RepositoryName.parse("team/app")
@@ -107,6 +110,23 @@ def test_what_4_mib_refer_to_is_written_in_a_few_statements(open_metadata: OpenM
             manifests_review_at=NOW,
         )
         assert len(statements) < 40
+
+
+def test_a_deletion_does_nothing_while_its_repository_lacks_edges(
+    open_metadata: OpenMetadata,
+) -> None:
+    """It says so, and finds what refers to it once they are made, in another process, too."""
+    database, other = open_metadata(), open_metadata()
+    fill(database)
+    database.write_now(become_old)
+    repository = database.read_now(records.find_repository, NAME)
+    assert repository is not None
+    layer = Digest.of(b"1")
+    while not database.read_now(records.has_all_edges):
+        assert not database.write_now(_delete_blob, repository.id, layer)
+        assert other.write_now(records.make_edges, repository.id)
+    with pytest.raises(ReferencedError):
+        database.write_now(_delete_blob, repository.id, layer)
 
 
 async def test_collection_finds_every_edge_of_what_was_stored_before(

@@ -57,6 +57,7 @@ def list_repositories(
     collect.untagged decides whether such manifests are deleted.
     """
     with open_registry(config, data_dir) as registry:
+        manage.finish_edges(registry.database)
         show(
             registry.database.read_now(manage.list_repositories, namespace),
             {

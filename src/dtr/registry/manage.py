@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dtr.accounts import manage as accounts
 from dtr.accounts import records as account_records
 from dtr.accounts.records import Account
-from dtr.database import Reader, Writer
+from dtr.database import Database, Reader, Writer
 from dtr.model.access import Level, Repository, Visibility
 from dtr.model.errors import InvalidError, NameUnknownError
 from dtr.model.names import RepositoryName
@@ -45,6 +45,13 @@ def create_repository(writer: Writer, name: RepositoryName, visibility: Visibili
     if records.find_repository(writer, name) is not None and not ran_before:
         raise InvalidError(f"there is already a repository called {name}")
     return records.ensure_repository(writer, name, visibility)
+
+
+def finish_edges(database: Database) -> None:
+    """Make the edges that an older program did not, before a report goes by them."""
+    if not database.read_now(records.has_all_edges):
+        while database.write_now(records.make_edges):
+            pass
 
 
 def set_visibility(writer: Writer, name: RepositoryName, visibility: Visibility) -> None:

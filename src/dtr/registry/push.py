@@ -23,6 +23,7 @@ from dtr.model.manifests import Manifest, parse_manifest
 from dtr.model.names import Reference, RepositoryName, TagName, parse_reference
 from dtr.registry import records
 from dtr.registry.context import RegistryContext
+from dtr.registry.deletion import delete_by_edges
 
 _MAX_TAGS = 100
 _WARNED_REFERENCES = 3
@@ -116,14 +117,18 @@ class Push:
                 conditions=conditions,
             )
         else:
-            await self._context.gate.write(
-                delete_manifest,
-                request,
+            await delete_by_edges(
+                self._context.database,
                 repository.id,
-                reference,
-                blobs_review_at=now + self._settings.grace_seconds,
-                manifests_review_at=untagged_at,
-                conditions=conditions,
+                lambda: self._context.gate.write(
+                    delete_manifest,
+                    request,
+                    repository.id,
+                    reference,
+                    blobs_review_at=now + self._settings.grace_seconds,
+                    manifests_review_at=untagged_at,
+                    conditions=conditions,
+                ),
             )
         return Response(202)
 
@@ -208,8 +213,10 @@ def delete_manifest(
     blobs_review_at: float,
     manifests_review_at: float,
     conditions: Conditions | None = None,
-) -> None:
+) -> bool:
     """Delete a manifest and its tags, unless another manifest of the repository refers to it.
+
+    Returns False, having done nothing, where some edges have to be made first (`Deletion`).
 
     Raises:
         ManifestUnknownError: it is not here.
@@ -217,8 +224,11 @@ def delete_manifest(
         ReferencedError: an index, or another manifest, refers to it.
 
     """
-    if writer.ran_before():
-        return
+    if writer.ran_before(is_noted=False):
+        return True
+    if not records.has_all_edges(writer, repository_id):
+        return False
+    writer.ran_before()
     manifest_id = records.find_manifest_id(writer, repository_id, digest)
     if manifest_id is None:
         raise ManifestUnknownError(digest=str(digest))
@@ -234,6 +244,7 @@ def delete_manifest(
         blobs_review_at=blobs_review_at,
         manifests_review_at=manifests_review_at,
     )
+    return True
 
 
 def _tags(request: Request, reference: Reference) -> list[TagName]:

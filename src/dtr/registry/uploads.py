@@ -32,10 +32,10 @@ from dtr.model.errors import (
 from dtr.model.names import RepositoryName
 from dtr.registry import records
 from dtr.registry.context import RegistryContext
+from dtr.registry.deletion import delete_by_edges
 from dtr.registry.records import Blob, Upload
 from dtr.storage import BlobWriter, Progress
 
-_EDGE_BATCHES = 20
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d+|\*))?\Z", re.ASCII)
 _FRESH_SECONDS = 30.0
 """A session that was opened so short a time ago is about to be used."""
@@ -129,27 +129,15 @@ class Uploads:
         """Answer DELETE of a blob, unless a manifest of the repository needs it (end-10)."""
         repository = request.existing_repository()
         digest = Digest.parse(request.parameters["digest"])
-        await self._finish_edges()
         conditions = Conditions.of(request.headers)
-        await self._context.gate.write(_delete_blob, request, repository.id, digest, conditions)
-        return Response(202)
-
-    async def _finish_edges(self) -> None:
-        """Make sure that it is known what every manifest needs, also what an older program stored.
-
-        Raises:
-            UnavailableError: there are so many that collection has to do it.
-
-        """
-        database = self._context.database
-        if await database.read(records.has_all_edges):
-            return
-        for _ in range(_EDGE_BATCHES):
-            if not await database.write(records.make_edges):
-                return
-        raise UnavailableError(
-            "the references of manifests are being computed after an upgrade; try again"
+        await delete_by_edges(
+            self._context.database,
+            repository.id,
+            lambda: self._context.gate.write(
+                _delete_blob, request, repository.id, digest, conditions
+            ),
         )
+        return Response(202)
 
     async def _mount(self, request: Request, digest: Digest) -> bool:
         """Link a blob that a repository which the principal may pull from has (end-11)."""
@@ -462,9 +450,13 @@ def _mount_blob(
 
 def _delete_blob(
     writer: Writer, repository_id: int, digest: Digest, conditions: Conditions | None = None
-) -> None:
-    if writer.ran_before():
-        return
+) -> bool:
+    """Delete a blob that no manifest needs (`Deletion`)."""
+    if writer.ran_before(is_noted=False):
+        return True
+    if not records.has_all_edges(writer, repository_id):
+        return False
+    writer.ran_before()
     referring = records.referring_manifest(writer, repository_id, digest)
     if referring is not None and not records.missing_blobs(writer, repository_id, [digest]):
         message = "a manifest of this repository needs the blob; delete the manifest first"
@@ -473,6 +465,7 @@ def _delete_blob(
         raise BlobUnknownError(digest=str(digest))
     if conditions is not None:
         conditions.require(digest)
+    return True
 
 
 def _digest_parameter(request: Request) -> Digest:

@@ -148,22 +148,27 @@ def _review(
         writer.execute(statement.values(review_at=review_at), rows)
 
 
-def make_edges(writer: Writer) -> bool:
+def make_edges(writer: Writer, repository_id: int | None = None) -> bool:
     """Make the edges of some manifests that an older program stored; return False if all have.
 
     Collection calls it before it looks at anything, so it holds for what an old program stores
-    while new ones run, too. A few MiB of manifests at a time.
+    while new ones run, too. A few MiB of manifests at a time, of one repository where it is named.
     """
-    page = select(manifests.c.id, manifests.c.size).where(_IS_OLD).limit(_AT_ONCE)
+    page = select(manifests.c.id, manifests.c.size).where(*_old_of(repository_id)).limit(_AT_ONCE)
     found = writer.execute(page).all()
     for manifest_id in _few_bytes(found):
         remake_edges(writer, manifest_id)
     return bool(found)
 
 
-def has_all_edges(reader: Reader) -> bool:
-    """Tell whether no manifest is without its edges."""
-    return reader.execute(select(manifests.c.id).where(_IS_OLD).limit(1)).first() is None
+def has_all_edges(reader: Reader, repository_id: int | None = None) -> bool:
+    """Tell whether no manifest, or none of a repository, is without its edges.
+
+    Whoever decides by edges asks it in the same unit of work: an older program that runs beside may
+    store another manifest at any moment.
+    """
+    found = reader.execute(select(manifests.c.id).where(*_old_of(repository_id)).limit(1))
+    return found.first() is None
 
 
 def remake_edges(writer: Writer, manifest_id: int) -> None:
@@ -187,6 +192,14 @@ def references_of(payload: bytes, media_type: str) -> Manifest:
     except ManifestInvalidError as error:
         _LOG.warning("a stored manifest is not read as others are", reason=str(error))
         return Manifest(media_type, blobs=digests_in(payload))
+
+
+def _old_of(repository_id: int | None) -> list[ColumnElement[bool]]:
+    """Return the conditions of manifests without their edges, of a repository or of all."""
+    is_old: list[Any] = [_IS_OLD]
+    if repository_id is not None:
+        is_old.append(manifests.c.repository_id == repository_id)
+    return is_old
 
 
 def _few_bytes(page: Sequence[Any]) -> Iterator[int]:
