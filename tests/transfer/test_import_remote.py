@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 from tests.support.scripted import Answer, Servers, scripted_servers
-from tests.transfer.tree import image
+from tests.transfer.tree import image, index
 
 from dtr.database.schema import manifests, repositories, tags
 from dtr.model.digest import Digest
-from dtr.model.manifests import OCI_MANIFEST
+from dtr.model.manifests import OCI_INDEX, OCI_MANIFEST
 from dtr.registry.context import RegistrySettings
 from dtr.remote import Targets, client
 from dtr.testing.registry import RegistryState, open_state
+from dtr.transfer import remote
 from dtr.transfer.importer import Imported, Importer, ImportSettings
 from dtr.transfer.remote import RemoteRegistry
 
@@ -66,7 +67,20 @@ class Registry:
         found = (self.manifests if kind == "manifests" else self.blobs).get(
             self.tags.get(name, name)
         )
-        return UNKNOWN if found is None else Answer(200, found, {"content-type": OCI_MANIFEST})
+        return UNKNOWN if found is None else Answer(200, found, {"content-type": _type(found)})
+
+    def add_index(self, tag: str, *parts: Digest) -> Digest:
+        """Add an index of these manifests; their own tags go."""
+        payload = index(*parts)
+        digest = Digest.of(payload)
+        self.manifests[digest] = payload
+        self.tags = {name: to for name, to in self.tags.items() if to not in parts}
+        self.tags[tag] = digest
+        return digest
+
+
+def _type(payload: bytes) -> str:
+    return OCI_INDEX if b'"manifests"' in payload else OCI_MANIFEST
 
 
 @pytest.fixture
@@ -95,12 +109,12 @@ def source() -> Registry:
 
 async def run(state: RegistryState, servers: Servers, source: Registry, *names: str) -> Imported:
     """Import from a registry, all or by name."""
-    remote = RemoteRegistry(Targets.parse(servers(source.answer).url))
-    importer = Importer(remote, state.database, state.store, RegistrySettings(), ImportSettings())
+    there = RemoteRegistry(Targets.parse(servers(source.answer).url))
+    importer = Importer(there, state.database, state.store, RegistrySettings(), ImportSettings())
     try:
         return await importer.run(names)
     finally:
-        await remote.close()
+        await there.close()
 
 
 def digests_here(state: RegistryState) -> set[str]:
@@ -140,6 +154,90 @@ async def test_a_signature_that_cannot_be_had_is_listed(
     assert digests_here(state) == set(source.manifests) - {lost}
     assert [each.subject for each in done.problems] == [subject]
     assert lost in done.problems[0].reason
+
+
+def tags_here(state: RegistryState) -> dict[str, str]:
+    """Return where the tags point."""
+    rows = state.database.read_now(
+        lambda r: r.execute(
+            select(tags.c.name, manifests.c.digest).join_from(
+                tags, manifests, manifests.c.id == tags.c.manifest_id
+            )
+        ).all()
+    )
+    return {row.name: row.digest for row in rows}
+
+
+@pytest.mark.parametrize("status", [500, 403, 429])
+@pytest.mark.parametrize("what", ["manifest", "blob", "nested"])
+async def test_an_index_is_not_tagged_while_a_part_could_not_be_had(
+    state: RegistryState, servers: Servers, what: str, status: int
+) -> None:
+    """Neither where a part failed nor where a blob of it did, however deep; afterwards it is."""
+    source = Registry()
+    one, two = (source.add(name, name) for name in ("one", "two"))
+    inner = source.add_index("inner", one, two)
+    whole = source.add_index("whole", inner) if what == "nested" else inner
+    if what != "nested":
+        source.tags = {"whole": whole}
+    unlucky = Digest.of(b"two") if what == "blob" else two
+    source.fails = lambda path: Answer(status) if unlucky in path else None
+    done = await run(state, servers, source)
+    assert tags_here(state) == {}
+    assert digests_here(state) == {one}
+    assert "was not imported" in {each.subject: each.reason for each in done.problems}["whole"]
+    assert any(unlucky in each.reason and str(status) in each.reason for each in done.problems)
+
+    source.fails = lambda _path: None
+    assert (await run(state, servers, source)).problems == []
+    assert tags_here(state) == {"whole": whole}
+    assert digests_here(state) == set(source.manifests)
+
+
+async def test_a_tag_does_not_move_to_an_index_that_is_here_without_a_part(
+    state: RegistryState, servers: Servers
+) -> None:
+    """It came when the source lacked the part; now the source has it, and fails to give it."""
+    source = Registry()
+    one, two = (source.add(name, name) for name in ("one", "two"))
+    whole = source.add_index("sparse", one, two)
+    source.fails = lambda path: UNKNOWN if two in path else None
+    done = await run(state, servers, source)
+    assert tags_here(state) == {"sparse": whole}
+    assert [(each.subject, two in each.reason) for each in done.problems] == [(whole, True)]
+
+    source.tags["later"] = whole
+    source.fails = lambda path: Answer(500) if two in path else None
+    assert (await run(state, servers, source)).problems
+    assert set(tags_here(state)) == {"sparse"}
+
+    source.fails = lambda _path: None
+    assert (await run(state, servers, source)).problems == []
+    assert set(tags_here(state)) == {"sparse", "later"}
+    assert digests_here(state) == {one, two, whole}
+
+
+async def test_a_part_whose_answer_breaks_off_is_asked_for_again(
+    state: RegistryState, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few times, and so is a page of a list."""
+    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.0)
+    source = Registry()
+    one, two = (source.add(name, name) for name in ("one", "two"))
+    whole = source.add_index("whole", one, two)
+    broken = {two: 2, "/tags/": 1}
+
+    def fails(path: str) -> Answer | None:
+        for part, left in broken.items():
+            if part in path and left:
+                broken[part] -= 1
+                return Answer(body=b"{", length=100)
+        return None
+
+    source.fails = fails
+    assert (await run(state, servers, source)).problems == []
+    assert tags_here(state) == {"whole": whole}
+    assert set(broken.values()) == {0}
 
 
 async def test_what_a_tagged_signature_is_about_comes_with_it(

@@ -2,7 +2,16 @@
 
 from dtr.remote.challenge import Credentials
 from dtr.remote.client import Answer, RemoteClient
-from dtr.remote.errors import RemoteError
+from dtr.remote.errors import BrokenOffError, RemoteError, TooMuchError
 from dtr.remote.targets import Origin, Targets
 
-__all__ = ["Answer", "Credentials", "Origin", "RemoteClient", "RemoteError", "Targets"]
+__all__ = [
+    "Answer",
+    "BrokenOffError",
+    "Credentials",
+    "Origin",
+    "RemoteClient",
+    "RemoteError",
+    "Targets",
+    "TooMuchError",
+]

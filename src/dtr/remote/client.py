@@ -22,7 +22,7 @@ from dtr.model.documents import JsonInvalidError, away_from_loop, load_json
 from dtr.model.errors import InvalidError, UnavailableError
 from dtr.model.failures import reason_of
 from dtr.remote.challenge import Authenticator, Credentials
-from dtr.remote.errors import RemoteError
+from dtr.remote.errors import BrokenOffError, RemoteError, TooMuchError
 from dtr.remote.targets import Origin, TargetRefusedError, Targets
 
 ATTEMPTS: Final = 5
@@ -71,14 +71,14 @@ class Answer:
         """Return a body of at most `limit` bytes.
 
         Raises:
-            RemoteError: it is larger.
+            TooMuchError: it is larger.
 
         """
         content = bytearray()
         async for chunk in self.chunks():
             content += chunk
             if len(content) > limit:
-                raise RemoteError(f"{self._response.url.path} answers more than {limit} bytes")
+                raise TooMuchError(f"{self._response.url.path} answers more than {limit} bytes")
         return bytes(content)
 
     async def read_json(self, *, limit: int) -> dict[str, Any]:
@@ -129,14 +129,15 @@ class RemoteClient:
 
         Raises:
             RemoteError: it redirects, or asks for a password, in a way that is not followed.
-            UnavailableError: it does not answer, or its body broke off.
+            UnavailableError: it does not answer.
+            BrokenOffError: its body broke off.
 
         """
         response = await self._patiently(scope, method, path, dict(headers or {}))
         try:
             yield Answer(response)
         except _FAILURES as error:
-            raise UnavailableError(f"the registry broke off: {_reason(error)}") from error
+            raise BrokenOffError(f"the registry broke off: {_reason(error)}") from error
         finally:
             response.close()
 

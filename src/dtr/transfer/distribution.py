@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from dtr.model.digest import Digest
 from dtr.model.errors import DigestInvalidError
 from dtr.model.names import MAX_NAME_LENGTH, Reference
-from dtr.transfer.source import NotThereError, Source, SourceError, SourceManifest
+from dtr.transfer.source import LostError, NotThereError, Source, SourceError, SourceManifest
 
 _CHUNK_BYTES: Final = 1 << 20
 _LINK_BYTES: Final = 256
@@ -83,13 +83,13 @@ class DistributionDirectory:
             digest = self._link(self._manifests(repository) / "tags" / reference / "current")
         revision = self._manifests(repository) / "revisions" / digest.algorithm / digest.encoded
         if self._link(revision) != digest:
-            raise SourceError(f"the link of manifest {digest} names another one")
+            raise LostError(f"the link of manifest {digest} names another one")
         path = self._blob(digest)
         if path.stat().st_size > limit:
-            raise SourceError(f"manifest {digest} is larger than {limit} bytes")
+            raise LostError(f"manifest {digest} is larger than {limit} bytes")
         payload = path.read_bytes()
         if Digest.of(payload, digest.algorithm) != digest:
-            raise SourceError(f"the bytes of manifest {digest} are damaged")
+            raise LostError(f"the bytes of manifest {digest} are damaged")
         return SourceManifest(digest, payload)
 
     async def blob_size(self, repository: str, digest: Digest) -> int:
@@ -109,7 +109,7 @@ class DistributionDirectory:
         """
         layers = self._root / "repositories" / repository / "_layers"
         if self._link(layers / digest.algorithm / digest.encoded) != digest:
-            raise SourceError(f"the link of blob {digest} names another one")
+            raise LostError(f"the link of blob {digest} names another one")
         return self._blob(digest)
 
     async def close(self) -> None:
@@ -125,7 +125,7 @@ class DistributionDirectory:
         try:
             return Digest.parse(content.decode(errors="replace").strip())
         except DigestInvalidError:
-            raise SourceError(f"the link {self._shown(path)} does not hold a digest") from None
+            raise LostError(f"the link {self._shown(path)} does not hold a digest") from None
 
     def _blob(self, digest: Digest) -> Path:
         blobs = self._root / "blobs" / digest.algorithm / digest.encoded[:2]
@@ -136,7 +136,7 @@ class DistributionDirectory:
         if not path.exists():
             raise NotThereError(f"the file {self._shown(path)} is missing")
         if path.resolve() != path or not path.is_file():
-            raise SourceError(f"the path {self._shown(path)} is not a plain file of the directory")
+            raise LostError(f"the path {self._shown(path)} is not a plain file of the directory")
         return path
 
     def _shown(self, path: Path) -> Path:

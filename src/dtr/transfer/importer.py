@@ -2,13 +2,14 @@
 
 Blobs first, then children, then what refers to them, tags last: a client never finds half of an
 image, and an import that was cut off goes on when it is run again, for what is here already is
-passed over. A tag that a client has pushed since is the client's.
+passed over. A tag that a client has pushed since is the client's. What could not be had this time
+is never taken for something that the source does not have.
 """
 
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,6 @@ from dtr.model.errors import (
     TagInvalidError,
     TooLargeError,
 )
-from dtr.model.failures import reason_of
 from dtr.model.manifests import Manifest, parse_manifest
 from dtr.model.names import RepositoryName, TagName, parse_account_name
 from dtr.registry import records as registry
@@ -32,6 +32,7 @@ from dtr.registry.push import PushedManifest
 from dtr.registry.records import Blob
 from dtr.storage import BlobStore
 from dtr.transfer import records
+from dtr.transfer.outcome import Lack, Outcome, said
 from dtr.transfer.source import (
     NotThereError,
     RepositoryUnknownError,
@@ -121,7 +122,7 @@ class Importer:
         self._observe = observe or (lambda _done: None)
         self._clock = clock
         self._done = Imported()
-        self._seen: dict[Digest, bool] = {}
+        self._seen: dict[Digest, Outcome] = {}
         # What the source does not give as a blob.
         self._absent: set[Digest] = set()
         self._here: _Place | None = None
@@ -165,10 +166,10 @@ class Importer:
                 await self._untagged(await self._place(name, target), digest)
         except RepositoryUnknownError as error:
             if not is_listed:
-                self._fail(name, "the repository", _reason(error))
+                self._fail(name, "the repository", said(error))
             # Else it has blobs and nothing that needs them: some registries answer that with 404.
         except (SourceError, OSError) as error:
-            self._fail(name, "the repository", _reason(error))
+            self._fail(name, "the repository", said(error))
         self._done.repositories += self._here is not None
         self._here = None
         self._observe(self._done)
@@ -209,13 +210,13 @@ class Importer:
         try:
             tag = TagName.parse(name)
             found = await self._manifest_of(place, tag)
-            if not await self._keep(place, found, _DEEPEST):
+            if await self._keep(place, found, _DEEPEST) is not Outcome.HERE:
                 self._fail(place.source, name, f"its manifest {found.digest} was not imported")
             elif await self._may_move(place, tag, found.digest):
                 await self._put(place, found, [tag])
                 self._done.tags += 1
         except (SourceError, TagInvalidError, OSError) as error:
-            self._fail(place.source, name[:200], _reason(error))
+            self._fail(place.source, name[:200], said(error))
         self._observe(self._done)
 
     async def _untagged(self, place: _Place, digest: Digest) -> None:
@@ -224,7 +225,7 @@ class Importer:
         try:
             await self._keep(place, await self._manifest_of(place, digest), _DEEPEST)
         except (SourceError, OSError) as error:
-            self._fail(place.source, digest, _reason(error))
+            self._fail(place.source, digest, said(error))
         self._observe(self._done)
 
     async def _may_move(self, place: _Place, tag: TagName, digest: Digest) -> bool:
@@ -246,35 +247,38 @@ class Importer:
         limit = self._limits.manifest_bytes
         return await self._source.manifest(place.source, reference, limit=limit)
 
-    async def _keep(self, place: _Place, found: SourceManifest, depth: int) -> bool:
-        """Bring a manifest with everything that it needs; return whether it is here now."""
+    async def _keep(self, place: _Place, found: SourceManifest, depth: int) -> Outcome:
+        """Bring a manifest with everything that it needs; return what became of it."""
         if found.digest not in self._seen:
             self._seen[found.digest] = await self._keep_new(place, found, depth)
         return self._seen[found.digest]
 
-    async def _keep_new(self, place: _Place, found: SourceManifest, depth: int) -> bool:
+    async def _keep_new(self, place: _Place, found: SourceManifest, depth: int) -> Outcome:
         try:
             manifest = parse_manifest(found.payload, found.media_type, self._limits.manifest)
         except ManifestInvalidError as error:
             self._fail(place.source, found.digest, str(error))
-            return False
+            return Outcome.LOST
         if not depth:
             self._fail(place.source, found.digest, f"it is nested deeper than {_DEEPEST}")
-            return False
+            return Outcome.LOST
         is_here = await self._is_here(place, found.digest)
-        if not await self._parts(place, found.digest, manifest, depth) and not is_here:
-            return False
+        parts = await self._parts(place, found.digest, manifest, depth)
+        if parts is Outcome.FAILED or (parts is Outcome.LOST and not is_here):
+            return parts
         if is_here:
             self._done.manifests_present += 1
         else:
             await self._put(place, found, [])
             self._done.manifests += 1
-            await self._bring_again(place, found.digest, manifest, depth)
-        self._seen[found.digest] = True  # for what refers to it names it, too
+            parts = await self._bring_again(place, found.digest, manifest, depth)
+            if parts is not Outcome.HERE:
+                return parts
+        self._seen[found.digest] = Outcome.HERE  # for what refers to it names it, too
         await self._subject(place, found.digest, manifest.subject, depth)
         referrers = await self._referrers(place, found.digest)
         await self._related(place, found.digest, referrers, depth)
-        return True
+        return Outcome.HERE
 
     async def _subject(
         self, place: _Place, digest: Digest, subject: Digest | None, depth: int
@@ -287,7 +291,7 @@ class Importer:
         except NotThereError:
             return
         except (SourceError, OSError) as error:
-            reason = f"what it is about {subject} could not be brought: {_reason(error)}"
+            reason = f"what it is about {subject} could not be brought: {said(error)}"
             self._fail(place.source, digest, reason)
 
     async def _referrers(self, place: _Place, digest: Digest) -> list[Digest]:
@@ -297,51 +301,50 @@ class Importer:
             async for referrer in self._source.referrers(place.source, digest):
                 found.append(referrer)  # noqa: PERF401 - what came before a failure counts
         except (SourceError, OSError) as error:
-            reason = f"not all that refers to it could be found: {_reason(error)}"
+            reason = f"not all that refers to it could be found: {said(error)}"
             self._fail(place.source, digest, reason)
         return found
 
-    async def _parts(self, place: _Place, digest: Digest, manifest: Manifest, depth: int) -> bool:
-        """Bring everything that a manifest refers to; return whether it may be put.
+    async def _parts(
+        self, place: _Place, digest: Digest, manifest: Manifest, depth: int
+    ) -> Outcome:
+        """Bring everything that a manifest refers to; `HERE` where the manifest may be put.
 
         Each as what its media type says it is, or else as the other: what counts is what the source
-        has. An index may lack parts, as it may there; what is nondistributable need not be there,
-        and where it could not be had the rest comes all the same.
+        has. An index may lack parts that its source has lost, but none that merely could not be had
+        this time; what is nondistributable need not be there, and where it could not be had the
+        rest comes all the same.
         """
         lacking = await self._blobs(place, manifest.blobs, optional=manifest.optional)
         for other in list(lacking):
-            if await self._part(place, other, depth) is None and self._seen.get(other):
+            lack = await self._part(place, other, depth)
+            if lack is None and self._seen[other] is Outcome.HERE:
                 del lacking[other]
+            elif lack is not None and not lack.is_lost:
+                lacking[other] = lack
         for other in manifest.children:
-            reason = await self._part(place, other, depth)
-            if reason and await self._blobs(place, [other]):
-                lacking[other] = reason
+            lack = await self._child(place, other, depth)
+            if lack is not None:
+                lacking[other] = lack
         for other in manifest.optional & lacking.keys():
-            self._fail(place.source, digest, f"it has no {other}: {lacking.pop(other)}")
-        if not lacking:
-            return True
-        if manifest.is_index:
-            for other, reason in lacking.items():
-                self._fail(place.source, digest, f"its part {other} is not there: {reason}")
-            return True
-        problems = [f"{other}: {reason}" for other, reason in lacking.items()]
-        self._fail(place.source, digest, f"it lacks {'; '.join(problems)}")
-        return False
+            self._fail(place.source, digest, f"it has no {other}: {lacking.pop(other).reason}")
+        return self._judged(place, digest, manifest, lacking)
 
     async def _bring_again(
         self, place: _Place, digest: Digest, manifest: Manifest, depth: int
-    ) -> None:
+    ) -> Outcome:
         """Bring what collection took between the look at it and the put of what refers to it.
 
         From the put on, collection leaves alone what the manifest refers to.
         """
-        if not place.id:
-            return
+        if not place.id or self._settings.dry_run:
+            return Outcome.HERE
         parts = [*manifest.blobs, *manifest.children]
         missing = await self._database.read(registry.missing_references, place.id, parts)
-        lost = {each for each in missing if each not in self._absent}
+        known = {each for each in parts if self._seen.get(each) is Outcome.LOST} | self._absent
+        lost = {each for each in missing if each not in known}
         if not lost:
-            return
+            return Outcome.HERE
         for each in lost:
             self._seen.pop(each, None)
         again = replace(
@@ -349,16 +352,45 @@ class Importer:
             blobs=tuple(each for each in manifest.blobs if each in lost),
             children=tuple(each for each in manifest.children if each in lost),
         )
-        await self._parts(place, digest, again, depth)
+        return await self._parts(place, digest, again, depth)
 
-    async def _part(self, place: _Place, digest: Digest, depth: int) -> str | None:
-        """Bring a manifest that another refers to; return why the source does not have it."""
-        if digest in self._seen:
+    def _judged(
+        self, place: _Place, digest: Digest, manifest: Manifest, lacking: Mapping[Digest, Lack]
+    ) -> Outcome:
+        """Return whether a manifest may be put without what it lacks, and list that."""
+        if not lacking:
+            return Outcome.HERE
+        is_lost = all(lack.is_lost for lack in lacking.values())
+        if manifest.is_index and is_lost:
+            for other, lack in lacking.items():
+                self._fail(place.source, digest, f"its part {other} is not there: {lack.reason}")
+            return Outcome.HERE
+        problems = "; ".join(f"{other}: {lack.reason}" for other, lack in lacking.items())
+        self._fail(place.source, digest, f"it lacks {problems}")
+        return Outcome.LOST if is_lost else Outcome.FAILED
+
+    async def _child(self, place: _Place, digest: Digest, depth: int) -> Lack | None:
+        """Bring what an index or a manifest names as a manifest, which it may not be."""
+        lack = await self._part(place, digest, depth)
+        if lack is None or digest in self._seen:
+            return lack
+        as_blob = (await self._blobs(place, [digest])).get(digest)
+        if as_blob is None:
             return None
-        try:
-            await self._keep(place, await self._manifest_of(place, digest), depth - 1)
-        except (SourceError, OSError) as error:
-            return _reason(error)
+        return lack if as_blob.is_lost or not lack.is_lost else as_blob
+
+    async def _part(self, place: _Place, digest: Digest, depth: int) -> Lack | None:
+        """Bring a manifest that another refers to; return why it could not be had.
+
+        None also where it was looked at and found to be lost: then that is listed.
+        """
+        if digest not in self._seen:
+            try:
+                await self._keep(place, await self._manifest_of(place, digest), depth - 1)
+            except (SourceError, OSError) as error:
+                return Lack.of(error)
+        if self._seen[digest] is Outcome.FAILED:
+            return Lack("not all that it needs could be brought")
         return None
 
     async def _related(
@@ -366,9 +398,10 @@ class Importer:
     ) -> None:
         """Bring what refers to a manifest."""
         for other in related:
-            reason = await self._part(place, other, depth)
-            if reason:
-                message = f"what refers to it {other} is not there: {reason}"
+            lack = await self._part(place, other, depth)
+            if lack is not None:
+                what = "is not there" if lack.is_lost else "could not be brought"
+                message = f"what refers to it {other} {what}: {lack.reason}"
                 self._fail(place.source, digest, message)
 
     async def _is_here(self, place: _Place, digest: Digest) -> bool:
@@ -391,7 +424,7 @@ class Importer:
 
     async def _blobs(
         self, place: _Place, wanted: Sequence[Digest], *, optional: Collection[Digest] = ()
-    ) -> dict[Digest, str]:
+    ) -> dict[Digest, Lack]:
         """Bring blobs, several at once; return those that could not be brought, and why.
 
         That an optional one is not there is no reason; that nobody can tell is one.
@@ -406,7 +439,7 @@ class Importer:
             raise error.exceptions[0] from None
         errors = {digest: task.result() for digest, task in tasks.items()}
         return {
-            digest: _reason(error)
+            digest: Lack.of(error)
             for digest, error in errors.items()
             if error and not (isinstance(error, NotThereError) and digest in optional)
         }
@@ -491,9 +524,3 @@ class Importer:
 
     def _fail(self, repository: str, subject: str, reason: str) -> None:
         self._done.problems.append(Problem(repository[:300], subject, reason))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"it cannot be read: {error.strerror or reason_of(error)}"
-    return str(error)

@@ -1,18 +1,29 @@
 """A running registry, by its API (distribution-spec; catalog as docker-registry has it)."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from dtr.model.digest import Digest
 from dtr.model.errors import DigestInvalidError, UnavailableError
 from dtr.model.manifests import INDEX_TYPES, MANIFEST_TYPES
 from dtr.model.names import Reference
-from dtr.remote import Answer, Credentials, RemoteClient, RemoteError, Targets
+from dtr.remote import (
+    Answer,
+    BrokenOffError,
+    Credentials,
+    RemoteClient,
+    RemoteError,
+    Targets,
+    TooMuchError,
+)
 from dtr.transfer.source import (
+    LostError,
     NotThereError,
     RepositoryUnknownError,
     Source,
@@ -20,11 +31,14 @@ from dtr.transfer.source import (
     SourceManifest,
 )
 
+T = TypeVar("T")
+
 _ACCEPT: Final = {"Accept": ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))}
 _PAGE_BYTES: Final = 16 << 20
 _PAGE_ENTRIES: Final = 1000
 _MOST_PAGES: Final = 1_000_000
 _ATTEMPTS: Final = 5
+_PAUSE_SECONDS: Final = 0.5
 _SHOWN: Final = 100
 _OK: Final = 200
 _PARTIAL: Final = 206
@@ -114,14 +128,17 @@ class RemoteRegistry:
     ) -> SourceManifest:
         """Get a manifest in whichever of the four media types it was pushed."""
         path = f"/v2/{quote(repository)}/manifests/{quote(reference, safe=':')}"
-        async with self._get(path, headers=_ACCEPT) as response:
-            payload = await response.read(limit=limit)
-            media_type = response.header("Content-Type")
+
+        async def read() -> tuple[bytes, str]:
+            async with self._get(path, headers=_ACCEPT) as response:
+                return await response.read(limit=limit), response.header("Content-Type")
+
+        payload, media_type = await _whole(read)
         digest = Digest.of(payload)
         if isinstance(reference, Digest):
             digest = Digest.of(payload, reference.algorithm)
             if digest != reference:
-                raise SourceError(f"the bytes of manifest {reference} are others")
+                raise LostError(f"the bytes of manifest {reference} are others")
         return SourceManifest(digest, payload, media_type)
 
     async def blob_size(self, repository: str, digest: Digest) -> int:
@@ -166,15 +183,18 @@ class RemoteRegistry:
         """Follow `Link: <...>; rel="next"` on this server, and not for ever."""
         following = f"{path}?n={_PAGE_ENTRIES}"
         for _ in range(_MOST_PAGES):
-            async with self._get(following) as response:
-                page = await response.read_json(limit=_PAGE_BYTES)
-                target = response.next_page
+            page, target = await _whole(partial(self._page, following))
             yield page
             if not target:
                 return
             parts = urlsplit(urljoin(following, target))
             following = f"{parts.path}?{parts.query}"
         raise SourceError(f"{path} has no last page")
+
+    async def _page(self, path: str) -> tuple[dict[str, Any], str]:
+        """Return one page and where the next one is."""
+        async with self._get(path) as response:
+            return await response.read_json(limit=_PAGE_BYTES), response.next_page
 
     @asynccontextmanager
     async def _get(
@@ -195,8 +215,20 @@ class RemoteRegistry:
                     kind = _NotThereError if answer.status == _NOT_FOUND else _StatusError
                     raise kind(message, answer.status)
                 yield answer
+        except TooMuchError as error:
+            raise LostError(str(error)) from error
         except RemoteError as error:
             raise SourceError(str(error)) from error
+
+
+async def _whole(read: Callable[[], Awaitable[T]]) -> T:
+    """Return a short body; one that breaks off is asked for again, a few times."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return await read()
+        except BrokenOffError:
+            await asyncio.sleep(_PAUSE_SECONDS)
+    return await read()
 
 
 def _scope(path: str) -> str:

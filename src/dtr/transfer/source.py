@@ -11,10 +11,14 @@ from dtr.model.names import Reference
 
 
 class SourceError(InvalidError):
-    """The source does not have this, or not whole."""
+    """The source did not give this, and it is not known whether it has it."""
 
 
-class NotThereError(SourceError):
+class LostError(SourceError):
+    """The source does not have this whole, or it is more than is taken: for good."""
+
+
+class NotThereError(LostError):
     """The source answers that it does not have this."""
 
 
