@@ -253,6 +253,14 @@ async def _manage(place: Place) -> None:
     await place.plane.store.commit([*puts, Delete(keys.manager(place.plane.first.id))])
 
 
+def test_a_wrong_id_of_a_replica_is_refused_with_one_reason(place: Place) -> None:
+    """And not with how many would be left without it."""
+    place.grow(2)
+    said = place.fails("remove", "--existing-replica-id", replica_id(1), "--replica-id", "abc")
+    assert "12 lower-case hexadecimal digits" in said
+    assert "entries" not in said
+
+
 def test_reconfigure_takes_settings(place: Place) -> None:
     """Values are TOML; wrong ones are refused with their names."""
     place.grow(1)
@@ -275,6 +283,16 @@ def test_a_private_key_on_the_command_line_is_refused(place: Place) -> None:
         "reconfigure", "--dtr-cert", "c.pem", "--dtr-key", pem
     )
     assert "--dtr-key is not given" in place.fails("reconfigure", "--dtr-cert", "c.pem")
+
+
+def test_the_generated_certificate_is_asked_for_alone(place: Place, tmp_path: Path) -> None:
+    """Not together with one of the user's; by itself it is something to change."""
+    place.grow(1)
+    for name in ("chain.pem", "key.pem"):
+        (tmp_path / name).write_text("-----BEGIN X-----\n")
+    both = ["--dtr-cert", str(tmp_path / "chain.pem"), "--dtr-key", str(tmp_path / "key.pem")]
+    assert "exclude each other" in place.fails("reconfigure", "--generated-cert", *both)
+    assert "new settings" in place.good("reconfigure", "--generated-cert")
 
 
 def test_nfs_urls_are_explained(place: Place) -> None:

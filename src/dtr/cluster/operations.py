@@ -170,6 +170,14 @@ class ReconfigureArguments(_Arguments):
     settings: _Settings = Field(default_factory=dict)
     external_url: _Text | None = None
     certificate_id: _Text = ""
+    is_certificate_generated: bool = False
+    """Whether replicas give up the user's certificate, and show one of UCP's authority again."""
+
+    @model_validator(mode="after")
+    def _have_one_certificate(self) -> "ReconfigureArguments":
+        if self.certificate_id and self.is_certificate_generated:
+            raise ValueError("name a certificate, or ask for a generated one, not both")
+        return self
 
 
 class EmergencyRepairArguments(_Arguments):

@@ -99,6 +99,8 @@ def _record(context: Context) -> Outcome:
         "external_url": cluster.external_url,
     }
     operation = noted(context.operation, context.now, **{_BEFORE: before})
+    if context.is_set("is_certificate_generated"):
+        certificate = WebCertificate(id="", certificate="", key="", created_at=context.now)
     changed = _changed(context, cluster, certificate)
     return Act(
         (*_certificate_actions(context, certificate), PutCluster(changed), PutOperation(operation))
@@ -125,7 +127,10 @@ def _changed(
 def _certificate_actions(
     context: Context, certificate: WebCertificate | None
 ) -> tuple[Action, ...]:
-    """Return what puts a web certificate in place, and the old one aside."""
+    """Return what puts a web certificate in place, and the old one aside.
+
+    An empty one is in place of the user's where replicas are to show a generated one again.
+    """
     view = context.view
     if certificate is None or view.cluster is None or view.secrets is None:
         return ()
@@ -135,7 +140,8 @@ def _certificate_actions(
         key=view.secrets.web_key,
         created_at=context.now,
     )
-    return (PutCertificate(old), PutWebKey(certificate.key), DeleteCertificate(certificate.id))
+    taken = (DeleteCertificate(certificate.id),) if certificate.id else ()
+    return (PutCertificate(old), PutWebKey(certificate.key), *taken)
 
 
 def _roll(context: Context) -> Outcome:

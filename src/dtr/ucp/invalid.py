@@ -36,7 +36,10 @@ _WORDS: Final = {
 def problems_of(error: ValidationError) -> list[str]:
     """Return each problem with the name of its field; what was in it may be a secret."""
     found = error.errors(include_url=False, include_input=False)
-    return [_problem(each) for each in found[:_MOST]]
+    within = {each["loc"][:-1] for each in found}
+    # Entries that are wrong themselves are not counted, so that a list of them seems too short.
+    told = [each for each in found if each["type"] != "too_short" or each["loc"] not in within]
+    return [_problem(each) for each in told[:_MOST]]
 
 
 def _problem(detail: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from dtr.cli.cluster.options import (
     DryRunOption,
     ExistingReplicaOption,
     ExternalUrlOption,
+    GeneratedOption,
     KeyOption,
     LogLevelOption,
     NfsOption,
@@ -112,6 +113,7 @@ def reconfigure(
     dtr_cert: CertificateOption = None,
     dtr_key: KeyOption = None,
     dtr_ca: AuthorityOption = None,
+    generated_cert: GeneratedOption = False,
     log_level: LogLevelOption = None,
     setting: SettingOption = None,
     storage: Annotated[str | None, typer.Option("--storage", hidden=True)] = None,
@@ -134,7 +136,11 @@ def reconfigure(
     arguments: dict[str, JsonValue] = {"settings": {**settings_of(setting, log_level)}}
     if dtr_external_url is not None:
         arguments["external_url"] = dtr_external_url
-    if not arguments["settings"] and dtr_external_url is None and certificate is None:
+    if generated_cert and certificate is not None:
+        fail("--generated-cert and --dtr-cert exclude each other: give one of them.")
+    if generated_cert:
+        arguments["is_certificate_generated"] = True
+    if arguments == {"settings": {}} and certificate is None:
         fail("nothing to change: name at least one setting, such as --setting log.level=debug.")
     with connected(options) as client:
         if dry_run:

@@ -111,6 +111,13 @@ AuthorityOption = Annotated[
         help="CA certificate of --dtr-cert. It is added to the chain.",
     ),
 ]
+GeneratedOption = Annotated[
+    bool,
+    typer.Option(
+        "--generated-cert",
+        help="Give up your own web certificate: UCP's authority makes one for each replica again.",
+    ),
+]
 LogLevelOption = Annotated[
     str | None,
     typer.Option("--log-level", envvar="LOG_LEVEL", help="Log level of all replicas."),
