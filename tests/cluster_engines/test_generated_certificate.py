@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 from tests.cluster_engines.nodes import FakeControllers, TestNode
 from tests.cluster_engines.test_programs import installed
 from tests.cluster_engines.test_replica import Running
@@ -26,7 +27,7 @@ async def with_certificate(directory: Path, simulation: Simulation) -> tuple[str
     made = ensure_certificates(directory, ["r.example"], datetime.now(UTC))
     certificate, key = made.cert_path.read_text(), made.key_path.read_text()
     simulation.now = datetime.now(UTC).timestamp()
-    body = {"certificate": certificate, "key": key}
+    body: dict[str, JsonValue] = {"certificate": certificate, "key": key}
     brought = await bring_certificate(
         ApiRequest(store=simulation.store, caller="admin", body=body, now=simulation.now)
     )
