@@ -76,7 +76,7 @@ def choose_existing(
         )
         if answer in known:
             return answer
-        _ask_again(f"There is no replica {answer} . Choose one of: ", known)
+        _ask_again(f"{answer} cannot be the existing replica. Choose one of: ", known)
 
 
 def choose_leaving(
