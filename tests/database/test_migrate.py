@@ -105,12 +105,7 @@ def test_an_older_schema_is_refused_until_it_is_migrated(tmp_path: Path) -> None
     set_revision(database, "0001")
     with pytest.raises(SchemaVersionError, match="dtr migrate of this version"):
         check_schema(database.engine)
-    assert [step.revision for step in pending_steps(database.engine)] == [
-        "0002",
-        "0003",
-        "0004",
-        "0005",
-    ]
+    assert pending_steps(database.engine) == known_steps()[1:]
     database.close()
 
 

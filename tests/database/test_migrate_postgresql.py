@@ -100,7 +100,7 @@ def test_a_first_start_that_was_cut_short_goes_on(engine: Engine) -> None:
     apply(engine, partial(_upgrade, revision="0001"))
     with pytest.raises(SchemaVersionError, match="needs"):
         check_schema(engine)
-    assert [step.revision for step in migrate(engine)] == ["0002", "0003", "0004", "0005"]
+    assert migrate(engine) == known_steps()[1:]
     check_schema(engine)
 
 

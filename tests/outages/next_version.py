@@ -2,6 +2,7 @@
 
 It has stopped to use a column. Its *before* step makes the column optional, adds a table, and
 builds an index while others write; its *after* step drops the column, which this version needs.
+The numbers follow those of this version: a new migration changes nothing here.
 """
 
 import shutil
@@ -9,19 +10,21 @@ from pathlib import Path
 
 from tests.support.processes import ROOT
 
-HEAD = "0007"
-NEEDED = "0006"
+from dtr.database import migrations
 
-BEFORE = '''"""a column that may be left out, a table, an index
+NEEDED = f"{int(migrations.HEAD) + 1:04}"
+HEAD = f"{int(migrations.HEAD) + 2:04}"
 
-Revision: 0006, after 0005.
+BEFORE = f'''"""a column that may be left out, a table, an index
+
+Revision: {NEEDED}, after {migrations.HEAD}.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "{NEEDED}"
+down_revision = "{migrations.HEAD}"
 branch_labels = None
 depends_on = None
 
@@ -34,15 +37,15 @@ def upgrade() -> None:
         op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_tags_updated_at")
         op.create_index("ix_tags_updated_at", "tags", ["updated_at"], postgresql_concurrently=True)
 '''
-AFTER = '''"""the column goes
+AFTER = f'''"""the column goes
 
-Revision: 0007, after 0006.
+Revision: {HEAD}, after {NEEDED}.
 """
 
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "{HEAD}"
+down_revision = "{NEEDED}"
 branch_labels = None
 depends_on = None
 
@@ -55,7 +58,6 @@ NEXT_COLUMN = '    Column("expires_at", Double, nullable=False),\n    Index(None
 CHANGES = {
     "database/schema.py": (COLUMN + NEXT_COLUMN, NEXT_COLUMN),
     "registry/records/uploads.py": ('            "created_at": now,\n', ""),
-    "database/migrations/__init__.py": ('HEAD = "0005"', f'HEAD = "{HEAD}"'),
 }
 
 
@@ -65,10 +67,12 @@ def make_next_version(directory: Path) -> Path:
     shutil.copytree(ROOT / "src" / "dtr", package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, (old, new) in CHANGES.items():
         replace(package / name, old, new)
-    replace(package / "database/migrations/__init__.py", 'NEEDED = "0005"', f'NEEDED = "{NEEDED}"')
+    constants = package / "database" / "migrations" / "__init__.py"
+    replace(constants, f'\nHEAD = "{migrations.HEAD}"', f'\nHEAD = "{HEAD}"')
+    replace(constants, f'\nNEEDED = "{migrations.NEEDED}"', f'\nNEEDED = "{NEEDED}"')
     versions = package / "database" / "migrations" / "versions"
-    (versions / "0006_before_next.py").write_text(BEFORE)
-    (versions / "0007_after_next.py").write_text(AFTER)
+    (versions / f"{NEEDED}_before_next.py").write_text(BEFORE)
+    (versions / f"{HEAD}_after_next.py").write_text(AFTER)
     return directory
 
 
