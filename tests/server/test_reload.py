@@ -15,6 +15,7 @@ import httpx
 import pytest
 from cryptography import x509
 from tests.cli.command import clean_environment
+from tests.http.wire import say
 from tests.support.processes import ProcessGroup, free_port, wait_until
 from tests.support.server import ADMIN, ADMIN_PASSWORD, DTR, answers
 
@@ -179,6 +180,13 @@ def test_plain_http_answers_health_and_redirects_to_tls(server: TlsServer) -> No
         answer = client.get(f"{plain}/v2/app/tags/list?n=1")
     assert answer.status_code == httpx.codes.PERMANENT_REDIRECT
     assert answer.headers["Location"] == f"{server.url}/v2/app/tags/list?n=1"
+
+
+def test_plain_http_at_the_tls_port_gets_an_alert(server: TlsServer) -> None:
+    """No sentence, as docs/security.md says: only the front, behind balancers, has one."""
+    heard = say(f"http://127.0.0.1:{server.port}", b"GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert heard.is_closed
+    assert (heard.content[:2], len(heard.content)) == (b"\x15\x03", 7)
 
 
 @pytest.mark.measuring
