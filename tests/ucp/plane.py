@@ -159,13 +159,12 @@ class ControlPlane:
                 [*routes, *self.extra_routes],
                 clock=lambda: self.now,
             )
-            application = server.application()
 
             async def close(_: web.Application) -> None:
                 administrators.close()
 
-            application.on_cleanup.append(close)
-            runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+            runner = server.runner(shutdown_seconds=0.1)
+            runner.app.on_cleanup.append(close)
             await runner.setup()
             files = self.directory
             tls = TlsCertificate(files.certificate, files.key, files.ca)

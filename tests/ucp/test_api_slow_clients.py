@@ -37,7 +37,7 @@ async def port() -> AsyncIterator[int]:
     administrators = Administrators(store)
     route = ApiRoute("GET", "/late", Access.OPEN, wait_long)
     server = ApiServer(store, Gate(store, administrators), [route], connections=connections)
-    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.1)
+    runner = server.runner(shutdown_seconds=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", found).start()
     following = asyncio.create_task(connections.follow())

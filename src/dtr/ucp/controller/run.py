@@ -130,9 +130,7 @@ async def _begin(
 async def _serve(
     server: ApiServer, certificate: TlsCertificate, address: str, port: int
 ) -> web.AppRunner:
-    runner = web.AppRunner(
-        server.application(), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
-    )
+    runner = server.runner(shutdown_seconds=_SHUTDOWN_SECONDS)
     await runner.setup()
     try:
         site = web.TCPSite(runner, _bound(address), port, ssl_context=certificate.context)

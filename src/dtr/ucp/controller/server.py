@@ -1,6 +1,7 @@
 """The API as an aiohttp application: routes, access, bounds, and every error in one shape."""
 
 import asyncio
+import logging
 import math
 import ssl
 import time
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import JsonValue, ValidationError
 
 from dtr.asgi.conditions import Conditions
@@ -41,6 +43,12 @@ _PING_SECONDS: Final = 2.0
 _NO_STORE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _READS: Final = frozenset({"GET", "HEAD"})
 _LOG = structlog.get_logger()
+_CLIENTS_FAULTS: Final = (
+    HttpProcessingError,
+    ClientPayloadError,
+    web.RequestPayloadError,
+    ConnectionError,
+)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -77,6 +85,20 @@ class ApiServer:
                 # Where the original had it.
                 application.router.add_route(route.method, route.path, handler)
         return application
+
+    def runner(self, *, shutdown_seconds: float) -> web.AppRunner:
+        """Return what serves the application.
+
+        What a client sends wrongly is answered, and is no line in the log: anybody could fill it.
+        Bodies are not unpacked: a few bytes could become a thousand times as many.
+        """
+        return web.AppRunner(
+            self.application(),
+            access_log=None,
+            shutdown_timeout=shutdown_seconds,
+            logger=_logger(),
+            auto_decompress=False,
+        )
 
     @web.middleware
     async def _followed(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -149,6 +171,18 @@ class ApiServer:
         return web.Response(text=pem, content_type="application/x-pem-file", headers=_NO_STORE)
 
 
+def _logger() -> logging.Logger:
+    """Return where the library says what went wrong, but for what clients did."""
+
+    def is_ours(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], _CLIENTS_FAULTS))
+
+    logger = logging.getLogger(__name__)
+    if not logger.filters:
+        logger.addFilter(is_ours)
+    return logger
+
+
 class TlsCertificate:
     """The node's certificate for this server, read again when the agent has renewed it."""
 
@@ -219,6 +253,9 @@ async def _body(request: web.Request, limit: int) -> JsonValue:
                     raise ApiError(413, "TOO_LARGE", f"The request is larger than {limit} bytes.")
     except TimeoutError:
         raise ApiError(408, "TIMEOUT", "The request did not arrive in time.") from None
+    except _CLIENTS_FAULTS:
+        message = "The request's body broke off, or cannot be read."
+        raise ApiError(400, "INVALID", message) from None
     if not content:
         return None
     try:
