@@ -1,6 +1,7 @@
 """Commands on accounts and repositories, typed on a node: they find the replica's registry."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import cast
 
@@ -47,6 +48,28 @@ def test_whatever_is_named_is_taken_instead(quick: QuickCommandLine, node: Path)
     assert listed(quick, node, DTR_DATA__DIRECTORY=str(quick.data_dir)).err == ""
     Path("data").mkdir()
     assert "is empty" in listed(quick, node).message
+
+
+@pytest.mark.parametrize("words", [("check",), ("show", "--changed")])
+def test_settings_that_are_checked_or_shown_are_those_of_the_replica(
+    quick: QuickCommandLine, node: Path, words: tuple[str, ...]
+) -> None:
+    """And not the defaults of a registry that is nowhere on the node."""
+    ended = quick.run("config", *words, environment={"UCP_DATA_DIR": str(node)}, names_data=False)
+    assert ended.status == 0, ended.message
+    assert "Using the replica on this node" in ended.err
+    assert str(quick.data_dir) in ended.out
+
+
+def test_a_node_without_a_replica_is_named_as_such(quick: QuickCommandLine, node: Path) -> None:
+    """A missing directory named data is not what is wrong there."""
+    shutil.rmtree(node / "replicas")
+    (node / "node.json").write_text("{}")
+    said = listed(quick, node).message
+    assert "has no replica" in said
+    assert "on a node with a replica" in said
+    (node / "node.json").unlink()
+    assert "has no replica" not in listed(quick, node).message
 
 
 def test_a_command_waits_for_a_database_no_longer_than_the_settings_say() -> None:

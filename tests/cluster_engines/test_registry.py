@@ -204,6 +204,29 @@ async def test_the_registry_is_told_by_how_much_its_machines_clock_is_wrong(part
     assert 3590 < correction <= 3600
 
 
+@pytest.mark.parametrize(
+    ("status", "said", "is_read_only"),
+    [
+        (200, "pushes: refused, in read-only mode", True),
+        (200, "metadata: no primary answers; pulls go on, pushes wait", False),
+        (200, "", False),
+        (503, "pushes: refused", False),
+    ],
+)
+async def test_read_only_mode_is_what_a_healthy_registry_says(
+    part: Part, monkeypatch: pytest.MonkeyPatch, status: int, said: str, *, is_read_only: bool
+) -> None:
+    """For the cluster's status, which would say that pushes work."""
+
+    async def ask(*_: object) -> tuple[int, bytes]:
+        return status, json.dumps({"Error": said, "Healthy": status == 200}).encode()
+
+    await part.converge(specification())
+    monkeypatch.setattr(part.registry, "_ask", ask)
+    assert bool(await part.registry.health()) == (status != 200)
+    assert part.registry.is_read_only == is_read_only
+
+
 async def test_a_registry_that_does_not_answer_is_not_healthy(part: Part) -> None:
     """And its storage has nothing to tell; damaged words are none."""
     assert await part.registry.health() == "the registry does not run yet"

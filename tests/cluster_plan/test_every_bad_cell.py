@@ -120,6 +120,7 @@ AHEAD = DatabaseReport(
 CASES = [
     Case(HEAD, without_primary, "Pushes do not work", "There is no primary"),
     Case(HEAD, replica(1, is_healthy=False), "Pushes do not work", "cannot be written to"),
+    Case(HEAD, replica(1, is_read_only=True), "pushes are refused", "dtr read-only off"),
     Case(HEAD, managed(3, silent=1), "0 of 3 managers", "manager node4 does not report"),
     Case(HEAD, managed(1), "0 of 1 managers", "ucp node promote"),
     Case(HEAD, replica(2, is_healthy=False), "0 of 3 replicas", f"Replica {BAD} on node2"),

@@ -1,5 +1,6 @@
 """An administrator has the registry serve pulls only: what is refused then, and what goes on."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -131,3 +132,18 @@ async def test_a_mode_without_a_reason_is_refused(admin: Client, body: bytes) ->
     """Whoever pushes is to know what to wait for."""
     assert (await admin.put(MODE, content=body)).status_code == 400
     assert (await admin.get(MODE)).json() == {"read_only": False}
+
+
+async def test_health_says_that_pushes_are_refused_and_is_good(admin: Client) -> None:
+    """So that a status shows it, and no balancer takes the server out."""
+    assert (await admin.get("/health")).json() == {"Error": "", "Healthy": True}
+    assert (await admin.put(MODE, content=on())).status_code == 200
+    async with asyncio.timeout(20):
+        while True:
+            answer = await admin.get("/health")
+            assert answer.status_code == 200
+            if answer.json()["Error"]:
+                break
+            await asyncio.sleep(0.05)
+    assert answer.json() == {"Error": "pushes: refused, in read-only mode", "Healthy": True}
+    assert REASON not in answer.text

@@ -8,6 +8,7 @@ from dtr.cli.context import (
     ConfigOption,
     DataDirOption,
     failures_as_sentences,
+    own_replica,
     settings_of,
     sourced_settings,
     wait_for,
@@ -44,7 +45,7 @@ def check(
     database and storage. A server may run meanwhile.
     """
     with failures_as_sentences():
-        settings = settings_of(config, data_dir)
+        settings = settings_of(config or own_replica(data_dir), data_dir)
         check_start(settings, may_be_running=True)
         _check_metadata(settings, connect=connect)
         if connect and settings.storage.url:
@@ -66,7 +67,7 @@ def show_settings(
 ) -> None:
     """Show the value of every setting and where it comes from; secrets are shown as ***."""
     with failures_as_sentences():
-        sourced = sourced_settings(config, data_dir)
+        sourced = sourced_settings(config or own_replica(data_dir), data_dir)
     found = [entry for entry in sourced.effective() if not changed or entry[0] in sourced.sources]
     if as_json:
         names = ("key", "value", "source")

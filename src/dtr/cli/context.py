@@ -142,7 +142,13 @@ def sourced_settings(
 def open_registry(config: Path | None, data_dir: Path | None) -> Iterator[Registry]:
     """Open an existing registry for a command, and say in a sentence what is wrong with it."""
     with failures_as_sentences():
-        settings = settings_of(config or _own_replica(data_dir), data_dir)
+        own = config or own_replica(data_dir)
+        if own is None and is_node_without_registry(data_dir):
+            fail(
+                "This node of UCP has no replica, and no other registry is named. Run the command "
+                "on a node with a replica (dtr status shows them), or pass --config or --data-dir."
+            )
+        settings = settings_of(own, data_dir)
     with failures_as_sentences(settings.data.directory.absolute()):
         drivers = open_drivers(settings, _directory(settings))
         drivers.database.clock = open_clock(settings.cluster.clock_file)
@@ -165,19 +171,15 @@ def wait_for(database: Database, settings: Settings) -> None:
     database.wait_until_there(seconds=min(_MOST_WAIT_SECONDS, patience))
 
 
-def _own_replica(data_dir: Path | None) -> Path | None:
+def own_replica(data_dir: Path | None) -> Path | None:
     """Return the settings of the replica on this node, where nothing names another registry.
 
     It is said: whoever expected another registry has to see it.
     """
-    named = ("DTR_CONFIG", "DTR_DATA__DIRECTORY", "DTR_DATABASE__URL")
-    if data_dir is not None or any(os.environ.get(name) for name in named):
+    if _is_named(data_dir):
         return None
-    if Settings().data.directory.exists():
-        return None
-    node = Path(os.environ.get("UCP_DATA_DIR") or _NODE)
     try:
-        found = sorted(node.glob("replicas/*/registry/dtr.toml"), key=_changed_at)
+        found = sorted(_node().glob("replicas/*/registry/dtr.toml"), key=_changed_at)
     except OSError:
         return None
     if not found:
@@ -185,6 +187,21 @@ def _own_replica(data_dir: Path | None) -> Path | None:
     # Of a replica that was removed files may be left: the newest settings are those in use.
     echo(f"Using the replica on this node: --config {found[-1]}", err=True)
     return found[-1]
+
+
+def is_node_without_registry(data_dir: Path | None) -> bool:
+    """Tell whether this machine is a node of UCP, and nothing names a registry."""
+    return not _is_named(data_dir) and (_node() / "node.json").exists()
+
+
+def _is_named(data_dir: Path | None) -> bool:
+    named = ("DTR_CONFIG", "DTR_DATA__DIRECTORY", "DTR_DATABASE__URL")
+    is_told = data_dir is not None or any(os.environ.get(name) for name in named)
+    return is_told or Settings().data.directory.exists()
+
+
+def _node() -> Path:
+    return Path(os.environ.get("UCP_DATA_DIR") or _NODE)
 
 
 def _changed_at(path: Path) -> float:

@@ -12,6 +12,7 @@ from dtr.cluster.view import (
     ClusterView,
     Machine,
     illness,
+    is_read_only,
     is_streaming,
     is_writable,
     lag_bytes,
@@ -256,6 +257,12 @@ def _settings(view: ClusterView, now: float) -> Iterator[Issue]:
     cluster = view.cluster
     if cluster is None:
         return
+    if is_read_only(view, now):
+        yield Issue(
+            "read-only",
+            "The registry is in read-only mode and refuses pushes. dtr read-only status shows "
+            "why, dtr read-only off ends it.",
+        )
     behind = [
         each.id for each in view.replicas if each.settings_revision < cluster.settings_revision
     ]

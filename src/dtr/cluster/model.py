@@ -200,6 +200,8 @@ class ReplicaReport(Document):
     is_healthy: bool = False
     """Whether the registry's `/health` answered 200."""
     health_error: str = ""
+    is_read_only: bool = False
+    """Whether the registry serves pulls only because an administrator wants it so."""
     storage: StorageReport | None = None
     version: str = ""
     proxy_port: int = 0

@@ -13,7 +13,7 @@ from dtr.cluster.operations import running_phase
 from dtr.cluster.plan import current_operation
 from dtr.cluster.plan_majority import tolerated
 from dtr.cluster.specifications import pool
-from dtr.cluster.view import ClusterView, illness, is_writable, lag_bytes
+from dtr.cluster.view import ClusterView, illness, is_read_only, is_writable, lag_bytes
 from dtr.ucp.model import ManagerPhase, NodeReport
 
 OK: Final = "OK"
@@ -25,6 +25,7 @@ def cluster_status(view: ClusterView, now: float) -> dict[str, Any]:
     """Return everything that is known of the cluster, as JSON can carry it."""
     replicas = [_replica(view, each, now) for each in view.replicas]
     found = issues(view, now)
+    has_no_pushes = is_read_only(view, now) or not is_writable(view, now)
     primary = next((each for each in replicas if each["role"] == PRIMARY), None)
     return {
         "rethink_system_tables": {
@@ -35,7 +36,7 @@ def cluster_status(view: ClusterView, now: float) -> dict[str, Any]:
         },
         "replica_health": {each["id"]: each["health"] for each in replicas},
         "replica_timestamp": {each["id"]: _rfc3339(each["reported_at"]) for each in replicas},
-        "replica_readonly": {each["id"]: not is_writable(view, now) for each in replicas},
+        "replica_readonly": {each["id"]: has_no_pushes for each in replicas},
         "gc_lock_holder": "",
         "reported_at": now,
         "is_installed": view.cluster is not None,
@@ -45,6 +46,7 @@ def cluster_status(view: ClusterView, now: float) -> dict[str, Any]:
         "settings_revision": view.cluster.settings_revision if view.cluster else 0,
         "primary": primary["id"] if primary else "",
         "is_writable": is_writable(view, now),
+        "is_read_only": is_read_only(view, now),
         "replicas": replicas,
         "balancers": [_balancer(view, each.node_id, now) for each in view.balancers],
         "pool": [each.model_dump(mode="json") for each in pool(view)],

@@ -220,6 +220,12 @@ def is_writable(view: ClusterView, now: float) -> bool:
     return is_there and (healthy >= needed or not is_strict)
 
 
+def is_read_only(view: ClusterView, now: float) -> bool:
+    """Return whether an administrator has the registry serve pulls only."""
+    reports = (view.report_of(each) for each in view.counted if not view.is_unreachable(each, now))
+    return any(report is not None and report.is_read_only for report in reports)
+
+
 def lag_bytes(view: ClusterView, replica: Replica) -> int | None:
     """Return by how much a standby is behind the primary, as of their reports; None: unknown."""
     primary = view.replica(view.patroni.leader)

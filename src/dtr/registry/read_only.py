@@ -37,6 +37,11 @@ class ReadOnly:
         if self._mode is not None:
             raise ReadOnlyError(self._mode.sentence, reason=self._mode.reason)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether only pulls are served, as the last answer was."""
+        return self._mode is not None
+
     async def refresh(self) -> None:
         """Ask the metadata."""
         found = await self._database.lookup(FIND_SETTING, {"key": READ_ONLY_KEY})

@@ -51,6 +51,7 @@ _USED_TOKENS_SECONDS = 30
 _LAST_WRITE_SECONDS = 5
 _SERVED_SECONDS = 0.1
 _READ_ONLY = "no primary answers; pulls go on, pushes wait"
+_READ_ONLY_MODE = "refused, in read-only mode"
 
 
 def build_application(
@@ -95,7 +96,7 @@ def build_application(
         database, store, gate, registry_settings(settings), pulls, read_only, clock, drivers.cache
     )
     tokens = TokenEndpoint(database, identity, keys, gate, auth, proxies, clock=clock)
-    health = Health(_checks(drivers, keys), drain_file=settings.cluster.drain_file)
+    health = Health(_checks(drivers, keys, read_only), drain_file=settings.cluster.drain_file)
     status = ClusterStatus(settings.cluster.status_file, health, settings.server.listen, clock)
     system = System(database, health, status, metrics, ca_certificate=ca_certificate)
     modes = ReadOnlyRoutes(database, gate, read_only, clock)
@@ -151,7 +152,7 @@ def build_application(
     )
 
 
-def _checks(drivers: Drivers, keys: KeyRing) -> dict[str, Check]:
+def _checks(drivers: Drivers, keys: KeyRing, read_only: ReadOnly) -> dict[str, Check]:
     """Return how each component is asked whether it works."""
 
     async def storage() -> str:
@@ -167,7 +168,15 @@ def _checks(drivers: Drivers, keys: KeyRing) -> dict[str, Check]:
         await keys.check()
         return ""
 
-    return {"storage": storage, "metadata": metadata, "authorization": authorization}
+    async def pushes() -> str:
+        return _READ_ONLY_MODE if read_only.is_on else ""
+
+    return {
+        "storage": storage,
+        "metadata": metadata,
+        "authorization": authorization,
+        "pushes": pushes,
+    }
 
 
 class UsedTokens:

@@ -43,6 +43,8 @@ def _head(document: dict[str, Any], *, is_current: bool) -> Text:
     text = Text()
     if not is_current:
         text.append(f"Pushes {'worked' if document['is_writable'] else 'did not work'} then.")
+    elif document["is_writable"] and document.get("is_read_only"):
+        text.append("Pulls work; pushes are refused, in read-only mode.", style="yellow")
     elif document["is_writable"]:
         text.append("Pushes and pulls work.", style="green")
     else:

@@ -42,6 +42,8 @@ PROCESS: Final = "registry"
 
 _LOG = structlog.get_logger()
 _LOWEST_FREE_PORT: Final = 1024
+_READ_ONLY: Final = "pushes: "
+"""How what `/health` says of a healthy registry in read-only mode begins."""
 _STATUS_SECONDS: Final = 5.0
 _CALL_SECONDS: Final = 4.0
 _ANSWER_SECONDS: Final = 2.0
@@ -79,6 +81,7 @@ class Registry:
         self._place = place
         self._web = WebCertificate(identity, controllers)
         self._refreshing: asyncio.Task[None] | None = None
+        self.is_read_only = False
         self._refused: tuple[str, str] = ("", "")
         self._web_problem = ""
         self._revision = 0
@@ -156,7 +159,9 @@ class Registry:
             status, body = await self._ask("/health", self._port, _HEALTH_SECONDS)
         except UnavailableError as error:
             return str(error)
-        return "" if status == 200 else _error_of(body) or "its health is not good"  # noqa: PLR2004
+        is_healthy = status == 200  # noqa: PLR2004
+        self.is_read_only = is_healthy and _said(body).startswith(_READ_ONLY)
+        return "" if is_healthy else _error_of(body) or "its health is not good"
 
     def storage(self) -> StorageReport | None:
         """Return what the built-in storage last wrote of itself; None where there is nothing."""
@@ -275,12 +280,16 @@ class Registry:
             write_for(self._place.clock, written_correction(own, now), user=user)
 
 
-def _error_of(body: bytes) -> str:
+def _said(body: bytes) -> str:
     try:
         answer = json.loads(body)
     except ValueError:
         return ""
-    error = str(answer.get("Error", "")) if isinstance(answer, dict) else ""
+    return str(answer.get("Error", "")) if isinstance(answer, dict) else ""
+
+
+def _error_of(body: bytes) -> str:
+    error = _said(body)
     # What comes after the component is a driver's or a library's: for the log and for /health.
     component, _, detail = error.partition(": ")
     return f"its {component} is not well: see /health there" if detail else error

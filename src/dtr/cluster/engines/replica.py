@@ -149,6 +149,7 @@ class ReplicaComponent:
             database=database,
             is_healthy=not error,
             health_error=error,
+            is_read_only=parts.registry.is_read_only,
             storage=parts.registry.storage(),
             proxy_port=parts.registry.proxy_port,
             problems=(*self._problems, *parts.database.problems, *parts.registry.problems),
