@@ -5,6 +5,7 @@ import gc
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlencode
 
 from tests.http.asgi import Answer, ask
@@ -13,7 +14,9 @@ from tests.http.conftest import Connect, OpenRegistry
 from tests.http.targets import InProcess
 
 from dtr.asgi.request import Message
+from dtr.model.digest import Digest
 from dtr.model.manifests import OCI_MANIFEST
+from dtr.storage import FilesystemBlobStore
 from dtr.testing.registry import ALICE, BOB
 
 LARGE = b"x" * ((4 << 20) - 1)
@@ -135,3 +138,27 @@ async def test_large_bearer_tokens_do_not_stay_in_memory(open_registry: OpenRegi
     finally:
         tracemalloc.stop()
     assert held < sum(map(len, tokens)) / 2
+
+
+async def test_a_body_of_tiny_pieces_takes_little_more_than_its_bytes(
+    open_registry: OpenRegistry, tmp_path: Path
+) -> None:
+    """Two bytes each would take twenty times as much until they are written."""
+    target = open_registry(stores=[FilesystemBlobStore(tmp_path / "blobs")])
+    content = b"".join(b"%02d" % (number % 100) for number in range(200_000))
+    pieces = (content[start : start + 2] for start in range(0, len(content), 2))
+    tracemalloc.start()
+    try:
+        answer = await ask(
+            target.application,
+            "POST",
+            "/v2/alice/tiny/blobs/uploads/",
+            query=f"digest={Digest.of(content)}".encode(),
+            headers=[(b"authorization", basic(*ALICE).encode())],
+            body=pieces,
+        )
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert answer.status == 201
+    assert most < 3 << 20

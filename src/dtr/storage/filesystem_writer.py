@@ -17,6 +17,7 @@ from dtr.model.errors import (
     UploadUnknownError,
 )
 from dtr.storage.hashers import Hasher
+from dtr.storage.pieces import Pieces, add_piece
 from dtr.storage.port import CHUNK_BYTES, BlobWriter, Progress
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class FilesystemWriter:
         self._offset = self._written = self._sync_asked = progress.offset
         self._durable = progress.offset
         self._descriptor: int | None = None
-        self._gathered: list[bytes] = []
+        self._gathered: Pieces = []
         self._gathered_bytes = 0
         self._writing: asyncio.Task[None] | None = None
         self._syncing: asyncio.Task[None] | None = None
@@ -78,7 +79,7 @@ class FilesystemWriter:
 
     async def append(self, chunk: bytes) -> None:
         """Gather; wait only for the mebibyte before the one that is gathered."""
-        self._gathered.append(chunk)
+        add_piece(self._gathered, chunk)
         self._gathered_bytes += len(chunk)
         self._offset += len(chunk)
         self._is_flushed = False

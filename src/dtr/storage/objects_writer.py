@@ -14,6 +14,7 @@ from dtr.model.errors import (
 )
 from dtr.storage.hashers import Hasher
 from dtr.storage.parts import SMALL_BYTES, part_bytes
+from dtr.storage.pieces import Pieces, add_piece
 from dtr.storage.port import BlobWriter, Progress
 from dtr.storage.segments import MultipartSegment, Segment, StreamedSegment
 
@@ -45,9 +46,9 @@ class ObjectWriter:
         self._own: list[Segment] = []
         self._replaced: list[Segment] = []
         self._open: MultipartSegment | StreamedSegment | None = None
-        self._pieces: list[bytes] = []
+        self._pieces: Pieces = []
         self._gathered_bytes = 0
-        self._unhashed: list[bytes] = []
+        self._unhashed: Pieces = []
         self._hashing: asyncio.Task[None] | None = None
         self._failure: RegistryError | None = None
         self._is_closed = False
@@ -65,8 +66,8 @@ class ObjectWriter:
 
     async def append(self, chunk: bytes) -> None:
         """Gather; wait only for the parts before the one that is gathered."""
-        self._pieces.append(chunk)
-        self._unhashed.append(chunk)
+        add_piece(self._pieces, chunk)
+        add_piece(self._unhashed, chunk)
         self._gathered_bytes += len(chunk)
         self._offset += len(chunk)
         if self._gathered_bytes >= self._wanted:
@@ -235,7 +236,7 @@ class ObjectWriter:
 
         def update() -> None:
             for piece in pieces:
-                hasher.update(piece)
+                hasher.update(memoryview(piece))
 
         self._hashing = asyncio.create_task(self._store.in_thread(update))
 

@@ -15,6 +15,7 @@ from dtr.model.errors import (
     UnavailableError,
     UploadUnknownError,
 )
+from dtr.storage.pieces import Pieces, add_piece
 from dtr.storage.port import CHUNK_BYTES, BlobWriter, Progress
 from dtr.storage.replicated.legs import Leg, bring
 from dtr.storage.replicated.names import Place, StagedName
@@ -52,7 +53,7 @@ class ReplicatedWriter:
         self._known = progress
         self._place = Place.parse(progress.state) if progress.offset else None
         self._offset = self._handed = progress.offset
-        self._gathered: list[bytes] = []
+        self._gathered: Pieces = []
         self._name: StagedName | None = None
         self._legs: list[Leg] = []
         self._lost: set[str] = set()
@@ -80,7 +81,7 @@ class ReplicatedWriter:
 
     async def append(self, chunk: bytes) -> None:
         """Gather; wait only while a holder is far behind."""
-        self._gathered.append(chunk)
+        add_piece(self._gathered, chunk)
         self._offset += len(chunk)
         if self._offset - self._handed >= CHUNK_BYTES:
             await self._decide(self._send)
