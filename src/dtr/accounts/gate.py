@@ -212,7 +212,7 @@ class Gate:
             or await self._may_create(principal, name)
         ):
             if action in _WRITES:
-                request.permit = Permit(credential, access, name, found_id)
+                request.permit = Permit(credential, access, name, _written_id(repository, action))
             return
         if principal.is_anonymous:
             raise self._refusal(request, access)
@@ -260,6 +260,16 @@ class Gate:
         if problem and request.header(b"authorization"):
             parts.append(f'error="{problem}"')
         return "Bearer " + ",".join(parts)
+
+
+def _written_id(repository: Repository | None, action: Action) -> int | None:
+    """Return which repository must still be there when the request writes.
+
+    None for a push to a provisional one, which goes when somebody else's upload there ends.
+    """
+    if repository is None:
+        return None
+    return repository.lasting_id if action is Action.PUSH else repository.id
 
 
 def _scope_text(request: Request, access: Access) -> str:

@@ -88,9 +88,12 @@ TOKEN_EXISTS = Lookup(
     )
 )
 FIND_REPOSITORY = Lookup(
-    select(repositories.c.id, repositories.c.namespace_id, repositories.c.visibility).where(
-        repositories.c.name == bindparam("name")
-    )
+    select(
+        repositories.c.id,
+        repositories.c.namespace_id,
+        repositories.c.visibility,
+        repositories.c.is_provisional,
+    ).where(repositories.c.name == bindparam("name"))
 )
 FIND_GRANT = Lookup(
     select(func.max(grants.c.level)).where(
@@ -178,7 +181,7 @@ def token_of(row: Sequence[Any]) -> AccessToken:
 
 def repository_of(name: RepositoryName, row: Sequence[Any]) -> Repository:
     """Return the repository in a row of `FIND_REPOSITORY`."""
-    return Repository(row[0], name, row[1], Visibility(row[2]))
+    return Repository(row[0], name, row[1], Visibility(row[2]), bool(row[3]))
 
 
 def find_account(reader: Reader, name: str) -> Account | None:

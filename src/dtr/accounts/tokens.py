@@ -194,7 +194,8 @@ class TokenEndpoint:
             for action in (Action.PULL, Action.PUSH, Action.DELETE)
             if (action in asked or "*" in asked) and level >= NEEDED[action]
         ]
-        return granted, {} if repository is None else {"id": repository.id}
+        bound = None if repository is None else repository.lasting_id
+        return granted, {} if bound is None else {"id": bound}
 
 
 def add_refresh_token(

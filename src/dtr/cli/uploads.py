@@ -64,10 +64,12 @@ def remove(
             fail(f"There is no upload {unknown[0]}.")
         if user is not None:
             confirm(f"Cancel {len(chosen)} uploads of {user}?", yes=yes)
-        store = registry.store
+        store, forget_empty = registry.store, registry.settings.registry.create_on_push
         # Bytes may have come since the list was made.
         taken = {
-            each: registry.database.write_now(take_upload, each, only_empty=empty)
+            each: registry.database.write_now(
+                take_upload, each, only_empty=empty, forget_empty=forget_empty
+            )
             for each in chosen
         }
         asyncio.run(_discard(store, taken))

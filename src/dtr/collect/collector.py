@@ -30,7 +30,7 @@ class CollectSettings:
     untagged_grace_seconds: float = 7 * 86400
     batch: int = 50
     forget_empty: bool = True
-    """Whether a repository goes with its last upload, if it holds nothing; a push makes it anew."""
+    """Whether a repository that a push made goes when nothing came; another push makes it anew."""
     rest: float = 2.0
     """How long it rests after each batch, in times of what the batch took."""
 
@@ -148,7 +148,10 @@ class Collector:
 
     async def _links(self, done: Collected) -> bool:
         looked_at, removed = await self._database.write(
-            _collect_links, self._clock(), self._settings.batch
+            _collect_links,
+            self._clock(),
+            self._settings.batch,
+            forget_empty=self._settings.forget_empty,
         )
         done.links += removed
         return looked_at == self._settings.batch
@@ -186,7 +189,9 @@ def _collect_manifests(writer: Writer, now: float, settings: CollectSettings) ->
     return len(due), len(unneeded)
 
 
-def _collect_links(writer: Writer, now: float, batch: int) -> tuple[int, int]:
+def _collect_links(
+    writer: Writer, now: float, batch: int, *, forget_empty: bool = False
+) -> tuple[int, int]:
     """Remove a batch of links that no manifest needs, and mark blobs that have none left."""
     if registry.make_edges(writer):
         return batch, 0
@@ -194,6 +199,9 @@ def _collect_links(writer: Writer, now: float, batch: int) -> tuple[int, int]:
     unneeded = [link for link, is_needed in due if not is_needed]
     records.put_aside_links(writer, [link for link, is_needed in due if is_needed])
     records.remove_links(writer, unneeded)
+    if forget_empty:
+        for repository_id in sorted({link.repository_id for link in unneeded}):
+            registry.forget_if_empty(writer, repository_id)
     return len(due), len(unneeded)
 
 

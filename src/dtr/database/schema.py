@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -102,6 +103,8 @@ repositories = Table(
     Column("name", Name, nullable=False, unique=True),
     Column("visibility", String(16), nullable=False),
     Column("created_at", Double, nullable=False),
+    # Made by a push of which no manifest has come: it goes with the last upload, if nothing came.
+    Column("is_provisional", Boolean, nullable=False, server_default=false()),
     CheckConstraint("visibility IN ('public', 'private')", name="visibility"),
     # The catalog, one reason after the other why an account may see a repository.
     Index(None, "namespace_id", "name"),

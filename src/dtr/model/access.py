@@ -162,6 +162,13 @@ class Repository:
     name: RepositoryName
     namespace_id: int
     visibility: Visibility
+    is_provisional: bool = False
+    """A push made it and no manifest has come: another push makes it again, should it go."""
+
+    @property
+    def lasting_id(self) -> int | None:
+        """Its id, if it is more than a name: a provisional one is whatever has its name."""
+        return None if self.is_provisional else self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +176,7 @@ class Permit:
     """What the gate let pass: who, by which credential, to do what, in which repository.
 
     `name` is None where the route is for administrators and concerns no repository, and
-    `repository_id` also where there was no repository of that name.
+    `repository_id` also where there was no repository of that name, or only a provisional one.
     """
 
     credential: Credential

@@ -172,6 +172,8 @@ def put_manifest(
     manifest_id = added or records.find_manifest_id(writer, repository.id, pushed.digest)
     if manifest_id is None:
         raise UnavailableError("the manifest was deleted at the same moment; push it again")
+    if repository.is_provisional:
+        records.settle_repository(writer, repository.id)
     untagged_at = now + untagged_grace_seconds
     for tag in pushed.tags:
         before = records.put_tag(

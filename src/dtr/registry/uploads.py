@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 
 from dtr.accounts.permits import may_pull
@@ -22,6 +23,7 @@ from dtr.model.errors import (
     RegistryError,
     RequestTimeoutError,
     SizeInvalidError,
+    StorageFullError,
     UnauthorizedError,
     UnavailableError,
     UnknownError,
@@ -61,8 +63,8 @@ class Uploads:
         name = request.name
         if request.repository is None and not self._settings.create_on_push:
             raise NameUnknownError("repositories must be created before a push", name=str(name))
-        if request.repository is None:
-            # A session would make the repository, which would stay when its bytes find no room.
+        if request.repository is None or request.repository.is_provisional:
+            # A first push that finds no room makes no repository, not even for a while.
             await self._context.store.check_room()
         mount = request.query("mount")
         if mount is not None and await self._mount(request, Digest.parse(mount)):
@@ -80,19 +82,26 @@ class Uploads:
         """Answer PATCH: take the next chunk (end-5)."""
         upload, writer = await self._resume(request)
         try:
+            upload = await self._take_chunk(request, upload, writer)
+        except UploadUnknownError:
+            raise await self._moved(request, upload) from None
+        except StorageFullError:
+            await self._give_up_first(request, upload, writer)
+            raise
+        finally:
+            await writer.close()
+        return _session(request.name, upload, 202)
+
+    async def _take_chunk(self, request: Request, upload: Upload, writer: BlobWriter) -> Upload:
+        """Take what is sent and record it; return the session as it is then."""
+        try:
             await self._receive(request, writer, upload)
             _check_end(request, writer.offset)
         except (ClientDisconnectError, RequestTimeoutError):
             # What arrived is kept, so that the client can ask where it is and go on.
             await self._save(request, upload, writer)
             raise
-        except UploadUnknownError:
-            raise await self._moved(request, upload) from None
-        else:
-            upload = await self._save(request, upload, writer)
-        finally:
-            await writer.close()
-        return _session(request.name, upload, 202)
+        return await self._save(request, upload, writer)
 
     async def finish(self, request: Request) -> Response:
         """Answer PUT: take the last chunk, if any, verify and commit (end-6)."""
@@ -110,6 +119,9 @@ class Uploads:
             raise
         except UploadUnknownError:
             raise await self._moved(request, upload) from None
+        except StorageFullError:
+            await self._give_up_first(request, upload, writer)
+            raise
         finally:
             await writer.close()
         return _created(request.name, digest)
@@ -121,7 +133,9 @@ class Uploads:
     async def cancel(self, request: Request) -> Response:
         """Answer DELETE: forget the upload (end-14)."""
         upload = await self._find(request)
-        progress = await self._context.gate.write(records.take_upload, request, upload.id)
+        progress = await self._context.gate.write(
+            records.take_upload, request, upload.id, forget_empty=self._settings.create_on_push
+        )
         await self._context.store.discard(upload.id, progress or Progress())
         return Response(204)
 
@@ -210,6 +224,7 @@ class Uploads:
             account_id,
             idle_until=idle_until,
             most=row[0] - most + 1,
+            forget_empty=self._settings.create_on_push,
         )
         for upload_id in dropped:
             await self._context.store.discard(upload_id)
@@ -221,10 +236,13 @@ class Uploads:
             )
 
     def _new_upload(self, request: Request, algorithm: Algorithm) -> Upload:
-        """Return a session that is recorded nowhere; 0 is a repository that is yet to be made."""
+        """Return a session that is recorded nowhere.
+
+        0 is a repository that is yet to be made, also one that may go before this is recorded.
+        """
         return Upload(
             id=str(uuid.uuid4()),
-            repository_id=request.repository.id if request.repository else 0,
+            repository_id=(request.repository and request.repository.lasting_id) or 0,
             account_id=request.principal.account_id or 0,
             algorithm=algorithm,
             progress=Progress(),
@@ -325,11 +343,23 @@ class Uploads:
 
     async def _give_up(self, upload: Upload, writer: BlobWriter) -> None:
         """End a session whose content is not what it was said to be, if it is still there."""
-        database, progress = self._context.database, upload.progress
-        is_over = await database.write(records.remove_upload, upload.id, progress)
+        is_over = await self._removed(upload)
         await writer.cancel()
         if is_over:
-            await self._context.store.discard(upload.id, progress)
+            await self._context.store.discard(upload.id, upload.progress)
+
+    async def _give_up_first(self, request: Request, upload: Upload, writer: BlobWriter) -> None:
+        """End a session for which there is no room, if it is all that made its repository."""
+        repository = request.repository
+        if repository is not None and repository.is_provisional:
+            with suppress(UnavailableError):  # then it ends when it expires
+                await self._give_up(upload, writer)
+
+    async def _removed(self, upload: Upload) -> bool:
+        """Remove a session of which nothing comes; return whether it was still as it was."""
+        return await self._context.database.write(
+            records.give_up_upload, upload, forget_empty=self._settings.create_on_push
+        )
 
     async def _commit(
         self,
@@ -361,8 +391,7 @@ class Uploads:
         except _REFUSALS as error:
             await writer.withdraw()
             if has_session and not isinstance(error, UploadUnknownError):
-                database = self._context.database
-                await database.write(records.remove_upload, upload.id, upload.progress)
+                await self._removed(upload)
             raise
         await writer.recorded()
         if not is_used:
@@ -383,7 +412,9 @@ class Uploads:
 
 def _open_upload(writer: Writer, name: RepositoryName, upload: Upload, *, now: float) -> Upload:
     if not upload.repository_id:
-        upload = replace(upload, repository_id=records.ensure_repository(writer, name).id)
+        upload = replace(
+            upload, repository_id=records.ensure_repository(writer, name, is_provisional=True).id
+        )
     records.add_upload(writer, upload, now)
     return upload
 
@@ -404,7 +435,9 @@ def _commit_blob(
         UploadUnknownError: the session is over, or another request moved it.
 
     """
-    repository_id = upload.repository_id or records.ensure_repository(writer, name).id
+    repository_id = (
+        upload.repository_id or records.ensure_repository(writer, name, is_provisional=True).id
+    )
     if has_session and not records.remove_upload(writer, upload.id, upload.progress):
         # Perhaps this very unit ran before, and its answer was lost. Then its bytes must not be
         # taken back, whatever became of the blob in this repository since.
@@ -443,7 +476,7 @@ def _mount_blob(
         return False
     if records.missing_blobs(writer, source_id, [digest]):
         return False
-    target = records.ensure_repository(writer, name)
+    target = records.ensure_repository(writer, name, is_provisional=True)
     records.link_blob(writer, target.id, digest, review_at)
     return True
 

@@ -1,9 +1,9 @@
 """The schema's history, applied by `dtr.database.migrate`."""
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision; a test compares it with the files in `versions`."""
 
-NEEDED = "0005"
+NEEDED = "0006"
 """The newest *before* revision: without it this program cannot work. Tested likewise."""
 
 APPLICATION_NAME = f"dtr schema {HEAD}"

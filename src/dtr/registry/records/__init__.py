@@ -58,6 +58,7 @@ from dtr.registry.records.repositories import (
     list_repositories,
     remove_repository,
     set_visibility,
+    settle_repository,
 )
 from dtr.registry.records.storage import STORAGE_IN_USE, storage_in_use, use_storage
 from dtr.registry.records.uploads import (
@@ -73,6 +74,7 @@ from dtr.registry.records.uploads import (
     count_all_uploads,
     expired_uploads,
     forget_upload_digests,
+    give_up_upload,
     keep_upload,
     list_uploads,
     remove_upload,
@@ -123,6 +125,7 @@ __all__ = [
     "find_repository",
     "forget_if_empty",
     "forget_upload_digests",
+    "give_up_upload",
     "has_all_edges",
     "is_needed_blob",
     "is_referred_to",
@@ -149,6 +152,7 @@ __all__ = [
     "review_manifest",
     "review_untagged",
     "set_visibility",
+    "settle_repository",
     "storage_in_use",
     "store_blob",
     "take_empty_uploads",

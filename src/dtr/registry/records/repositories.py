@@ -108,9 +108,16 @@ def find_repository(reader: Reader, name: RepositoryName) -> Repository | None:
 
 
 def ensure_repository(
-    writer: Writer, name: RepositoryName, visibility: Visibility = Visibility.PRIVATE
+    writer: Writer,
+    name: RepositoryName,
+    visibility: Visibility = Visibility.PRIVATE,
+    *,
+    is_provisional: bool = False,
 ) -> Repository:
-    """Return the repository called `name`, created, with its namespace, when it is missing."""
+    """Return the repository called `name`, created, with its namespace, when it is missing.
+
+    One that is created as provisional goes again, if nothing comes of it (`forget_if_empty`).
+    """
     found = find_repository(writer, name)
     if found is not None:
         return found
@@ -120,9 +127,17 @@ def ensure_repository(
         "name": str(name),
         "visibility": str(visibility),
         "created_at": writer.now(),
+        "is_provisional": is_provisional,
     }
     statement = insert(repositories).values(values).returning(repositories.c.id)
-    return Repository(int(writer.scalar(statement)), name, namespace_id, visibility)
+    made_id = int(writer.scalar(statement))
+    return Repository(made_id, name, namespace_id, visibility, is_provisional)
+
+
+def settle_repository(writer: Writer, repository_id: int) -> None:
+    """Have a repository stay, whatever becomes of what is in it."""
+    settled = update(repositories).where(repositories.c.id == repository_id)
+    writer.execute(settled.values(is_provisional=False))
 
 
 def list_repositories(reader: Reader, namespace_id: int | None) -> list[RepositorySummary]:
@@ -163,11 +178,11 @@ def list_repositories(reader: Reader, namespace_id: int | None) -> list[Reposito
 
 
 def set_visibility(writer: Writer, repository_id: int, visibility: Visibility) -> None:
-    """Say who may pull without a grant."""
+    """Say who may pull without a grant; whoever does wants the repository to stay."""
     writer.execute(
         update(repositories)
         .where(repositories.c.id == repository_id)
-        .values(visibility=str(visibility))
+        .values(visibility=str(visibility), is_provisional=False)
     )
 
 
@@ -204,10 +219,10 @@ def remove_repository(writer: Writer, repository_id: int) -> list[str]:
 def forget_if_empty(writer: Writer, repository_id: int) -> None:
     """Forget a repository of which nothing came: its first push was refused or given up.
 
-    Only one that a push would make again just so, whoever pushes: it holds nothing, no upload is
-    open, it is private, nobody was granted anything in it, and nobody may push there through a
-    grant on its namespace who may not create it. Not when a client cancels: clients cancel one
-    session while they open the next, which would find no repository then.
+    Only one that a push made and would make again just so, whoever pushes: no manifest ever came,
+    it holds nothing, no upload is open, it is private, nobody was granted anything in it, and
+    nobody may push there through a grant on its namespace who may not create it. A push that began
+    meanwhile makes it again: the permit of a push to a provisional one is for the name.
     """
     contents = (manifests, repository_blobs, uploads, grants)
     may_push_only = exists().where(
@@ -217,6 +232,7 @@ def forget_if_empty(writer: Writer, repository_id: int) -> None:
     writer.execute(
         delete(repositories).where(
             repositories.c.id == repository_id,
+            repositories.c.is_provisional,
             repositories.c.visibility == str(Visibility.PRIVATE),
             ~may_push_only,
             *(~exists().where(table.c.repository_id == repository_id) for table in contents),

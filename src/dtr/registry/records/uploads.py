@@ -163,11 +163,12 @@ def list_uploads(reader: Reader, *, user: str | None, count: int) -> list[Upload
 
 
 def take_empty_uploads(
-    writer: Writer, account_id: int, *, idle_until: float, most: int
+    writer: Writer, account_id: int, *, idle_until: float, most: int, forget_empty: bool = False
 ) -> list[str]:
     """Delete an account's oldest sessions that have no byte, and return their ids.
 
-    Those to which bytes are on their way are kept up, and end later than `idle_until`.
+    Those to which bytes are on their way are kept up, and end later than `idle_until`. With
+    `forget_empty` a repository goes with its last session, if nothing came (`forget_if_empty`).
     """
     is_empty = (
         uploads.c.account_id == account_id,
@@ -175,8 +176,12 @@ def take_empty_uploads(
         uploads.c.expires_at < idle_until,
     )
     oldest = select(uploads.c.id).where(*is_empty).order_by(uploads.c.created_at).limit(most)
-    taken = delete(uploads).where(uploads.c.id.in_(oldest), *is_empty).returning(uploads.c.id)
-    return [row[0] for row in writer.execute(taken)]
+    taken = delete(uploads).where(uploads.c.id.in_(oldest), *is_empty)
+    rows = writer.execute(taken.returning(uploads.c.id, uploads.c.repository_id)).all()
+    if forget_empty:
+        for repository_id in sorted({row.repository_id for row in rows}):
+            forget_if_empty(writer, repository_id)
+    return [row.id for row in rows]
 
 
 def keep_upload(writer: Writer, upload_id: str, expires_at: float) -> None:
@@ -220,6 +225,17 @@ def remove_upload(writer: Writer, upload_id: str, progress: Progress) -> bool:
         "state_before": progress.state,
     }
     return writer.change(REMOVE_UPLOAD, parameters) == 1
+
+
+def give_up_upload(writer: Writer, upload: Upload, *, forget_empty: bool) -> bool:
+    """Delete a session of which nothing comes, if it is where it was; return whether it was.
+
+    With `forget_empty` its repository goes with it, if that was all it had (`forget_if_empty`).
+    """
+    is_over = remove_upload(writer, upload.id, upload.progress)
+    if is_over and forget_empty:
+        forget_if_empty(writer, upload.repository_id)
+    return is_over
 
 
 def take_upload(
