@@ -117,6 +117,25 @@ async def test_the_oldest_sessions_without_a_byte_give_way(
     assert_error(await client.post(repository.uploads), 429, "TOOMANYREQUESTS")
 
 
+async def test_sessions_of_the_tokens_own_repository_give_way_first(
+    open_registry: OpenRegistry, connect: Connect
+) -> None:
+    """A token for one repository costs another one a session only where it has none itself."""
+    target = open_registry({"limits": {"upload_sessions_per_account": 2}})
+    alice = connect(target).login(*ALICE)
+    own, other = alice.new_repository(), alice.new_repository()
+    locations = []
+    for repository in (other, own):
+        locations.append(await repository.start_upload())
+        target.clock.advance(60)
+    narrow = own.seen_by(await alice.scoped(f"repository:{own.name}:pull,push"))
+    locations.append(await narrow.start_upload())
+    assert [(await alice.get(each)).status_code for each in locations] == [204, 404, 204]
+    assert (await narrow.client.patch(locations[2], content=b"x")).status_code == 202
+    locations.append(await narrow.start_upload())
+    assert [(await alice.get(each)).status_code for each in locations] == [404, 404, 204, 204]
+
+
 async def test_a_session_without_a_byte_ends_early(
     open_registry: OpenRegistry, connect: Connect
 ) -> None:

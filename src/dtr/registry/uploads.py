@@ -224,6 +224,7 @@ class Uploads:
             account_id,
             idle_until=idle_until,
             most=row[0] - most + 1,
+            own=[str(request.name)] if request.principal.scope is not None else [],
             forget_empty=self._settings.create_on_push,
         )
         for upload_id in dropped:

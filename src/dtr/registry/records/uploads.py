@@ -1,10 +1,10 @@
 """Statements about upload sessions."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import and_, bindparam, case, delete, exists, func, or_, select, update
 
 from dtr.database import Change, Lookup, Reader, Writer
 from dtr.database.schema import (
@@ -163,10 +163,19 @@ def list_uploads(reader: Reader, *, user: str | None, count: int) -> list[Upload
 
 
 def take_empty_uploads(
-    writer: Writer, account_id: int, *, idle_until: float, most: int, forget_empty: bool = False
+    writer: Writer,
+    account_id: int,
+    *,
+    idle_until: float,
+    most: int,
+    own: Collection[str] = (),
+    forget_empty: bool = False,
 ) -> list[str]:
     """Delete an account's oldest sessions that have no byte, and return their ids.
 
+    Those in repositories called as one of `own` go first, whatever their age: a token for these
+    shall cost others as little as can be. Not nothing, or what was abandoned in one repository
+    would keep every client whose token is for another one from pushing.
     Those to which bytes are on their way are kept up, and end later than `idle_until`. With
     `forget_empty` a repository goes with its last session, if nothing came (`forget_if_empty`).
     """
@@ -175,7 +184,11 @@ def take_empty_uploads(
         uploads.c.offset == 0,
         uploads.c.expires_at < idle_until,
     )
-    oldest = select(uploads.c.id).where(*is_empty).order_by(uploads.c.created_at).limit(most)
+    is_own = exists().where(
+        repositories.c.id == uploads.c.repository_id, repositories.c.name.in_(own)
+    )
+    order = (case((is_own, 0), else_=1), uploads.c.created_at) if own else (uploads.c.created_at,)
+    oldest = select(uploads.c.id).where(*is_empty).order_by(*order).limit(most)
     taken = delete(uploads).where(uploads.c.id.in_(oldest), *is_empty)
     rows = writer.execute(taken.returning(uploads.c.id, uploads.c.repository_id)).all()
     if forget_empty:
