@@ -37,10 +37,11 @@ from dtr.model.digest import Algorithm, Digest
 from dtr.model.errors import RegistryError
 from dtr.model.manifests import OCI_MANIFEST, parse_manifest
 from dtr.model.names import RepositoryName, TagName
+from dtr.model.read_only import ReadOnlyMode
 from dtr.registry import manage, push, records, uploads
 from dtr.registry.records import Blob, Upload, holders
 from dtr.registry.records.pulls import Pulls, add_pulls
-from dtr.registry.records.read_only import ReadOnlyMode, set_read_only
+from dtr.registry.records.read_only import set_read_only
 from dtr.server import bootstrap, recognition
 from dtr.server import replica as replica_jobs
 from dtr.storage import Progress
@@ -63,6 +64,7 @@ TOLD_LESS = {
     "remove_upload": "as take_upload",
     "advance_upload": "that another request was first: this one may have been before that",
     "take_empty_uploads": "as take_upload",
+    "give_up_upload": "as take_upload",
     "remove_expired_upload": "as take_upload",
     "remove_expired": "how many there were",
     "remove_condemned": "how many there were",
@@ -195,6 +197,8 @@ def of_blobs(teller: Teller) -> None:
     teller.do(records.remove_upload, sessions[2].id, begun)
     teller.do(records.take_upload, sessions[3].id)
     teller.do(records.keep_upload, sessions[2].id, LATER + 5)
+    teller.do(records.give_up_upload, sessions[2], forget_empty=True)
+    teller.do(records.settle_repository, sessions[4].repository_id)
     teller.do(records.take_empty_uploads, 1, idle_until=LATER + 1, most=1)
     teller.do(records.forget_upload_digests)
     source = first.repository_id

@@ -3,13 +3,20 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
 from tests.http.client import Client, image
 from tests.http.conftest import Connect, OpenRegistry
 
+from dtr.accounts.gate import Gate
+from dtr.database import Database
 from dtr.model.digest import Digest
+from dtr.model.read_only import ReadOnlyMode
+from dtr.registry.read_only import ReadOnly
+from dtr.registry.records.read_only import set_read_only
+from dtr.server import read_only
 from dtr.testing.registry import ADMIN, ALICE
 
 MODE = "/api/v0/meta/read_only"
@@ -37,6 +44,12 @@ def admin(anybody: Client) -> Client:
 def alice(anybody: Client) -> Client:
     """Give a user."""
     return anybody.login(*ALICE)
+
+
+@pytest.fixture(autouse=True)
+def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for other processes, of which there are none."""
+    monkeypatch.setattr(read_only, "_SETTLE_SECONDS", 0.0)
 
 
 def assert_refused(answer: httpx.Response) -> None:
@@ -142,8 +155,63 @@ async def test_health_says_that_pushes_are_refused_and_is_good(admin: Client) ->
         while True:
             answer = await admin.get("/health")
             assert answer.status_code == 200
-            if answer.json()["Error"]:
+            if answer.json()["Error"]:  # each component is asked once a second
                 break
             await asyncio.sleep(0.05)
-    assert answer.json() == {"Error": "pushes: refused, in read-only mode", "Healthy": True}
+    said = "pushes: refused, in read-only mode"
+    assert answer.json() == {"Error": said, "Healthy": True, "ReadOnly": True}
     assert REASON not in answer.text
+
+
+async def test_nothing_is_written_once_the_mode_is_there(
+    open_registry: OpenRegistry, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a process that has not heard of it: each write looks in its own transaction."""
+    target = open_registry()
+    alice = connect(target).login(*ALICE)
+    database: Database = target.administration._database
+    repository = alice.new_repository()
+    pushed = await repository.push_image("v1")
+    locations = [await repository.start_upload() for _ in range(3)]
+
+    async def hear_nothing(_self: ReadOnly) -> None:
+        """Take it for as it was."""
+
+    written = Gate._written
+
+    async def write(*arguments: Any) -> Any:
+        database.write_now(set_read_only, ReadOnlyMode(REASON, 1.0, "root"))
+        return await written(*arguments)
+
+    digest = {"digest": str(Digest.of(b"new"))}
+    payload = json.dumps(image(b"config", b"layer")).encode()
+    monkeypatch.setattr(ReadOnly, "require", hear_nothing)
+    monkeypatch.setattr(Gate, "_written", write)
+    for method, path, params, content in (
+        ("POST", repository.uploads, {}, b""),
+        ("POST", repository.uploads, digest, b"new"),
+        ("POST", repository.uploads, {"mount": str(pushed.config)}, b""),
+        ("PATCH", locations[0], {}, b"new"),
+        ("PUT", locations[1], digest, b"new"),
+        ("DELETE", locations[2], {}, b""),
+        ("PUT", repository.manifest("v2"), {}, payload),
+        ("DELETE", repository.manifest("v1"), {}, b""),
+        ("DELETE", repository.manifest(pushed.digest), {}, b""),
+        ("DELETE", repository.blob(pushed.config), {}, b""),
+    ):
+        database.write_now(set_read_only, None)
+        assert_refused(await alice.request(method, path, params=params, content=content))
+    assert (await alice.get(repository.manifest("v1"))).content == pushed.payload
+    assert (await alice.head(repository.blob(digest["digest"]))).status_code == 404
+
+
+async def test_health_and_metrics_show_the_mode(admin: Client, anybody: Client) -> None:
+    """The server stays healthy, for pulls go on; not the reason, which is for who pushes."""
+    for is_on in (False, True, False):
+        await admin.request("PUT" if is_on else "DELETE", MODE, content=on())
+        answer = await anybody.get("/health")
+        found = answer.json()
+        assert (answer.status_code, found["Healthy"]) == (200, True)
+        assert found.get("ReadOnly", False) is is_on
+        assert REASON not in answer.text
+        assert f"dtr_read_only {int(is_on)}\n" in (await admin.get("/metrics")).text

@@ -424,11 +424,14 @@ async def test_bytes_are_kept_where_the_write_may_have_happened_before_the_right
 async def test_a_bearer_token_is_for_the_repository_that_had_the_name(
     target: Target, alice: Client
 ) -> None:
-    """Not for another one that was made under it; one for a name without any makes it."""
+    """Not for another one that was made under it; one for a name without any makes it.
+
+    A repository is one from its first manifest on: before, whatever has its name will do.
+    """
     repository = alice.new_repository()
     scope = f"repository:{repository.name}:pull,push"
     early = repository.seen_by(await alice.scoped(scope))
-    await early.push_blob(b"first")
+    await early.push_image("first")
     late = repository.seen_by(await alice.scoped(scope))
     await late.push_blob(b"second")
     target.administration.remove_repository(repository.name)

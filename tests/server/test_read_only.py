@@ -1,6 +1,7 @@
 """Read-only mode by command: every process follows, and what deletes waits."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import httpx
@@ -11,7 +12,8 @@ from tests.support.server import RunningServer
 from dtr.collect.collector import Collector, CollectSettings
 from dtr.jobs import JobContext
 from dtr.jobs.model import Job
-from dtr.registry.records.read_only import ReadOnlyMode, set_read_only
+from dtr.model.read_only import ReadOnlyMode
+from dtr.registry.records.read_only import set_read_only
 from dtr.server.read_only import wait_until_writable
 from dtr.testing.registry import RegistryState, open_state
 
@@ -24,7 +26,7 @@ def state(tmp_path: Path) -> RegistryState:
 
 @pytest.mark.server
 def test_every_process_follows_the_command(tmp_path: Path) -> None:
-    """Within a second; commands that delete refuse meanwhile, and `off` ends it all."""
+    """Before it returns; commands that delete refuse meanwhile, and `off` ends it all."""
     with RunningServer(tmp_path, environment={"DTR_SERVER__WORKERS": "2"}) as server:
         auth = server.add_user("alice", "a long enough password")
 
@@ -36,15 +38,20 @@ def test_every_process_follows_the_command(tmp_path: Path) -> None:
         assert statuses() == {202}
         assert "accepts pushes" in server.run("read-only", "status")
         server.run("read-only", "on", "--reason", "a move")
-        wait_until(lambda: statuses() == {503}, "every process refuses pushes")
+        assert statuses() == {503}
         assert "a move" in server.run("read-only", "status")
+        shown = json.loads(server.run("status", "--json"))
+        assert shown["read_only"]["reason"] == "a move"
+        assert "a move" in server.run("status")
+        assert httpx.get(f"{server.url}/health").json()["ReadOnly"] is True
         for refused in (("gc",), ("fsck", "--repair"), ("repo", "rm", "alice/app", "--yes")):
             with pytest.raises(RuntimeError, match=r"a move.*dtr read-only off"):
                 server.run(*refused)
         server.run("gc", "--dry-run")
         server.run("read-only", "off")
-        wait_until(lambda: statuses() == {202}, "every process takes pushes")
+        assert statuses() == {202}
         server.run("gc")
+        assert json.loads(server.run("status", "--json"))["read_only"] is None
 
 
 async def test_a_job_that_deletes_waits_until_the_mode_is_off(state: RegistryState) -> None:

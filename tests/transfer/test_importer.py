@@ -17,9 +17,10 @@ from dtr.model.digest import Digest
 from dtr.model.errors import ReadOnlyError
 from dtr.model.manifests import OCI_INDEX, OCI_MANIFEST
 from dtr.model.names import RepositoryName
+from dtr.model.read_only import ReadOnlyMode
 from dtr.registry import manage, records
 from dtr.registry.context import RegistrySettings
-from dtr.registry.records.read_only import ReadOnlyMode, set_read_only
+from dtr.registry.records.read_only import set_read_only
 from dtr.storage import FilesystemBlobStore
 from dtr.storage.hard_links import link_file
 from dtr.testing.registry import RegistryState, open_state

@@ -24,11 +24,13 @@ from dtr.model.access import (
 from dtr.model.errors import (
     DeniedError,
     NameUnknownError,
+    ReadOnlyError,
     UnauthorizedError,
     UnavailableError,
     UnknownError,
 )
 from dtr.model.names import RepositoryName
+from dtr.model.read_only import ReadOnlyMode
 
 T = TypeVar("T")
 
@@ -39,13 +41,14 @@ def permitted(
     """Run a unit of work if `permit` still holds, in the same transaction.
 
     Raises:
-        UnauthorizedError, DeniedError, NameUnknownError: it does not; nothing was written.
+        UnauthorizedError, DeniedError, NameUnknownError, ReadOnlyError: it does not; nothing was
+            written.
         UnavailableError: it does not, and an earlier attempt may have been committed before.
 
     """
     try:
         check(writer, permit, clock())
-    except (UnauthorizedError, DeniedError, UnknownError):
+    except (UnauthorizedError, DeniedError, UnknownError, ReadOnlyError):
         if writer.may_have_run:
             message = "whether this was written before the right to it ended is not known"
             raise UnavailableError(message) from None
@@ -62,6 +65,7 @@ def check(reader: Reader, permit: Permit, now: float) -> None:
         UnauthorizedError: the account or the access token behind the credential has changed.
         NameUnknownError: the repository is not the one that it was.
         DeniedError: the account may not any more.
+        ReadOnlyError: nobody may change content at the moment.
 
     """
     principal = permit.credential.principal
@@ -77,12 +81,15 @@ def check(reader: Reader, permit: Permit, now: float) -> None:
     )
     if row is None:
         raise _changed()
-    is_active, epoch, is_admin, repository_id, namespace_id, visibility, token_id, expires_at = row
+    is_active, epoch, is_admin, repository_id, namespace_id, visibility = row[:6]
+    token_id, expires_at, read_only = row[6:]
     if not is_active or epoch != permit.credential.epoch:
         raise _changed()
     is_token_gone = token_id is None or (expires_at is not None and expires_at <= now)
     if permit.credential.token_id is not None and is_token_gone:
         raise UnauthorizedError("the access token of this login has expired or was revoked")
+    if read_only is not None and permit.name is not None:
+        raise ReadOnlyMode.parse(read_only).error
     if principal.is_admin != bool(is_admin):
         principal = replace(principal, is_admin=bool(is_admin))
     found = None

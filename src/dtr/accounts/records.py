@@ -13,12 +13,14 @@ from dtr.database.schema import (
     finished_units,
     grants,
     repositories,
+    settings,
     signing_keys,
     tokens,
 )
 from dtr.database.statements import insert_unless_there
 from dtr.model.access import Level, Repository, Visibility
 from dtr.model.names import RepositoryName
+from dtr.model.read_only import READ_ONLY_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ PERMITTED = Lookup(
         repositories.c.visibility,
         tokens.c.id,
         tokens.c.expires_at,
+        select(settings.c.value).where(settings.c.key == READ_ONLY_KEY).scalar_subquery(),
     )
     .select_from(
         accounts.outerjoin(repositories, repositories.c.name == bindparam("name")).outerjoin(
@@ -123,7 +126,8 @@ PERMITTED = Lookup(
     )
     .where(accounts.c.id == bindparam("account_id"))
 )
-"""Who, by which access token, in which repository: one row, or none where there is no account."""
+"""Who, by which access token, in which repository, and whether nothing may be written: one row, or
+none where there is no account."""
 FIND_REPOSITORY_BY_ID = Lookup(
     select(repositories.c.namespace_id, repositories.c.visibility).where(
         repositories.c.id == bindparam("id")

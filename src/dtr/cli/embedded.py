@@ -1,6 +1,7 @@
 """`dtr status` where there is no cluster: the registry in a data directory, or on a database."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import typer
 from dtr import __version__
 from dtr.accounts import records as accounts
 from dtr.cli.context import Registry, open_registry, settings_of
-from dtr.cli.output import echo
-from dtr.cli.terminal import show_json
+from dtr.cli.output import echo, one_line
+from dtr.cli.terminal import show_json, time_of
 from dtr.database import Reader
 from dtr.jobs import State
 from dtr.jobs.records import list_jobs
 from dtr.registry.manage import list_repositories
+from dtr.registry.records.read_only import read_only_mode
 from dtr.server.drivers import RESERVE_BYTES
 from dtr.server.settings_sources import SettingsError
 
@@ -50,6 +52,7 @@ def _document(registry: Registry) -> dict[str, Any]:
     settings = registry.settings
     directory = settings.data.directory.absolute()
     counted: dict[str, int] = registry.database.read_now(_counts)
+    mode = registry.database.read_now(read_only_mode)
     usage = shutil.disk_usage(directory) if directory.exists() else None
     server = _server_of(directory)
     failed = registry.database.read_now(
@@ -61,6 +64,7 @@ def _document(registry: Registry) -> dict[str, Any]:
         "data_directory": str(directory),
         "server_process": server,
         **counted,
+        "read_only": None if mode is None else asdict(mode),
         "disk_free_bytes": None if usage is None else usage.free,
         "disk_bytes": None if usage is None else usage.total,
         "failed_jobs": [job.id for job in failed],
@@ -78,6 +82,8 @@ def _problems(document: dict[str, Any]) -> list[str]:
             f"The disk has {free // _MIB} MiB free and pushes need {RESERVE_BYTES // _MIB} MiB: "
             "free some space, or dtr gc."
         )
+    if document["read_only"] is not None:
+        found.append("Read-only mode is on: pushes are refused. To end that: dtr read-only off.")
     if document["failed_jobs"]:
         found.append(f"Jobs have failed. See dtr jobs show {document['failed_jobs'][0]}.")
     return found
@@ -115,12 +121,17 @@ def _print(document: dict[str, Any]) -> None:
     if free is not None:
         disk = f"{free // _MIB} of {document['disk_bytes'] // _MIB} MiB free"
     where = "PostgreSQL" if document["kind"] == "postgresql" else "SQLite, in the data directory"
+    mode = document["read_only"]
     rows = {
         "Registry": f"version {document['version']}, without a cluster",
         "Server": "not running" if server is None else f"process {server}",
         "Data directory": document["data_directory"],
         "Metadata": where,
         "Disk": disk,
+        "Pushes": "accepted"
+        if mode is None
+        else f"refused since {time_of(mode['since'])} by {one_line(mode['by'])}: "
+        f"{one_line(mode['reason'])}",
         "Users": document["users"],
         "Organizations": document["organizations"],
         "Repositories": document["repositories"],

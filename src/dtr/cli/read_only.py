@@ -1,6 +1,7 @@
 """`dtr read-only`."""
 
 import getpass
+import time
 from typing import Annotated
 
 import typer
@@ -8,7 +9,8 @@ import typer
 from dtr.cli.context import ConfigOption, DataDirOption, open_registry
 from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, show_json, time_of
-from dtr.registry.records.read_only import ReadOnlyMode, read_only_mode, set_read_only
+from dtr.model.read_only import ReadOnlyMode
+from dtr.registry.records.read_only import SETTLE_SECONDS, read_only_mode, set_read_only
 
 commands = typer.Typer(no_args_is_help=True, help="Read-only mode: pulls only, for maintenance.")
 
@@ -28,6 +30,7 @@ def turn_on(
     with open_registry(config, data_dir) as registry:
         mode = ReadOnlyMode.new(reason, registry.database.clock(), getpass.getuser())
         registry.database.write_now(set_read_only, mode)
+        time.sleep(SETTLE_SECONDS)
         echo("The registry is read-only now. To end that: dtr read-only off")
 
 
@@ -36,6 +39,7 @@ def turn_off(data_dir: DataDirOption = None, config: ConfigOption = None) -> Non
     """End the read-only mode: accept pushes and deletions again."""
     with open_registry(config, data_dir) as registry:
         registry.database.write_now(set_read_only, None)
+        time.sleep(SETTLE_SECONDS)
         echo("The registry accepts pushes.")
 
 

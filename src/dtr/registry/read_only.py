@@ -6,18 +6,20 @@ from typing import Final
 import structlog
 
 from dtr.database import Database
-from dtr.model.errors import ReadOnlyError, RegistryError
-from dtr.registry.records.read_only import FIND_SETTING, READ_ONLY_KEY, ReadOnlyMode
+from dtr.model.errors import RegistryError
+from dtr.model.read_only import READ_ONLY_KEY, ReadOnlyMode
+from dtr.registry.records.read_only import FIND_SETTING
 
 _LOG = structlog.get_logger()
 _EVERY_SECONDS: Final = 0.5
 
 
 class ReadOnly:
-    """Follows the registry's mode, so that no push pays for a question.
+    """Follows the registry's mode, so that a push is refused before its body is taken.
 
-    A request that writes asks `require` when it begins and when its body has ended. While the
-    metadata cannot be asked the last answer stands; nothing could be written then anyway.
+    A request that writes asks `require` when it begins and when its body has ended; what decides is
+    the look that its unit of work takes (`accounts.permits`). While the metadata cannot be asked
+    the last answer stands; nothing could be written then anyway.
     """
 
     def __init__(self, database: Database) -> None:
@@ -35,7 +37,7 @@ class ReadOnly:
         if not self._is_known:
             await self.refresh()
         if self._mode is not None:
-            raise ReadOnlyError(self._mode.sentence, reason=self._mode.reason)
+            raise self._mode.error
 
     @property
     def is_on(self) -> bool:

@@ -19,6 +19,7 @@ from dtr.model.errors import (
     NameInvalidError,
     NameUnknownError,
     QuotaExceededError,
+    ReadOnlyError,
     ReferencedError,
     RegistryError,
     RequestTimeoutError,
@@ -44,7 +45,7 @@ _FRESH_SECONDS = 30.0
 _FIRST_KEPT_SECONDS = 10.0
 _KEPT_SECONDS = 60.0
 _LONGEST_RETRY_SECONDS = 3600.0
-_REFUSALS = (UnauthorizedError, DeniedError, UnknownError)
+_REFUSALS = (UnauthorizedError, DeniedError, UnknownError, ReadOnlyError)
 
 
 class Uploads:

@@ -98,7 +98,7 @@ def build_application(
     tokens = TokenEndpoint(database, identity, keys, gate, auth, proxies, clock=clock)
     health = Health(_checks(drivers, keys, read_only), drain_file=settings.cluster.drain_file)
     status = ClusterStatus(settings.cluster.status_file, health, settings.server.listen, clock)
-    system = System(database, health, status, metrics, ca_certificate=ca_certificate)
+    system = System(database, health, status, metrics, read_only, ca_certificate=ca_certificate)
     modes = ReadOnlyRoutes(database, gate, read_only, clock)
     used_tokens = UsedTokens(database, identity)
     limits = connection_limits(settings)

@@ -148,6 +148,7 @@ class Metrics:
         uploads_open: int,
         uploads_empty: int = 0,
         jobs_open: Mapping[tuple[str, str], int] | None = None,
+        is_read_only: bool = False,
     ) -> bytes:
         """Return all processes' numbers in Prometheus's text format.
 
@@ -159,7 +160,8 @@ class Metrics:
         if directory:
             MultiProcessCollector(momentary, directory)  # type: ignore[no-untyped-call]
         text = generate_latest(momentary if directory else self.registry)
-        return text + _momentary(uploads_open, uploads_empty) + _jobs(jobs_open or {})
+        momentary_text = _momentary(uploads_open, uploads_empty, is_read_only=is_read_only)
+        return text + momentary_text + _jobs(jobs_open or {})
 
     def _operation(self, component: str, operation: str, seconds: float) -> None:
         key = (component, operation)
@@ -213,7 +215,7 @@ def forget_process(pid: int) -> None:
         mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
-def _momentary(uploads_open: int, uploads_empty: int) -> bytes:
+def _momentary(uploads_open: int, uploads_empty: int, *, is_read_only: bool) -> bytes:
     """Return what is asked of the metadata at the scrape, the same from every process."""
     lines = [
         "# HELP dtr_uploads_open Upload sessions that are open.",
@@ -222,6 +224,9 @@ def _momentary(uploads_open: int, uploads_empty: int) -> bytes:
         "# HELP dtr_uploads_empty Open upload sessions to which no byte was sent yet.",
         "# TYPE dtr_uploads_empty gauge",
         f"dtr_uploads_empty {uploads_empty}",
+        "# HELP dtr_read_only Whether an administrator has the registry serve pulls only.",
+        "# TYPE dtr_read_only gauge",
+        f"dtr_read_only {int(is_read_only)}",
         "# HELP dtr_build_info The version that runs.",
         "# TYPE dtr_build_info gauge",
         f'dtr_build_info{{version="{__version__}"}} 1',

@@ -12,12 +12,14 @@ from dtr.jobs import JobContext
 from dtr.model.access import ADMINISTRATOR
 from dtr.model.documents import JsonInvalidError, load_json
 from dtr.model.errors import InvalidError
+from dtr.model.read_only import ReadOnlyMode
 from dtr.registry.read_only import ReadOnly
-from dtr.registry.records.read_only import ReadOnlyMode, read_only_mode, set_read_only
+from dtr.registry.records.read_only import SETTLE_SECONDS, read_only_mode, set_read_only
 
 _PATH: Final = "/api/v0/meta/read_only"
 _BODY_BYTES: Final = 16384
 _LOOK_SECONDS: Final = 1.0
+_SETTLE_SECONDS = SETTLE_SECONDS
 
 
 class ReadOnlyRoutes:
@@ -45,19 +47,24 @@ class ReadOnlyRoutes:
         return _shown(await self._database.read(read_only_mode))
 
     async def turn_on(self, request: Request) -> Response:
-        """Serve pulls only; with another reason it replaces the one before."""
+        """Serve pulls only, on all servers when this answers; another reason replaces the last."""
         mode = ReadOnlyMode.new(
             _reason(await request.content(limit=_BODY_BYTES)), self._clock(), request.principal.name
         )
         await self._gate.write(set_read_only, request, mode)
-        await self._read_only.refresh()
+        await self._settle()
         return _shown(mode)
 
     async def turn_off(self, request: Request) -> Response:
         """Take pushes again; also where they were taken all the time."""
         await self._gate.write(set_read_only, request, None)
-        await self._read_only.refresh()
+        await self._settle()
         return _shown(None)
+
+    async def _settle(self) -> None:
+        """Return when the mode holds in every process."""
+        await self._read_only.refresh()
+        await asyncio.sleep(_SETTLE_SECONDS)
 
 
 async def wait_until_writable(database: Database, context: JobContext) -> None:

@@ -10,6 +10,8 @@ from dtr.jobs import records as jobs
 from dtr.model.access import ADMINISTRATOR, OPEN, OPERATOR
 from dtr.model.errors import RouteUnknownError, UnavailableError
 from dtr.registry import records
+from dtr.registry.read_only import ReadOnly
+from dtr.registry.records.read_only import read_only_mode
 from dtr.server.cluster_status import ClusterStatus
 from dtr.server.health import Health
 from dtr.server.metrics import Metrics
@@ -30,6 +32,7 @@ class System:
         health: Health,
         status: ClusterStatus,
         metrics: Metrics,
+        read_only: ReadOnly,
         *,
         ca_certificate: Path | None = None,
     ) -> None:
@@ -37,6 +40,7 @@ class System:
         self._health = health
         self._status = status
         self._metrics = metrics
+        self._read_only = read_only
         self._ca_certificate = ca_certificate
 
     def routes(self) -> list[Route]:
@@ -73,7 +77,9 @@ class System:
         would stop the pulls, too.
         """
         verdict = await self._health.verdict()
-        return _healthy(verdict.problem, is_healthy=verdict.is_healthy)
+        return _healthy(
+            verdict.problem, is_healthy=verdict.is_healthy, is_read_only=self._read_only.is_on
+        )
 
     async def load_balancer_status(self, _request: Request) -> Response:
         """Answer the same as `health`, for people: a table of all components."""
@@ -102,7 +108,10 @@ class System:
         opened, empty = await self._database.read(records.count_all_uploads)
         jobs_open = await self._database.read(jobs.count_open)
         body = self._metrics.exposition(
-            uploads_open=opened, uploads_empty=empty, jobs_open=jobs_open
+            uploads_open=opened,
+            uploads_empty=empty,
+            jobs_open=jobs_open,
+            is_read_only=await self._database.read(read_only_mode) is not None,
         )
         return Response(headers={b"content-type": _METRICS_TYPE}, body=body)
 
@@ -119,7 +128,12 @@ class System:
         return Response(headers={b"content-type": b"application/x-pem-file"}, body=body)
 
 
-def _healthy(problem: str, *, is_healthy: bool | None = None) -> Response:
+def _healthy(
+    problem: str, *, is_healthy: bool | None = None, is_read_only: bool = False
+) -> Response:
     """Answer in the original's shape; without `is_healthy` any problem is one too many."""
     is_healthy = not problem if is_healthy is None else is_healthy
-    return Response.json({"Error": problem, "Healthy": is_healthy}, 200 if is_healthy else 503)
+    document: dict[str, object] = {"Error": problem, "Healthy": is_healthy}
+    if is_read_only:
+        document["ReadOnly"] = True
+    return Response.json(document, 200 if is_healthy else 503)
