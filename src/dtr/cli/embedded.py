@@ -83,7 +83,10 @@ def _problems(document: dict[str, Any]) -> list[str]:
             "free some space, or dtr gc."
         )
     if document["read_only"] is not None:
-        found.append("Read-only mode is on: pushes are refused. To end that: dtr read-only off.")
+        found.append(
+            "The registry is in read-only mode and refuses pushes. dtr read-only status shows why, "
+            "dtr read-only off ends it."
+        )
     if document["failed_jobs"]:
         found.append(f"Jobs have failed. See dtr jobs show {document['failed_jobs'][0]}.")
     return found
