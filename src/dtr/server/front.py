@@ -6,6 +6,7 @@ Clients that connect to the web workers themselves never meet it.
 """
 
 import asyncio
+import errno
 import os
 import socket
 import time
@@ -25,10 +26,12 @@ from dtr.server.open_files import most_connections
 from dtr.server.parent import leave_with_parent
 from dtr.server.proxy_protocol import MOST_BYTES, ProxyHeadError, parse_head
 from dtr.server.settings import ListenAddress, Settings
+from dtr.server.source_ports import SourcePorts
 
 _LOG = structlog.get_logger()
 _BACKLOG: Final = 2048
 _CONNECT_SECONDS: Final = 5.0
+_MOST_PORTS: Final = 16
 _LINGER_SECONDS: Final = 1.0
 _HANDSHAKE: Final = 0x16
 _BUFFERED_BYTES: Final = 256 << 10
@@ -78,6 +81,7 @@ class Front:
         self.take_seconds = server.body_idle_seconds + rate_seconds
         self.host = front_host(server.listen)
         self.port = server.listen.port
+        self.ports = SourcePorts(self.host)
         most = server.connections * (server.workers or os.cpu_count() or 1)
         self._most = most_connections(2 * most) // 2  # each of them has two sockets here
         self._listening = listening
@@ -145,11 +149,20 @@ class Front:
             self._silent_of.pop(group, None)
 
     def refuse(self, address: str, reason: str) -> None:
-        """Log a refused connection; no more than one a second, however many there are."""
+        """Log a refused connection."""
+        self.warn("connection refused", address=address, reason=reason)
+
+    def warn(self, message: str, **facts: str) -> None:
+        """Log what became of a connection; no more than one a second, however many there are."""
         now = time.monotonic()
         if now - self._said_at >= 1:
             self._said_at = now
-            _LOG.warning("connection refused", address=address, reason=reason)
+            _LOG.warning(message, **facts)
+
+    def forget(self, port: int) -> None:
+        """Forget whose connection came from a port: it has ended."""
+        self.table.remove(port)
+        self.ports.release(port)
 
     def leave(self) -> None:
         """Count a connection out."""
@@ -222,7 +235,7 @@ class _Outbound(_Side):
 
     def connection_lost(self, error: Exception | None) -> None:
         """End the other side, too, after what is buffered."""
-        self._front.table.remove(self._port)
+        self._front.forget(self._port)
         super().connection_lost(error)
 
 
@@ -372,30 +385,42 @@ class _Inbound(_Side):
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
-        front, loop = self._front, asyncio.get_running_loop()
-        family = socket.AF_INET6 if ":" in front.host else socket.AF_INET
-        connection = socket.socket(family, socket.SOCK_STREAM)
-        port = 0
+        front = self._front
         try:
-            connection.setblocking(False)
-            connection.bind((front.host, 0))
-            port = connection.getsockname()[1]
-            front.table.add(port, self._client or self._balancer)
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                await loop.sock_connect(connection, (front.host, front.port))
-            if self.transport is None:
-                raise ConnectionResetError("the client went away")
-            made = partial(_Outbound, front, port)
-            _, outbound = await loop.create_connection(made, sock=connection)
+            outbound = await self._outbound()
         except (OSError, TimeoutError) as error:
-            connection.close()
-            if port:
-                front.table.remove(port)
             if not isinstance(error, ConnectionResetError):
-                _LOG.warning("no web worker takes a balancer's connection", error=str(error))
+                front.warn("no web worker takes a balancer's connection", error=str(error))
             self.give_up()
             return
         self._join(outbound)
+
+    async def _outbound(self) -> "_Outbound":
+        """Connect to a web worker, from a port that says whose connection it is.
+
+        Raises:
+            OSError, TimeoutError: none takes it, or the client has gone.
+
+        """
+        front, loop = self._front, asyncio.get_running_loop()
+        for _ in range(_MOST_PORTS):
+            connection, port = front.ports.bound()
+            try:
+                front.table.add(port, self._client or self._balancer)
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await loop.sock_connect(connection, (front.host, front.port))
+                if self.transport is None:
+                    raise ConnectionResetError("the client went away")  # noqa: TRY301
+                made = partial(_Outbound, front, port)
+                _, outbound = await loop.create_connection(made, sock=connection)
+            except BaseException as error:
+                connection.close()
+                front.forget(port)
+                if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+                    continue  # another connection of this port has not quite ended
+                raise
+            return outbound
+        raise OSError(errno.EADDRNOTAVAIL, "no port is free")
 
     def _join(self, outbound: "_Outbound") -> None:
         if self.transport is None or outbound.transport is None:
