@@ -1,6 +1,7 @@
 """Guessing passwords is slowed down, by name and address and by address."""
 
 import asyncio
+import secrets
 import threading
 from pathlib import Path
 
@@ -35,9 +36,9 @@ async def login(target: InProcess, name: str, password: str, peer: str = "10.0.0
 
 
 async def fail(target: InProcess, name: str = "alice", times: int = 3, **rest: str) -> None:
-    """Fail to log in some times."""
+    """Fail to log in some times, each time by another password."""
     for _ in range(times):
-        assert (await login(target, name, "wrong", **rest)).status == 401
+        assert (await login(target, name, secrets.token_hex(8), **rest)).status == 401
 
 
 async def test_too_many_failures_are_429_with_the_time_to_wait(
@@ -45,8 +46,9 @@ async def test_too_many_failures_are_429_with_the_time_to_wait(
 ) -> None:
     """Also with the right password, for otherwise the throttle would confirm a guess."""
     client = connect(slow)
-    for _ in range(3):
-        assert_error(await client.login("alice", "wrong").get("/v2/"), 401, "UNAUTHORIZED")
+    for number in range(3):
+        guess = client.login("alice", f"wrong {number}")
+        assert_error(await guess.get("/v2/"), 401, "UNAUTHORIZED")
     for answer in (
         await client.login(*ALICE).get("/v2/"),
         await client.login("alice", "wrong").get("/auth/token"),
@@ -71,9 +73,9 @@ async def test_each_further_failure_doubles_the_wait_up_to_a_limit(slow: InProce
     await fail(slow)
     for wait in (10, 20, 40, 40):
         slow.clock.advance(wait - 1)
-        assert (await login(slow, "alice", "wrong")).status == 429
+        assert (await login(slow, "alice", f"wrong {wait}")).status == 429
         slow.clock.advance(2)
-        assert (await login(slow, "alice", "wrong")).status == 401
+        await fail(slow, times=1)
 
 
 async def test_being_refused_does_not_lengthen_the_wait(slow: InProcess) -> None:
@@ -84,6 +86,50 @@ async def test_being_refused_does_not_lengthen_the_wait(slow: InProcess) -> None
         slow.clock.advance(1)
     slow.clock.advance(2)
     assert (await login(slow, *ALICE)).status == 200
+
+
+async def test_one_wrong_password_that_is_repeated_keeps_nobody_waiting(
+    slow: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job with an old password goes on for ever: it counts once, and is verified once."""
+    verified = []
+    verify = passwords.verify_password
+
+    def counting(password: str, password_hash: str | None) -> bool:
+        verified.append(password)
+        return verify(password, password_hash)
+
+    monkeypatch.setattr(passwords, "verify_password", counting)
+    together = await asyncio.gather(*(login(slow, "alice", "old") for _ in range(20)))
+    assert {answer.status for answer in together} == {401}
+    assert verified == ["old"]
+    for _ in range(5):
+        assert (await login(slow, "nobody", "old")).status == 401
+        assert (await login(slow, *ALICE)).status == 200
+        assert (await login(slow, "alice", "old")).status == 401
+    assert verified.count("old") == 2
+    # Elsewhere it is a guess of its own.
+    assert (await login(slow, "alice", "old", peer="10.0.0.2")).status == 401
+    assert verified.count("old") == 3
+
+
+async def test_a_repeated_guess_makes_no_room_for_others(slow: InProcess) -> None:
+    """Those are counted, and the right password waits after them, whatever is repeated between."""
+    for _ in range(2):
+        await fail(slow, times=1)
+        assert (await login(slow, "alice", "old")).status == 401
+    assert (await login(slow, *ALICE)).status == 429
+    assert (await login(slow, "alice", "old")).status == 401
+    assert (await login(slow, "alice", "new guess")).status == 429
+
+
+async def test_a_wrong_password_that_becomes_the_right_one_is_taken(slow: InProcess) -> None:
+    """What was wrong was so in a state of the account that is over."""
+    new = "an entirely new password"
+    for _ in range(2):
+        assert (await login(slow, "alice", new)).status == 401
+    slow.administration.set_password("alice", new)
+    assert (await login(slow, "alice", new)).status == 200
 
 
 async def test_nobody_can_lock_out_somebody_elsewhere(slow: InProcess) -> None:
@@ -268,8 +314,9 @@ async def test_a_guess_whose_client_goes_away_is_counted(slow: InProcess) -> Non
 async def test_processes_count_together(connect: Connect, tmp_path: Path) -> None:
     """Guesses that are spread over processes are still guesses."""
     target = InProcess.open_files(tmp_path, {"auth": AUTH})
-    client = connect(target).login("alice", "wrong")
-    statuses = [(await client.get("/v2/")).status_code for _ in range(5)]
+    client = connect(target)
+    guesses = [client.login("alice", f"wrong {number}") for number in range(5)]
+    statuses = [(await guess.get("/v2/")).status_code for guess in guesses]
     assert statuses == [401, 401, 401, 429, 429]
     await target.close()
 

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dtr.accounts import records
@@ -17,7 +18,9 @@ from dtr.accounts.records import Account
 from dtr.accounts.settings import AuthSettings
 from dtr.accounts.signing import KeyRing
 from dtr.accounts.throttle import LoginThrottle, ThrottleLimits
+from dtr.accounts.wrong_guesses import WrongGuesses
 from dtr.database import Database
+from dtr.database.units import Row
 from dtr.model.access import NOBODY, Action, Credential, Level, Principal, Scope
 from dtr.model.errors import HeaderTooLargeError, UnauthorizedError
 
@@ -58,6 +61,7 @@ class Identity:
             settings.failed_login_delay_max_seconds,
         )
         self._throttle = LoginThrottle(self.failures, limits, is_shared=is_shared)
+        self._wrong = WrongGuesses()
         self._accounts: OrderedDict[int, tuple[float, Account | None]] = OrderedDict()
         self._tokens: OrderedDict[int, tuple[float, bool]] = OrderedDict()
         self._bearers: OrderedDict[str, tuple[float, Credential]] = OrderedDict()
@@ -99,16 +103,34 @@ class Identity:
         if password.startswith(TOKEN_PREFIX):
             # Nobody guesses one, so nobody is slowed down: not for what others at the address do.
             return self._logged_in(key, await self._access_token(name, password))
+        return self._logged_in(key, await self._by_password(key, name, password, client))
+
+    async def _by_password(
+        self, key: bytes, name: str, password: str, client: str
+    ) -> Credential | None:
+        """Return who has this password, if it is right; a guess at one is slowed down."""
         attempt = self._throttle.attempt(name, client)
+        state = partial(self._state, name)
+        if await self._wrong.is_repeated(attempt, password, state):
+            return None
         async with self._throttle.turn(attempt):
             # Whoever waited may find that the one before asked the same, or failed once too often.
             cached = await self._remembered(key)
             if cached is not None:
                 return cached
+            if await self._wrong.is_repeated(attempt, password, state):
+                return None
             async with self._throttle.attempting(attempt, self._clock()) as outcome:
-                credential = await self._password(name, password, is_known=outcome.is_known)
+                row = await self._database.lookup(records.FIND_CREDENTIAL, {"name": name})
+                credential = await self._password(row, password, is_known=outcome.is_known)
                 outcome.is_success = credential is not None
-        return self._logged_in(key, credential)
+            if credential is None:
+                self._wrong.add(attempt, password, _state_of(row))
+        return credential
+
+    async def _state(self, name: str) -> str:
+        """Return what changes whenever another password may be right."""
+        return _state_of(await self._database.lookup(records.FIND_CREDENTIAL, {"name": name}))
 
     def _logged_in(self, key: bytes, credential: Credential | None) -> Credential:
         if credential is None:
@@ -189,8 +211,9 @@ class Identity:
             return credential
         return _credential(account, principal.ceiling, credential.token_id, principal.scope)
 
-    async def _password(self, name: str, password: str, *, is_known: bool) -> Credential | None:
-        row = await self._database.lookup(records.FIND_CREDENTIAL, {"name": name})
+    async def _password(
+        self, row: Row | None, password: str, *, is_known: bool
+    ) -> Credential | None:
         account = records.account_of(row) if row else None
         has_password = account is not None and account.is_active and account.kind == "user"
         password_hash = row[6] if row and has_password else None
@@ -290,6 +313,10 @@ def _credential(
 ) -> Credential:
     principal = Principal(account.id, account.name, account.is_admin, ceiling, scope)
     return Credential(principal, account.epoch, token_id)
+
+
+def _state_of(row: Row | None) -> str:
+    return "" if row is None else repr(tuple(row))
 
 
 def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any, size: int) -> None:

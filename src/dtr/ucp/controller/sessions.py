@@ -1,10 +1,12 @@
 """Administrators: their passwords, and the sessions that any controller knows."""
 
 import secrets
+from functools import partial
 from typing import Final
 
 from dtr.accounts.passwords import PasswordVerifier
 from dtr.accounts.throttle import LoginThrottle, MemoryFailures, ThrottleLimits
+from dtr.accounts.wrong_guesses import WrongGuesses
 from dtr.ucp import keys
 from dtr.ucp.api import ApiError
 from dtr.ucp.model import Administrator, Session
@@ -27,6 +29,7 @@ class Administrators:
         # Counted by this controller alone: with several of them somebody has as many times as many
         # guesses, which is as good as none against a password.
         self._throttle = LoginThrottle(MemoryFailures(), _LIMITS)
+        self._wrong = WrongGuesses()
 
     def close(self) -> None:
         """Let go of threads."""
@@ -42,18 +45,27 @@ class Administrators:
 
         """
         attempt = self._throttle.attempt(name, address)
-        async with (
-            self._throttle.turn(attempt),
-            self._throttle.attempting(attempt, now) as outcome,
-        ):
-            found = await self.find(name)
-            password_hash = found.password_hash if found else None
-            outcome.is_success = await self._verifier.verify(
-                password, password_hash, is_known=outcome.is_known
-            )
-        if found is not None and outcome.is_success:
-            return found
-        raise ApiError(401, "UNAUTHORIZED", "The username or the password is wrong.")
+        state = partial(self._state, name)
+        if await self._wrong.is_repeated(attempt, password, state):
+            raise _refusal()
+        async with self._throttle.turn(attempt):
+            if await self._wrong.is_repeated(attempt, password, state):
+                raise _refusal()
+            async with self._throttle.attempting(attempt, now) as outcome:
+                found = await self.find(name)
+                password_hash = found.password_hash if found else None
+                outcome.is_success = await self._verifier.verify(
+                    password, password_hash, is_known=outcome.is_known
+                )
+            if found is not None and outcome.is_success:
+                return found
+            self._wrong.add(attempt, password, password_hash or "")
+        raise _refusal()
+
+    async def _state(self, name: str) -> str:
+        """Return what changes whenever another password may be right."""
+        found = await self.find(name)
+        return found.password_hash if found else ""
 
     async def find(self, name: str) -> Administrator | None:
         """Return an administrator."""
@@ -102,6 +114,10 @@ class Administrators:
         if found is None or found.changed_at != session.password_changed_at:
             return ""
         return found.name
+
+
+def _refusal() -> ApiError:
+    return ApiError(401, "UNAUTHORIZED", "The username or the password is wrong.")
 
 
 def session_key(token: str) -> str:
