@@ -309,6 +309,21 @@ def test_nobody_forges_an_access_line(log_format: LogFormat, field: int, hostile
         assert len(line.split(b" ")) == 9
 
 
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize("field", [0, 1, 6, 7])
+@pytest.mark.parametrize("piece", ["a", "é", "\n"])
+def test_nobody_writes_long_access_lines(log_format: LogFormat, field: int, piece: str) -> None:
+    """Of an address of 64 KiB, or a method, only the beginning is kept."""
+    request: list[object] = list(REQUEST)
+    request[field] = piece * 65_000
+    stream = io.BytesIO()
+    log = AccessLog(log_format, stream)
+    log.write(*request)  # type: ignore[arg-type]
+    log.flush()
+    assert len(stream.getvalue()) < 6_000
+    assert b"..." in stream.getvalue()
+
+
 def test_the_query_never_reaches_the_access_log() -> None:
     """What follows a question mark may hold what nobody else should see."""
     stream = io.BytesIO()

@@ -40,6 +40,11 @@ _SECRET_TEXT: Final = re.compile(
     r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"  # a JSON web token
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user and password in a URL
 )
+_MOST_METHOD: Final = 20
+_MOST_PATH: Final = 800
+_MOST_NAME: Final = 100
+_MOST_CHOSEN: Final = 800
+"""Whatever a request of ours has is shorter together, so that nothing is looked at twice."""
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -148,7 +153,8 @@ class AccessLog:
 
     A line is one JSON object, or columns with one space between them: time, client, account,
     method, path, status, bytes, seconds, request id; `-` where there is none. Whatever a client
-    chose is percent-encoded where it is not visible ASCII, so nobody can forge a line or a column.
+    chose is percent-encoded where it is not visible ASCII, so nobody can forge a line or a column,
+    and cut where it is longer than any of ours, so that nobody fills the disk with a few requests.
     It never raises because of the stream: lines that cannot be written are counted in `lost`.
     One event loop owns it.
     """
@@ -183,6 +189,10 @@ class AccessLog:
         if "?" in path:
             path = path.partition("?")[0]
         chosen = f"{method}{path}{request_id}{client}{account}"
+        if len(chosen) > _MOST_CHOSEN:
+            method, path = _cut(method, _MOST_METHOD), _cut(path, _MOST_PATH)
+            client, account = _cut(client, _MOST_NAME), _cut(account, _MOST_NAME)
+            chosen = f"{method}{path}{request_id}{client}{account}"
         if " " in chosen or not (chosen.isascii() and chosen.isprintable()):
             method, path, request_id, client, account = map(
                 _visible, (method, path, request_id, client, account)
@@ -245,6 +255,15 @@ def _json_line(  # noqa: PLR0917 (the facts of one line, passed the cheapest way
         "account": account or None,
     }
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _cut(text: str, most: int) -> str:
+    """Return the beginning of a text that is too long.
+
+    >>> _cut("/v2/a/b", 5)
+    '/v2/a...'
+    """
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _visible(text: str) -> str:
