@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dtr.model.away import away_from_loop
 from dtr.model.documents import (
     LARGE_BYTES,
     JsonInvalidError,
     JsonLimits,
-    away_from_loop,
     load_json,
 )
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from dtr.collect import records
 from dtr.database import Database
+from dtr.model.away import away_from_loop
 from dtr.model.digest import Digest
-from dtr.model.documents import away_from_loop
 from dtr.model.errors import ContentDamagedError
 from dtr.registry import records as registry
 from dtr.storage import BlobStore, StoredBlob

@@ -4,20 +4,15 @@ A parser makes an object of every bracket, so a few MiB of brackets cost seconds
 length costs milliseconds. What makes objects is therefore counted before anything is parsed.
 """
 
-import asyncio
 import gc
 import json
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import orjson
 
 from dtr.model.errors import InvalidError
-
-T = TypeVar("T")
 
 LARGE_BYTES: Final = 64 << 10
 """A document of more is not parsed on an event loop."""
@@ -26,9 +21,6 @@ _STRUCTURAL: Final = (b"{", b"[", b",", b":")
 _DEEP: Final = ("ecursion", "depth limit")
 _CONTAINERS: Final = (dict, list)
 _HEX_COLON = re.compile(rb"\\u003[aA]")
-# One for a process: documents wait for each other, and a request that does not parse any waits for
-# one of them at most, for as long as a thread keeps the interpreter.
-_apart = ThreadPoolExecutor(1, thread_name_prefix="documents")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +60,6 @@ def load_json(payload: bytes, limits: JsonLimits | None = None) -> Any:
         raise JsonInvalidError(f"is not JSON: {_where(error)}") from None
     _check_keys(payload, _colons(document, limits.nesting))
     return document
-
-
-async def away_from_loop(size: int, work: Callable[[], T]) -> T:
-    """Return what `work` on a document of `size` bytes returns; done on a thread if that is large.
-
-    Raises:
-        Exception: whatever `work` raises.
-
-    """
-    if size <= LARGE_BYTES:
-        return work()
-    return await asyncio.get_running_loop().run_in_executor(_apart, work)
 
 
 def _where(error: ValueError) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from dtr.asgi import Request, Response
 from dtr.asgi.conditions import Conditions
 from dtr.database import Reader, Writer
+from dtr.model.away import away_from_loop
 from dtr.model.digest import Digest
-from dtr.model.documents import away_from_loop
 from dtr.model.errors import (
     DigestInvalidError,
     ManifestBlobUnknownError,
@@ -19,11 +19,12 @@ from dtr.model.errors import (
     TooLargeError,
     UnavailableError,
 )
-from dtr.model.manifests import Manifest, parse_manifest
+from dtr.model.manifests import Manifest
 from dtr.model.names import Reference, RepositoryName, TagName, parse_reference
 from dtr.registry import records
 from dtr.registry.context import RegistryContext
 from dtr.registry.deletion import delete_by_edges
+from dtr.registry.parsing import Turns, parsed
 
 _MAX_TAGS = 100
 _WARNED_REFERENCES = 3
@@ -70,6 +71,7 @@ class Push:
     def __init__(self, context: RegistryContext) -> None:
         self._context = context
         self._settings = context.settings
+        self._turns = Turns()
 
     async def put(self, request: Request) -> Response:
         """Answer PUT: keep the manifest and point its tags at it, all at once (end-7a, 7b)."""
@@ -82,10 +84,11 @@ class Push:
         content_type = request.header(b"content-type")
 
         def read() -> tuple[Manifest, Digest]:
-            manifest = parse_manifest(payload, content_type, self._settings.manifest)
+            manifest = parsed(payload, content_type, self._settings.manifest)
             return manifest, _digest_of(payload, reference)
 
-        manifest, digest = await away_from_loop(len(payload), read)
+        with self._turns.taken(len(payload)):
+            manifest, digest = await away_from_loop(len(payload), read)
         account_id, precondition = request.principal.account_id, Precondition.of(request, reference)
         pushed = PushedManifest(digest, payload, manifest, tags, account_id, precondition)
         await self._context.read_only.require()  # it may have been turned on meanwhile

@@ -18,7 +18,8 @@ from urllib.request import getproxies_environment, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from dtr.model.documents import JsonInvalidError, away_from_loop, load_json
+from dtr.model.away import away_from_loop
+from dtr.model.documents import JsonInvalidError, load_json
 from dtr.model.errors import InvalidError, UnavailableError
 from dtr.model.failures import reason_of
 from dtr.remote.challenge import Authenticator, Credentials

@@ -1,5 +1,6 @@
 """`dtr serve`: check everything, then start and watch the web workers and the job runner."""
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -117,9 +118,14 @@ def load_application(
     peers = None
     if settings.server.proxy_listen is not None:
         peers = PeerTable(directory / _PEERS, front_host(settings.server.listen))
-    return build_application(
+    application = build_application(
         settings, drivers, metrics, ca_certificate=ca, on_served=on_served, peers=peers
     )
+    # What is here now stays. To search it for garbage again and again would stop all requests for
+    # 80 ms each time, as a push of a large manifest did.
+    gc.collect()
+    gc.freeze()
+    return application
 
 
 def _companions(

@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from dtr.database import Reader, Writer
 from dtr.database.schema import manifest_references, manifests, repository_blobs
-from dtr.database.statements import insert_unless_there, rows_of
+from dtr.database.statements import insert_unless_there, lines, lines_of, rows_of
 from dtr.model.digest import Digest
 from dtr.model.errors import ManifestInvalidError
 from dtr.model.manifests import UNLIMITED, Manifest, digests_in, parse_manifest
@@ -105,7 +105,7 @@ def add_edges(writer: Writer, manifest_id: int, repository_id: int, manifest: Ma
 def edges_of(reader: Reader, manifest_id: int) -> set[str]:
     """Return the digests that a manifest has edges to."""
     of = manifest_references.c.manifest_id == manifest_id
-    return {row[0] for row in reader.execute(select(manifest_references.c.digest).where(of))}
+    return set(lines(reader.scalar(select(lines_of(manifest_references.c.digest)).where(of))))
 
 
 def review_edges(

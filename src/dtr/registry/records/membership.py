@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, select
 
 from dtr.database import Reader
-from dtr.database.statements import rows_of
+from dtr.database.statements import lines, lines_of, rows_of
 from dtr.model.digest import Digest
 
 Find = Callable[[ColumnElement[str]], Select[Any]]
@@ -24,5 +24,5 @@ def missing(reader: Reader, finds: Sequence[Find], wanted: Sequence[Digest]) -> 
         return []
     asked = rows_of(wanted)
     is_missing = and_(*(find(asked.c.value).scalar_subquery().is_(None) for find in finds))
-    rows = {row[0] for row in reader.execute(select(asked.c.value).where(is_missing))}
-    return [digest for digest in wanted if digest in rows]
+    found = set(lines(reader.scalar(select(lines_of(asked.c.value)).where(is_missing))))
+    return [digest for digest in wanted if digest in found]

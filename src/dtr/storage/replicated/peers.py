@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from dtr.model.away import away_from_loop
 from dtr.model.digest import Digest
-from dtr.model.documents import JsonInvalidError, away_from_loop, load_json
+from dtr.model.documents import JsonInvalidError, load_json
 from dtr.model.errors import (
     ContentDamagedError,
     RegistryError,

@@ -19,7 +19,8 @@ from pydantic import JsonValue, ValidationError
 from dtr.asgi.conditions import Conditions
 from dtr.asgi.connections import Connections
 from dtr.model.addresses import canonical_address
-from dtr.model.documents import JsonInvalidError, away_from_loop, load_json
+from dtr.model.away import away_from_loop
+from dtr.model.documents import JsonInvalidError, load_json
 from dtr.model.errors import (
     InvalidError,
     PreconditionFailedError,
