@@ -64,7 +64,7 @@ class Uploads:
         name = request.name
         if request.repository is None and not self._settings.create_on_push:
             raise NameUnknownError("repositories must be created before a push", name=str(name))
-        if request.repository is None or request.repository.is_provisional:
+        if request.repository is None:
             # A first push that finds no room makes no repository, not even for a while.
             await self._context.store.check_room()
         mount = request.query("mount")
