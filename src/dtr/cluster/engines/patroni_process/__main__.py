@@ -1,7 +1,8 @@
-"""Patroni, with three things mended that a failover depends on: `python -m … CONFIGURATION`.
+"""Patroni, with four things mended: `python -m … CONFIGURATION`.
 
 It takes new hosts of etcd when it is told to read its configuration again: see `etcd_hosts`. A
-clock that is set does not stop it: see `steady_time`.
+clock that is set does not stop it: see `steady_time`. It runs its loop at once when there is
+something to do: see `prompt`.
 
 And nobody can keep its REST interface from answering. Patroni 4.1 gives each connection a thread of
 a small pool, and waits for the TLS handshake without a limit. A handful of connections that say
@@ -24,6 +25,7 @@ from patroni.__main__ import main
 from patroni.api import RestApiServer
 
 from dtr.cluster.engines.patroni_process.etcd_hosts import follow_configured_hosts
+from dtr.cluster.engines.patroni_process.prompt import wake_for_changes
 from dtr.cluster.engines.patroni_process.steady_time import count_seconds
 
 _SILENCE_SECONDS: Final = 3.0
@@ -53,4 +55,5 @@ if __name__ == "__main__":
     RestApiServer.process_request = _process_request
     follow_configured_hosts()
     count_seconds()
+    wake_for_changes()
     sys.exit(main())
