@@ -1,12 +1,14 @@
 """Commands on accounts and repositories, typed on a node: they find the replica's registry."""
 
 import os
+import pwd
 import shutil
 from pathlib import Path
 from typing import cast
 
 import pytest
 from tests.cli.command import Ended, QuickCommandLine
+from tests.support.processes import requires_root
 
 from dtr.cli.context import wait_for
 from dtr.database import Database
@@ -61,13 +63,25 @@ def test_settings_that_are_checked_or_shown_are_those_of_the_replica(
     assert str(quick.data_dir) in ended.out
 
 
+def test_root_checks_the_settings_of_a_replica_that_a_system_user_serves(
+    quick: QuickCommandLine, node: Path
+) -> None:
+    """Whoever is root on a node is not the user that the registry runs as."""
+    requires_root("a directory of another user")
+    os.chown(quick.data_dir, pwd.getpwnam("nobody").pw_uid, -1)
+    ended = quick.run("config", "check", environment={"UCP_DATA_DIR": str(node)}, names_data=False)
+    assert ended.status == 0, ended.message
+
+
 def test_a_node_without_a_replica_is_named_as_such(quick: QuickCommandLine, node: Path) -> None:
     """A missing directory named data is not what is wrong there."""
     shutil.rmtree(node / "replicas")
     (node / "node.json").write_text("{}")
-    said = listed(quick, node).message
-    assert "has no replica" in said
-    assert "on a node with a replica" in said
+    environment = {"UCP_DATA_DIR": str(node)}
+    for words in (("user", "list"), ("config", "check"), ("config", "show")):
+        said = quick.run(*words, environment=environment, names_data=False).message
+        assert "has no replica" in said
+        assert "on a node with a replica" in said
     (node / "node.json").unlink()
     assert "has no replica" not in listed(quick, node).message
 

@@ -222,3 +222,13 @@ def test_nothing_is_completed_where_there_is_no_registry(quick: QuickCommandLine
     }
     ended = quick.run(environment=asked, names_data=False)
     assert (ended.out.strip(), ended.err) == ("", "")
+
+
+def test_a_command_that_there_is_not_is_answered_with_those_that_there_are(
+    quick: QuickCommandLine,
+) -> None:
+    """Accounts are added and organizations created; a slip of the finger gets the one meant."""
+    said = quick.run("user", "create", "bob", names_data=False)
+    assert said.status == 2
+    assert "The commands are: add, list, passwd, disable, enable, rm." in said.err
+    assert "Did you mean 'add'?" in quick.run("user", "ad", "bob", names_data=False).err

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
@@ -104,6 +105,19 @@ def new_command_line(name: str, about: str, places: Mapping[str, str]) -> typer.
         _say(json.dumps(shown, indent=2) if as_json else " ".join(shown.values()))
 
     return application
+
+
+class _Group(TyperGroup):
+    """Commands of one kind; whoever names none of them is shown them all."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is named; Typer itself shows those with nearly that name."""
+        name = args[0] if args else ""
+        is_one = not name or name.startswith("-") or self.get_command(ctx, name) is not None
+        if not (is_one or ctx.resilient_parsing or get_close_matches(name, self.commands)):
+            known = ", ".join(self.list_commands(ctx))
+            ctx.fail(f"No such command {name!r}. The commands are: {known}.")
+        return super().resolve_command(ctx, args)
 
 
 class _Output(io.TextIOWrapper):
@@ -207,7 +221,7 @@ def _load(name: str, place: str) -> Any:
         # Whole: Typer would cut it off.
         command.short_help = _summary(command.callback)
     return get_group_from_info(
-        TyperInfo(target, name=name, short_help=str(target.info.help)),
+        TyperInfo(target, cls=_Group, name=name, short_help=str(target.info.help)),
         pretty_exceptions_short=True,
         suggest_commands=True,
         rich_markup_mode=None,

@@ -142,13 +142,7 @@ def sourced_settings(
 def open_registry(config: Path | None, data_dir: Path | None) -> Iterator[Registry]:
     """Open an existing registry for a command, and say in a sentence what is wrong with it."""
     with failures_as_sentences():
-        own = config or own_replica(data_dir)
-        if own is None and is_node_without_registry(data_dir):
-            fail(
-                "This node of UCP has no replica, and no other registry is named. Run the command "
-                "on a node with a replica (dtr status shows them), or pass --config or --data-dir."
-            )
-        settings = settings_of(own, data_dir)
+        settings = settings_of(config or own_replica(data_dir), data_dir)
     with failures_as_sentences(settings.data.directory.absolute()):
         drivers = open_drivers(settings, _directory(settings))
         drivers.database.clock = open_clock(settings.cluster.clock_file)
@@ -174,7 +168,7 @@ def wait_for(database: Database, settings: Settings) -> None:
 def own_replica(data_dir: Path | None) -> Path | None:
     """Return the settings of the replica on this node, where nothing names another registry.
 
-    It is said: whoever expected another registry has to see it.
+    It is said: whoever expected another registry has to see it. A node without a replica fails.
     """
     if _is_named(data_dir):
         return None
@@ -183,15 +177,15 @@ def own_replica(data_dir: Path | None) -> Path | None:
     except OSError:
         return None
     if not found:
+        if (_node() / "node.json").exists():
+            fail(
+                "This node of UCP has no replica, and no other registry is named. Run the command "
+                "on a node with a replica (dtr status shows them), or pass --config or --data-dir."
+            )
         return None
     # Of a replica that was removed files may be left: the newest settings are those in use.
     echo(f"Using the replica on this node: --config {found[-1]}", err=True)
     return found[-1]
-
-
-def is_node_without_registry(data_dir: Path | None) -> bool:
-    """Tell whether this machine is a node of UCP, and nothing names a registry."""
-    return not _is_named(data_dir) and (_node() / "node.json").exists()
 
 
 def _is_named(data_dir: Path | None) -> bool:

@@ -96,8 +96,16 @@ class DataDirectory:
         return opened
 
     @classmethod
-    def check(cls, path: Path, minimum_free_bytes: int = MINIMUM_FREE_BYTES) -> bool:
+    def check(
+        cls,
+        path: Path,
+        minimum_free_bytes: int = MINIMUM_FREE_BYTES,
+        *,
+        may_be_anothers: bool = False,
+    ) -> bool:
         """Promise that a server could open it; tell whether it has been set up. Changes nothing.
+
+        With `may_be_anothers` the server is one of the user who owns the directory.
 
         Raises:
             DataDirectoryError: as `open` would, but for a server that has it.
@@ -107,7 +115,8 @@ class DataDirectory:
             return False
         if not path.is_dir():
             raise _not_a_directory(path)
-        _check_owner(path)
+        if not may_be_anothers:
+            _check_owner(path)
         is_new = _check_format(path)
         _check_writable(path)
         _check_room(path, minimum_free_bytes)

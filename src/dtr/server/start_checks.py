@@ -26,7 +26,8 @@ class StartError(Exception):
 def check_start(settings: Settings, *, may_be_running: bool = False) -> None:
     """Promise that a server could start with these settings, if database and storage answer.
 
-    With `may_be_running` an address or a directory that a server has already is fine.
+    With `may_be_running` an address or a directory that a server has already is fine, and root may
+    check what a system user serves.
 
     Raises:
         StartError, DataDirectoryError, CertificateError, InvalidError: what is wrong, and what to
@@ -37,7 +38,8 @@ def check_start(settings: Settings, *, may_be_running: bool = False) -> None:
     for listen in (server.listen, server.http_listen, server.proxy_listen):
         if listen is not None:
             check_port(listen, may_be_taken=may_be_running)
-    is_set_up = DataDirectory.check(settings.data.directory)
+    is_roots = may_be_running and os.geteuid() == 0
+    is_set_up = DataDirectory.check(settings.data.directory, may_be_anothers=is_roots)
     _check_certificate(settings)
     _check_database(settings)
     _check_storage(settings)
