@@ -207,19 +207,20 @@ async def test_the_registry_is_told_by_how_much_its_machines_clock_is_wrong(part
 @pytest.mark.parametrize(
     ("status", "said", "is_read_only"),
     [
-        (200, "pushes: refused, in read-only mode", True),
-        (200, "metadata: no primary answers; pulls go on, pushes wait", False),
-        (200, "", False),
-        (503, "pushes: refused", False),
+        (200, {"Error": "metadata: no primary answers", "ReadOnly": True}, True),
+        (200, {"Error": "metadata: no primary answers; pulls go on, pushes wait"}, False),
+        (200, {"Error": "", "ReadOnly": "yes"}, False),
+        (200, ["ReadOnly"], False),
+        (503, {"Error": "draining", "ReadOnly": True}, False),
     ],
 )
 async def test_read_only_mode_is_what_a_healthy_registry_says(
-    part: Part, monkeypatch: pytest.MonkeyPatch, status: int, said: str, *, is_read_only: bool
+    part: Part, monkeypatch: pytest.MonkeyPatch, status: int, said: object, *, is_read_only: bool
 ) -> None:
     """For the cluster's status, which would say that pushes work."""
 
     async def ask(*_: object) -> tuple[int, bytes]:
-        return status, json.dumps({"Error": said, "Healthy": status == 200}).encode()
+        return status, json.dumps(said).encode()
 
     await part.converge(specification())
     monkeypatch.setattr(part.registry, "_ask", ask)

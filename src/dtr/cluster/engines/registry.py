@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Final
 
 import structlog
+from pydantic import JsonValue
 
 from dtr import __version__
 from dtr.cluster.engines.probes import ask, own_server_context
@@ -42,8 +43,6 @@ PROCESS: Final = "registry"
 
 _LOG = structlog.get_logger()
 _LOWEST_FREE_PORT: Final = 1024
-_READ_ONLY: Final = "pushes: "
-"""How what `/health` says of a healthy registry in read-only mode begins."""
 _STATUS_SECONDS: Final = 5.0
 _CALL_SECONDS: Final = 4.0
 _ANSWER_SECONDS: Final = 2.0
@@ -160,7 +159,7 @@ class Registry:
         except UnavailableError as error:
             return str(error)
         is_healthy = status == 200  # noqa: PLR2004
-        self.is_read_only = is_healthy and _said(body).startswith(_READ_ONLY)
+        self.is_read_only = is_healthy and _said(body).get("ReadOnly") is True
         return "" if is_healthy else _error_of(body) or "its health is not good"
 
     def storage(self) -> StorageReport | None:
@@ -280,16 +279,16 @@ class Registry:
             write_for(self._place.clock, written_correction(own, now), user=user)
 
 
-def _said(body: bytes) -> str:
+def _said(body: bytes) -> dict[str, JsonValue]:
     try:
         answer = json.loads(body)
     except ValueError:
-        return ""
-    return str(answer.get("Error", "")) if isinstance(answer, dict) else ""
+        return {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def _error_of(body: bytes) -> str:
-    error = _said(body)
+    error = str(_said(body).get("Error", ""))
     # What comes after the component is a driver's or a library's: for the log and for /health.
     component, _, detail = error.partition(": ")
     return f"its {component} is not well: see /health there" if detail else error
