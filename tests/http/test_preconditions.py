@@ -53,6 +53,7 @@ async def test_a_tag_is_made_only_if_it_is_new(repository: Repository) -> None:
     second = new_manifest()
     error = assert_error(await put(repository, "v1", second, NEW_ONLY), 412, "DENIED")
     assert error["detail"] == {"digest": Digest.of(first)}
+    assert error["message"] == "the content is not what If-Match or If-None-Match asks for"
     assert await digest_of(repository, "v1") == Digest.of(first)
     assert await digest_of(repository, Digest.of(second)) is None
 

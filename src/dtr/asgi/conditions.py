@@ -15,6 +15,7 @@ from dtr.model.errors import PreconditionFailedError
 # Some clients send the digest without quotes.
 _TAG: Final = re.compile(rb'(W/)?"([^"]*)"|([^\s,"]+)')
 _ANY: Final = b"*"
+_OTHER_CONTENT: Final = "the content is not what If-Match or If-None-Match asks for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Conditions:
         """
         digest = None if current is None else current.encode()
         if not (_matches(self.match, digest) and _differs(self.none_match, digest)):
-            raise PreconditionFailedError(digest=current)
+            raise PreconditionFailedError(_OTHER_CONTENT, digest=current)
 
     def require_without_etag(self) -> None:
         """Make sure that the method may be performed on something that has no entity tag.
@@ -65,7 +66,7 @@ def is_current(request: Request, digest: bytes) -> bool:
     """
     headers = request.headers
     if not _matches(headers.get(b"if-match"), digest):
-        raise PreconditionFailedError(digest=digest.decode())
+        raise PreconditionFailedError(_OTHER_CONTENT, digest=digest.decode())
     return not _differs(headers.get(b"if-none-match"), digest)
 
 
