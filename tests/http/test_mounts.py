@@ -2,18 +2,27 @@
 
 import itertools
 import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.http.client import Client, Repository, assert_error
 from tests.http.conftest import Connect, OpenRegistry
 from tests.http.targets import InProcess, Target
 
-from dtr.database import Reader
+from dtr.accounts.records import FIND_REPOSITORY
+from dtr.database import Lookup, Reader, Row
+from dtr.database.sqlite.database import SqliteDatabase
 from dtr.database.units import driver_of
 from dtr.model.access import Level, Principal, Visibility
 from dtr.model.digest import Algorithm, Digest
-from dtr.registry.records import mount_sources
-from dtr.testing.registry import ALICE, BOB
+from dtr.model.names import RepositoryName
+from dtr.registry.manage import create_repository
+from dtr.registry.records import link_blob, mount_sources
+from dtr.testing.registry import ALICE, BOB, Administration, open_state
+
+LATER = 4_000_000_000.0
 
 
 @pytest.fixture
@@ -221,3 +230,40 @@ def _steps(reader: Reader, digest: Digest, principal: Principal) -> int:
 async def _principal(target: InProcess, client: Client) -> Principal:
     identity = target.application._gate._identity
     return (await identity.identify(client.authorization, "127.0.0.1")).principal
+
+
+class RemadeMeanwhile(SqliteDatabase):
+    """A database in which a repository is made anew once it was looked up by its name."""
+
+    name_remade = ""
+    remade = 0
+
+    async def lookup(self, lookup: Lookup, parameters: Mapping[str, Any]) -> Row | None:
+        """Look up, and then let it happen."""
+        found = await super().lookup(lookup, parameters)
+        if lookup is FIND_REPOSITORY and parameters["name"] == self.name_remade:
+            self.remade += 1
+            administration, self.name_remade = Administration(self), ""
+            administration.remove_repository(str(parameters["name"]))
+            name = RepositoryName(parameters["name"])
+            made = self.write_now(create_repository, name, Visibility.PRIVATE)
+            self.write_now(link_blob, made.id, Digest.of(b"here"), LATER)
+        return found
+
+
+async def test_a_source_that_is_made_anew_meanwhile_is_not_mounted_from(
+    open_registry: OpenRegistry, connect: Connect, tmp_path: Path
+) -> None:
+    """The token is for the one that had the name: by its id, from the first look to the last."""
+    open_state(tmp_path).database.close()
+    database = RemadeMeanwhile(tmp_path / "dtr.db", wait_seconds=5)
+    alice = connect(open_registry(open_database=lambda: database)).login(*ALICE)
+    source, target = alice.new_repository("source"), alice.new_repository("target")
+    digest = await source.push_blob(b"here")
+    await alice.new_repository("other").push_blob(b"here")  # so its bytes stay
+    client = await alice.scoped(
+        f"repository:{source.name}:pull", f"repository:{target.name}:pull,push"
+    )
+    database.name_remade = source.name
+    status, _ = await mount(Repository(client, target.name), digest, source)
+    assert (status, database.remade) == (202, 1)

@@ -155,24 +155,26 @@ class Gate:
             granted=await self._granted(principal, name, repository) if needs_grant else Level.NONE,
         ), repository
 
-    async def may_pull_source(self, request: Request, source: RepositoryName) -> bool:
-        """Tell whether the principal may mount from `source`.
+    async def source_of_mount(self, request: Request, name: RepositoryName) -> int | None:
+        """Return the repository that a mount names, if the principal may pull from it.
+
+        By its id: another one may have the name a moment later, for which the token is not.
 
         Raises:
             UnauthorizedError: it may, but its token is narrower: the challenge asks for more.
 
         """
         principal = request.principal
-        level, repository = await self.level(principal, source)
+        level, repository = await self.level(principal, name)
         if level < Level.READ_ONLY or repository is None:
-            return False
+            return None
         scope = principal.scope
         is_narrower = scope is not None and not (
-            scope.allows(source, Action.PULL) and scope.is_for(source, repository.id)
+            scope.allows(name, Action.PULL) and scope.is_for(name, repository.id)
         )
-        if is_narrower and source != request.parameters["name"]:
+        if is_narrower and name != request.parameters["name"]:
             raise self._refusal(request, MAY_PUSH)
-        return True
+        return repository.id
 
     async def _granted(
         self, principal: Principal, name: RepositoryName, repository: Repository | None

@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import replace
 
 from dtr.accounts.permits import may_pull
-from dtr.accounts.records import FIND_REPOSITORY
 from dtr.asgi import ClientDisconnectError, Request, Response
 from dtr.asgi.conditions import Conditions
 from dtr.database import Writer
@@ -180,10 +179,8 @@ class Uploads:
             source = RepositoryName.parse(named)
         except NameInvalidError:
             return []
-        if not await self._context.gate.may_pull_source(request, source):
-            return []
-        row = await self._context.database.lookup(FIND_REPOSITORY, {"name": source})
-        return [] if row is None else [row[0]]
+        found = await self._context.gate.source_of_mount(request, source)
+        return [] if found is None else [found]
 
     async def _whole(self, request: Request, digest: Digest) -> Response:
         """Take a blob that came with its POST (end-4b)."""
