@@ -148,7 +148,7 @@ def test_a_good_configuration_is_said_to_be_good(quick: QuickCommandLine, tmp_pa
     assert tomllib.loads(sample).keys() >= {"server", "data", "log"}
     config = tmp_path / "dtr.toml"
     config.write_text(sample)
-    assert "good" in quick.good("config", "check", "--config", config).out
+    assert "are valid" in quick.good("config", "check", "--config", config).out
 
 
 @pytest.mark.server
@@ -169,7 +169,7 @@ def test_commands_say_what_is_wrong_with_their_directory(
 ) -> None:
     """None, an empty one, one without a registry, and one of another version."""
     for name, content, said in (
-        ("missing", None, "No such file or directory"),
+        ("missing", None, "does not exist"),
         ("empty", {}, "is empty"),
         ("new", {"FORMAT": "dtr-data 1\n"}, "dtr serve"),
         ("newer", {"FORMAT": "dtr-data 99\n"}, "newer DTR"),

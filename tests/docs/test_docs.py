@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from tests.docs.pages import BLOCK, PAGES, commands, name_of
 from tests.support.processes import ROOT
 
 from dtr.cli.application import application
+from dtr.cli.ucp.application import application as ucp
 from dtr.model.access import Access, Action, Door
 from dtr.model.errors import RegistryError
 from dtr.server.app import build_application
@@ -24,14 +26,9 @@ from dtr.server.metrics import Metrics
 from dtr.server.settings import Settings
 from dtr.server.settings_pages import sample_config
 
-PAGES = sorted(
-    page
-    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md"))
-    if page.is_file()
-)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SETTING = re.compile(rf"`((?:{'|'.join(Settings.model_fields)})\.[a-z_]+)`")
+PROGRAMS = {"dtr": application, "ucp": ucp}
 UNITS = {
     "KiB": 2**10,
     "KiB/s": 2**10,
@@ -43,33 +40,10 @@ UNITS = {
 }
 
 
-def name_of(page: Path) -> str:
-    """Give a page's name below the repository."""
-    return str(page.relative_to(ROOT))
-
-
 def anchors(page: Path) -> set[str]:
     """Give the anchors that a page's headings make."""
     headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
-
-
-def shell_lines(page: Path) -> Iterator[str]:
-    """Give the command lines in a page's shell blocks."""
-    for language, body in BLOCK.findall(page.read_text()):
-        if language in {"sh", "bash", "console"}:
-            yield from (line for line in body.splitlines() if line and not line.startswith("#"))
-
-
-def commands(program: str) -> list[tuple[str, str]]:
-    """Give every call of a program in the documentation, with the page it stands on."""
-    start = re.compile(rf"^(?:\w+=\S+ )*(?:sudo -u \w+ )?(?:\S*/)?{program}(?= |$)")
-    return [
-        (name_of(page), line)
-        for page in PAGES
-        for line in shell_lines(page)
-        if start.match(line.split(" | ")[-1])
-    ]
 
 
 def rows(page: str, heading: str) -> list[list[str]]:
@@ -99,12 +73,15 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize(("page", "line"), commands("dtr"))
-def test_every_dtr_command_in_the_documentation_is_one(page: str, line: str) -> None:
+@pytest.mark.parametrize(("page", "line"), commands("(?:dtr|ucp)"))
+def test_every_command_in_the_documentation_is_one(page: str, line: str) -> None:
     """Its names, options and arguments are what the command line takes."""
     call = line.rpartition(" | ")[2] or line
-    words = shlex.split(call[call.index("dtr") :].split(" > ")[0], comments=True)[1:]
-    command, name = typer.main.get_command(application), "dtr"
+    words = shlex.split(call.split(" > ")[0], comments=True)
+    names = [Path(word).name for word in words]
+    first = min(names.index(each) for each in PROGRAMS if each in names)
+    name, words = names[first], words[first + 1 :]
+    command = typer.main.get_command(PROGRAMS[name])
     while hasattr(command, "commands"):
         name, *words = words
         command = command.commands[name]

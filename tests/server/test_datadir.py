@@ -248,7 +248,7 @@ def test_the_command_line_may_look_beside_a_running_server(tmp_path: Path) -> No
 
 def test_the_command_line_makes_no_directory(tmp_path: Path) -> None:
     """A wrong path is a mistake there, not a wish."""
-    assert "No such file or directory" in refusal(tmp_path / "data", shared=True)
+    assert "does not exist" in refusal(tmp_path / "data", shared=True)
     assert "is empty" in refusal(tmp_path, shared=True)
     assert list(tmp_path.iterdir()) == []
 

@@ -30,12 +30,13 @@ def old(tmp_path: Path) -> Path:
 def test_a_registry_goes_to_postgresql_and_back(
     old: Path, tmp_path: Path, postgresql_url: str
 ) -> None:
-    """And says how many rows it copied; a dry run has said the same before."""
+    """And says how many rows it copied; a dry run beside a server said the same before."""
     dtr = CommandLine(tmp_path, old)
     url, password = without_password(postgresql_url, tmp_path)
     sides = ("--from", f"sqlite:{old}", "--to", url, "--to-password-file", password)
     there = ("copy-metadata", *sides)
-    planned = dtr.run(*there, "--dry-run", "--json", names_data=False).json
+    with DataDirectory.open(old):  # as a server does
+        planned = dtr.run(*there, "--dry-run", "--json", names_data=False).json
     shared = open_postgresql(postgresql_url)
     assert schema_version(shared.engine).revision is None
     assert "connected to the target" in dtr.run(*there, names_data=False).message
@@ -69,10 +70,10 @@ def test_what_is_wrong_is_said_in_a_sentence(
     url, _ = without_password(postgresql_url, tmp_path)
     with DataDirectory.open(old):
         assert "in use by another DTR server" in refused(f"sqlite:{old}", url)
-    assert "No such file" in refused(f"sqlite:{tmp_path / 'none'}", url)
+    assert "does not exist" in refused(f"sqlite:{tmp_path / 'none'}", url)
     assert "is empty" in refused(f"sqlite:{empty_directory(tmp_path)}", url)
     assert "begins with mysql" in refused("mysql://x", url)
-    assert "no place for a password" in refused(f"sqlite:{old}", postgresql_url)
+    assert "password on the command line is refused" in refused(f"sqlite:{old}", postgresql_url)
     nowhere = url.replace(f":{postgresql.port}/", ":1/")
     message = refused(f"sqlite:{old}", nowhere)
     assert "nothing listens there" in message

@@ -126,7 +126,7 @@ def remove_user(writer: Writer, name: str) -> None:
     owned = records.count_repositories(writer, account.id)
     if owned:
         also = ", or disable the user" if account.kind == "user" else ""
-        message = f"the account {name} owns {owned} repositories; remove them first{also}"
+        message = f"the account {name} owns repositories ({owned}); remove them first{also}"
         raise AccountConflictError(message)
     records.remove_account(writer, account.id)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.progress import (
@@ -37,6 +37,13 @@ _WAIT_SECONDS = 10
 _PLACE = "sqlite:DIR|FILE or postgresql://..."
 
 
+class Use(NamedTuple):
+    """What one side of a copy is used for."""
+
+    must_exist: bool
+    is_read_only: bool
+
+
 def copy_metadata(
     source: Annotated[str, typer.Option("--from", metavar="PLACE", help=f"What to copy: {_PLACE}")],
     target: Annotated[str, typer.Option("--to", metavar="PLACE", help=f"Where to: {_PLACE}")],
@@ -67,8 +74,8 @@ def copy_metadata(
     """
     with failures_as_sentences(), ExitStack() as stack:
         engines = [
-            stack.enter_context(_opened(source, source_password_file, must_exist=True)),
-            stack.enter_context(_opened(target, target_password_file, must_exist=dry_run)),
+            stack.enter_context(_opened(source, source_password_file, Use(True, dry_run))),
+            stack.enter_context(_opened(target, target_password_file, Use(dry_run, dry_run))),
         ]
         if dry_run:
             tables = MetadataCopy(*engines, overwrite=overwrite).plan()
@@ -102,13 +109,13 @@ def _observer(bars: Progress) -> Observe:
 
 
 @contextmanager
-def _opened(place: str, password_file: Path | None, *, must_exist: bool) -> Iterator[Engine]:
-    """Open one side; a data directory is held as a server holds it."""
+def _opened(place: str, password_file: Path | None, use: Use) -> Iterator[Engine]:
+    """Open one side; a data directory that is not only looked at is held as a server holds it."""
     kind, _, rest = place.partition(":")
     database: Database
     with ExitStack() as stack:
         if kind == "sqlite" and rest:
-            file = _sqlite_file(Path(rest), stack, must_exist=must_exist)
+            file = _sqlite_file(Path(rest), stack, use)
             database = open_database(file)
         elif kind in {"postgresql", "postgres"}:
             refuse_password(
@@ -124,16 +131,17 @@ def _opened(place: str, password_file: Path | None, *, must_exist: bool) -> Iter
         yield database.engine
 
 
-def _sqlite_file(path: Path, stack: ExitStack, *, must_exist: bool) -> Path:
+def _sqlite_file(path: Path, stack: ExitStack, use: Use) -> Path:
     """Return the file of a data directory, which is held until the end, or a file of its own."""
     if path.name == _FILE and not path.is_dir():
         path = path.parent
     if path.is_file():
         return path  # a backup: no server uses it
-    if must_exist:
-        DataDirectory.open_shared(path)  # says what is wrong with it
-    directory = stack.enter_context(DataDirectory.open(path, minimum_free_bytes=0))
-    if must_exist and not directory.database.exists():
+    if use.must_exist:
+        directory = DataDirectory.open_shared(path)  # says what is wrong with it
+    if not use.is_read_only:
+        directory = stack.enter_context(DataDirectory.open(path, minimum_free_bytes=0))
+    if use.must_exist and not directory.database.exists():
         raise DataDirectoryError(
             f"The directory {path} holds no metadata.", "Name the directory that a server used."
         )

@@ -10,7 +10,7 @@ import typer
 from dtr.cli.context import ConfigOption, DataDirOption, Registry, open_registry
 from dtr.cli.output import echo
 from dtr.cli.terminal import JsonOption, fail, new_console, show_json
-from dtr.collect.check import Checker, Finding, Severity
+from dtr.collect.check import Checker, Finding, Severity, summary_of
 from dtr.collect.collector import Collected, Collector
 from dtr.jobs import Body, Job, JobContext, JobKind, NewJob, Runner, State, runner_name
 from dtr.server.app import collect_settings
@@ -92,17 +92,9 @@ def fsck(
 
 
 def _summary(findings: list[Finding]) -> str:
-    """Say how much was found; damage is what matters, so it is always said."""
-    if not findings:
-        return "No problems found."
+    """Say as a sentence how much was found."""
     counts = {kind: sum(found.severity is kind for found in findings) for kind in Severity}
-    damaged, garbage, notes = (counts[kind] for kind in Severity)
-    parts = [f"{damaged} damaged" if damaged else "no damage"]
-    if garbage:
-        parts.append(f"{garbage} unused")
-    if notes:
-        parts.append(f"{notes} note{'' if notes == 1 else 's'}")
-    return f"Found: {', '.join(parts)}."
+    return f"{summary_of(counts).capitalize()}."
 
 
 def _collect(registry: Registry, collector: Collector) -> Collected:

@@ -78,8 +78,8 @@ def copy(
             echo(f"damaged or missing: {digest}")
         verb = "Would copy" if dry_run else "Copied"
         echo(
-            f"{verb} {done.copied} blobs ({_readable(done.copied_bytes)}); "
-            f"{done.present} were there already ({_readable(done.present_bytes)})."
+            f"{verb} blobs: {done.copied} ({_readable(done.copied_bytes)}). "
+            f"There already: {done.present} ({_readable(done.present_bytes)})."
         )
     if done.damaged:
         raise typer.Exit(1)

@@ -6,7 +6,7 @@ forgotten, so that the next push of it, which the client then sees as missing, b
 """
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -30,6 +30,23 @@ class Severity(StrEnum):
     DAMAGE = "damage"
     GARBAGE = "garbage"
     NOTE = "note"
+
+
+def summary_of(counts: Mapping[Severity, int]) -> str:
+    """Say how much was found of each severity; damage is what matters, so it is always said.
+
+    >>> summary_of({Severity.DAMAGE: 0, Severity.GARBAGE: 0, Severity.NOTE: 2})
+    'found: no damage, 2 notes'
+    """
+    damaged, garbage, notes = (counts[kind] for kind in Severity)
+    if not damaged + garbage + notes:
+        return "no problems found"
+    parts = [f"{damaged} damaged" if damaged else "no damage"]
+    if garbage:
+        parts.append(f"{garbage} unused")
+    if notes:
+        parts.append(f"{notes} note{'' if notes == 1 else 's'}")
+    return f"found: {', '.join(parts)}"
 
 
 @dataclass(frozen=True, slots=True)

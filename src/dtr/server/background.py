@@ -13,7 +13,7 @@ import structlog
 
 from dtr.accounts.records import remove_expired
 from dtr.accounts.signing import rotate_key
-from dtr.collect.check import Checker, Finding, Severity
+from dtr.collect.check import Checker, Finding, Severity, summary_of
 from dtr.collect.collector import Collected, Collector
 from dtr.database import Database
 from dtr.jobs import (
@@ -41,6 +41,7 @@ _LOG = structlog.get_logger()
 # Requests go first; jobs still get a tenth of a processor that is busy.
 _NICENESS: Final = 10
 _CLEAN_SECONDS: Final = 600
+_REPAIR: Final = "'dtr fsck --repair' forgets lost blobs, so that a push brings them back"
 _LISTEN_SECONDS: Final = 60
 _WEEK: Final = 7 * 86400
 
@@ -269,7 +270,7 @@ class Background:
             context.log(sentence_of(finding))
             _LOG.info("swept", what=finding.what, subject=finding.subject)
             await self._wait(context)
-        context.progress(f"{count} swept")
+        context.progress(f"deleted {count} files without metadata")
 
     async def _wait(self, context: JobContext) -> None:
         """Wait while nothing is to be deleted."""
@@ -294,7 +295,7 @@ class Background:
         count = await self._drivers.database.write(
             remove_expired, now, forget_failures_before=before
         )
-        context.progress(f"{count} forgotten")
+        context.progress(f"deleted {count} expired rows")
 
 
 async def checked(checker: Checker, context: JobContext) -> AsyncIterator[Finding]:
@@ -306,16 +307,16 @@ async def checked(checker: Checker, context: JobContext) -> AsyncIterator[Findin
     """
     counts = dict.fromkeys(Severity, 0)
     damaged = 0
-    context.progress("nothing found so far")
+    context.progress("no problems found so far")
     async for finding in checker.findings():
         counts[finding.severity] += 1
         damaged += not is_harmless(finding)
         context.log(sentence_of(finding), "info" if is_harmless(finding) else "error")
-        context.progress(", ".join(f"{count} {kind}" for kind, count in counts.items()))
+        context.progress(summary_of(counts))
         yield finding
-    context.progress(", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    context.progress(summary_of(counts))
     if damaged:
-        raise JobFailedError(f"{damaged} damaged; with --repair what is lost is forgotten")
+        raise JobFailedError(f"{damaged} damaged; {_REPAIR}")
 
 
 def is_harmless(finding: Finding) -> bool:

@@ -301,6 +301,11 @@ def _not_writable(path: Path, error: OSError) -> DataDirectoryError:
 
 
 def _not_readable(path: Path, error: OSError) -> DataDirectoryError:
+    if isinstance(error, FileNotFoundError):
+        return DataDirectoryError(
+            f"The data directory {path} does not exist.",
+            "Name the directory that a server uses, with --data-dir.",
+        )
     return DataDirectoryError(
         f"The data directory {path} cannot be read: {error.strerror}.",
         "Make it readable for the user that runs DTR, or name another directory.",

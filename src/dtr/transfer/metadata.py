@@ -82,10 +82,10 @@ class MetadataCopy:
         self._observe = observe or (lambda _table, _done, _total: None)
 
     def plan(self) -> list[CopiedTable]:
-        """Check both sides and return what would be copied; change nothing.
+        """Check both sides and return what would be copied; servers may run meanwhile.
 
         Raises:
-            MetadataCopyError: one side is in use, of another version, or not empty.
+            MetadataCopyError: one side is of another version, or not empty.
 
         """
         with self._sentences():
@@ -97,10 +97,11 @@ class MetadataCopy:
         """Copy everything; return what was copied and compared.
 
         Raises:
-            MetadataCopyError: as for `plan`, or the copy differs from its source.
+            MetadataCopyError: as for `plan`, or a side is in use, or the copy is not its source.
 
         """
         with self._sentences():
+            self._check_servers()
             self._check()
             with alone_with_schema(self._target):
                 self._announce()
@@ -119,10 +120,6 @@ class MetadataCopy:
                 " run dtr migrate --after on the source with this version first"
             )
             raise MetadataCopyError(message)
-        for engine, side in ((self._source, "source"), (self._target, "target")):
-            if programs_connected(engine):
-                message = f"servers are connected to the {side}; stop them first"
-                raise MetadataCopyError(message)
         if schema_version(self._target).revision not in {None, COPYING} and not self._overwrite:
             message = (
                 "the target holds a registry already; name an empty database, or pass"
@@ -130,6 +127,12 @@ class MetadataCopy:
             )
             raise MetadataCopyError(message)
         self._check_strangers()
+
+    def _check_servers(self) -> None:
+        for engine, side in ((self._source, "source"), (self._target, "target")):
+            if programs_connected(engine):
+                message = f"servers are connected to the {side}; stop them first"
+                raise MetadataCopyError(message)
 
     def _check_strangers(self) -> None:
         """Leave a database alone that something else made tables of our names in."""
