@@ -6,8 +6,8 @@
 The base image brings a package manager, a compiler's leftovers, documentation and locales; the
 wheels bring symbols for debuggers, tests and descriptions of services that nobody calls. TARGET
 gets the interpreter with its library, the shared libraries that anything needs (`ldd`), the
-certificates of the system, a shell, and PREFIX, trimmed. Nothing outside of TARGET and PREFIX is
-changed. Python is kept as byte code only; a traceback still has the file and the line.
+certificates of the system, a shell, `cat`, and PREFIX, trimmed. Nothing outside of TARGET and
+PREFIX is changed. Python is kept as byte code only; a traceback still has the file and the line.
 """
 
 import compileall
@@ -21,6 +21,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 USER = 4873
+# A shell to look around with, and what docs/operating.md shows the first password with.
+PROGRAMS = (Path("/bin/sh"), Path("/bin/cat"))
 # What S3's clients read: the service, and how credentials are got for it.
 SERVICES = frozenset({"s3", "sso", "sso-oidc", "sts", "signin"})
 LEXERS = frozenset({"__init__.py", "_mapping.py", "python.py", "special.py", "text.py"})
@@ -117,8 +119,7 @@ def assemble(target: Path, prefix: Path) -> None:
             (target / name).symlink_to(f"usr/{name}")
     interpreter = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
     library = Path(sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix}))
-    shell = Path("/bin/sh")
-    for program in (interpreter, shell):
+    for program in (interpreter, *PROGRAMS):
         place(target, program)
     strip([inside(target, interpreter)])
     place_links(target, prefix / "bin" / "python")
@@ -127,7 +128,7 @@ def assemble(target: Path, prefix: Path) -> None:
     compile_packages(inside(target, library), None)
     shutil.copytree(prefix, inside(target, prefix), symlinks=True, dirs_exist_ok=True)
     extensions = [*inside(target, library).rglob("*.so"), *prefix.rglob("*.so*")]
-    for found in needed([interpreter, shell, *extensions]):
+    for found in needed([interpreter, *PROGRAMS, *extensions]):
         if not found.is_relative_to(prefix):
             place(target, found)
             strip([inside(target, found)])

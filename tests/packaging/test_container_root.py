@@ -96,6 +96,18 @@ def test_the_image_is_under_150_megabytes(built: Built) -> None:
     assert {"s3", "sts", "ca-certificates.crt", "sh"} <= names
 
 
+def test_the_programs_that_the_page_calls_in_the_container_are_there(built: Built) -> None:
+    """`docker exec dtr cat .../initial_admin_password` once found no `cat`."""
+    page = (PROJECT / "docs" / "operating.md").read_text()
+    called = re.findall(r"^docker exec (?:-\S+ )*dtr (\S+)", page, re.MULTILINE)
+    assert called == ["cat", "dtr"]
+    (built.image / "note").write_text("a word\n")
+    shown = subprocess.run(
+        ["chroot", str(built.image), "cat", "/note"], check=True, capture_output=True, text=True
+    )
+    assert shown.stdout == "a word\n"
+
+
 def test_what_is_in_the_image_serves(built: Built, tmp_path: Path) -> None:
     """With nothing of this machine beside it: start, log in, push, pull, and the health check."""
     image, port, environment = (
