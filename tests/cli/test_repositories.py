@@ -105,7 +105,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
 def test_a_user_with_repositories_is_not_removed(quick: QuickCommandLine) -> None:
     """The message says what to do first."""
     quick.good("repo", "create", "alice/tools")
-    assert "owns 1 repositories" in quick.fails("user", "rm", "alice", "--yes")
+    assert "owns repositories (1)" in quick.fails("user", "rm", "alice", "--yes")
 
 
 @pytest.mark.server

@@ -169,7 +169,7 @@ def test_an_organization_is_created_listed_and_removed(
     quick.good("repo", "grant", "team", "bob", "admin", "--namespace")
     assert "nobody can log in as it" in quick.fails("user", "passwd", "team", stdin="12345678\n")
     message = quick.fails("org", "rm", "team", "--yes")
-    assert message == "The account team owns 1 repositories; remove them first."
+    assert message == "The account team owns repositories (1); remove them first."
     quick.good("repo", "rm", "team/tools", "--yes")
     quick.good("org", "rm", "team", "--yes")
     assert quick.good("org", "list", "--json").json == []

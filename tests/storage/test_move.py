@@ -48,7 +48,7 @@ def test_a_registry_moves_to_a_bucket_and_back(tmp_path: Path, s3_url: str) -> N
         digests.append(push(server, contents[-1]))
     place = f"file://{server.data_dir}"
     delta = server.run("storage", "copy", "--from", place, "--to", s3_url)
-    assert delta.startswith("Copied 1 blobs (9 B); 4 were there already"), delta
+    assert delta.startswith("Copied blobs: 1 (9 B). There already: 4 "), delta
 
     options = ("--workers", "1", "--storage", s3_url)
     moved = RunningServer(tmp_path, options=options)
