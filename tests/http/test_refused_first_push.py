@@ -165,7 +165,7 @@ async def test_a_first_push_that_fills_the_disk_takes_its_repository_along(
         assert answer.status_code == 507
     assert await names(alice) == ["alice/made"]
     store._reserve_bytes = 0
-    assert_error(await alice.get(sessions["alice/first"]), 404, "NAME_UNKNOWN")
+    assert_error(await alice.get(sessions["alice/first"]), 404, "BLOB_UPLOAD_UNKNOWN")
     answer = await alice.put(sessions["alice/made"], params={"digest": DIGEST}, content=CONTENT[5:])
     assert answer.status_code == 201, answer.text
     await store.close()

@@ -226,6 +226,6 @@ async def test_a_deleted_repository_takes_its_sessions_along(
     """A session of a repository that was made anew under the same name is another one's."""
     location = await repository.start_upload()
     target.administration.remove_repository(repository.name)
-    assert await use(repository.client, "PATCH", location) == (404, "NAME_UNKNOWN")
+    assert await use(repository.client, "PATCH", location) == (404, "BLOB_UPLOAD_UNKNOWN")
     await repository.push_blob(b"made anew")
     assert await use(repository.client, "PATCH", location) == (404, "BLOB_UPLOAD_UNKNOWN")

@@ -250,7 +250,9 @@ class Uploads:
 
     async def _find(self, request: Request) -> Upload:
         """Return the session, which only its repository and its principal know (CVE-2026-32589)."""
-        repository = request.existing_repository()
+        repository = request.repository
+        if repository is None:  # the session may have been all that it had
+            raise UploadUnknownError(upload=request.parameters["upload"][:64])
         row = await self._context.database.lookup(
             records.UPLOAD,
             {
