@@ -96,8 +96,8 @@ def failures_as_sentences(path: Path | None = None) -> Iterator[None]:
     except MetadataFileError as error:
         where = "" if path is None else f" in {path}"
         fail(
-            f"{error}. See that the disk{where} is mounted for writing, that it is well, and that "
-            "this user may write the directory and its files."
+            f"{error}. Check that the disk{where} is mounted for writing and has no errors, and "
+            "that this user may write the directory and its files."
         )
     except SettingsError as error:
         fail(f"The settings are not usable:\n{error}")

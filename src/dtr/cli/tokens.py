@@ -119,7 +119,7 @@ def _within(most_seconds: int, wanted: float | None) -> float | None:
         return wanted
     if wanted is not None and wanted > most_seconds:
         fail(
-            f"A token may live {most_seconds / _UNITS['d']:g} days at most here: "
+            f"A token can be valid for at most {most_seconds / _UNITS['d']:g} days: "
             "auth.access_token_max_seconds."
         )
     return wanted or most_seconds

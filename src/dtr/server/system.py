@@ -119,7 +119,7 @@ class System:
         """Answer the certificate authority that signed this server's certificate."""
         if self._ca_certificate is None:
             raise RouteUnknownError(
-                "this server has no authority's certificate to show: its operator set none"
+                "this server has no CA certificate: it has no TLS, or server.tls_ca is not set"
             )
         try:
             body = self._ca_certificate.read_bytes()

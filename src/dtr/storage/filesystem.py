@@ -322,7 +322,7 @@ def _write_hashed(file: BinaryIO, hasher: Hasher, chunk: bytes) -> None:
 def _place_whole(file: BinaryIO, staged: Path, target: Path, size: int) -> None:
     file.flush()
     if os.fstat(file.fileno()).st_size != size:
-        raise ContentDamagedError("the content to copy is not of the size that it should be")
+        raise ContentDamagedError("the content to copy has another size than expected")
     os.fsync(file.fileno())
     staged.rename(target)
     for directory in (target.parent, target.parent.parent, target.parent.parent.parent):

@@ -101,7 +101,7 @@ class MemoryBlobStore:
         """Keep bytes under a key of another store."""
         content = b"".join([chunk async for chunk in stream])
         if len(content) != size or Digest.of(content, digest.algorithm) != digest:
-            raise ContentDamagedError("the content to copy is not what it should be")
+            raise ContentDamagedError("the content to copy has other bytes than expected")
         self.committed[key] = (content, time.time())
 
     async def heal(self, key: str, size: int, digest: Digest) -> bool:  # noqa: ARG002

@@ -169,14 +169,16 @@ class ObjectBlobStore:
                 yield chunk
             is_wrong = taken != size or hasher.hexdigest() != digest.encoded
             if is_wrong:  # an end would complete the object
-                raise ContentDamagedError("the content to copy is not what it should be")
+                raise ContentDamagedError("the content to copy has other bytes than expected")
 
         try:
             await self._put(self.name(key), checked(), size)
         except Exception as error:
             if not is_wrong or isinstance(error, ContentDamagedError):
                 raise
-            raise ContentDamagedError("the content to copy is not what it should be") from error
+            raise ContentDamagedError(
+                "the content to copy has other bytes than expected"
+            ) from error
 
     async def heal(self, key: str, size: int, digest: Digest) -> bool:  # noqa: ARG002
         """Return False: there is one copy of everything."""

@@ -182,7 +182,7 @@ class PostgresqlDatabase(Database):
                 if waited > seconds:
                     message = (
                         f"no primary at {self.location} answers: {plain_reason(error)}. "
-                        "See that PostgreSQL runs there and lets this machine and user in"
+                        "Check that PostgreSQL runs there and accepts this machine and user"
                     )
                     raise UnavailableError(message) from error
                 _LOG.warning("waiting for the database", reason=reason(error))

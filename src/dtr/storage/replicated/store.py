@@ -218,7 +218,7 @@ class ReplicatedBlobStore:
         if members.own is None:
             raise UnavailableError(
                 f"replica {members.own_id} is not a member of its cluster any more; "
-                "what it holds is not counted, and the others do not speak to it"
+                "its copies do not count, and the other replicas refuse it"
             )
         await self.local.check_by_use()
 

@@ -230,7 +230,7 @@ class ReplicatedWriter:
                 self._raise_hopeless(failures)
                 if time.monotonic() >= deadline:
                     raise UnavailableError(
-                        f"{count} replicas must hold what is pushed, and only "
+                        f"{count} replicas must hold new content, and only "
                         f"{len(self._legs)} can be written to"
                     ) from next(iter(failures.values()), None)
                 await asyncio.sleep(self._store.pace.retry_seconds)
@@ -415,7 +415,7 @@ class ReplicatedWriter:
                     holders.append(replica)
             if len(holders) < count and time.monotonic() >= deadline:
                 raise UnavailableError(
-                    f"{count} replicas must hold what is pushed, and only {len(holders)} do"
+                    f"{count} replicas must hold new content, and only {len(holders)} do"
                 ) from next(iter(failures.values()), None)
             if len(holders) < count:
                 await asyncio.sleep(self._store.pace.retry_seconds)

@@ -52,7 +52,7 @@ def check(specification: ProcessSpecification) -> None:
         if closed := closed_part(path, user, is_program=True):
             raise SupervisionError(
                 f"The user {user} cannot run {path}: it has no access to {closed}."
-                " Install it where every user may go, such as below /opt."
+                " Install it where every user can read it, such as /opt."
             )
 
 

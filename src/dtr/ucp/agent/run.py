@@ -135,7 +135,7 @@ def _alone(directory: NodeDirectory) -> Iterator[None]:
             holder = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
             raise AgentError(
                 f"Another agent runs with {directory.root} (process {holder}).",
-                "Stop that one first, or leave it alone: one is enough.",
+                "Stop that agent first, or let it run: one is enough.",
             ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)

@@ -310,7 +310,7 @@ class EtcdConnection:
             ) as response:
                 answer = json.loads(await response.read())
                 if not isinstance(answer, dict):
-                    raise _UnansweredError("it is no etcd", is_begun=True)
+                    raise _UnansweredError("it is not etcd", is_begun=True)
                 return response.status, answer
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise _UnansweredError(_told(error), is_begun=False) from None
@@ -412,10 +412,10 @@ def _streamed(line: bytes) -> Answer:
         return result
     error = message.get("error") if isinstance(message, dict) else None
     said = error.get("message") if isinstance(error, dict) else error
-    raise _UnansweredError(str(said or "it is no etcd"), is_begun=True)
+    raise _UnansweredError(str(said or "it is not etcd"), is_begun=True)
 
 
 def _told(error: Exception) -> str:
     if isinstance(error, ValueError):
-        return "it is no etcd"
+        return "it is not etcd"
     return reason_of(error, "it broke off the connection")
