@@ -37,7 +37,16 @@ REVIEWED: Final[dict[str, str]] = {
     "server/settings_sources.py: found = _POSITION.search(str(error))": "only the position is used",
     "storage/bucket.py: text = str(error)": "only the store's code and message are used",
     "storage/opening.py: raise InvalidError(f'the storage URL {error}') from None": OURS,
-    "transfer/importer.py: return str(error)": OURS,
+    'server/front.py: front.warn("no web worker takes a balancer\'s connection", '
+    "error=str(error))": "for logs",
+    "transfer/importer.py: reason = f'not all that refers to it could be found: {said(error)}'": (
+        "as in transfer/outcome.py"
+    ),
+    "transfer/importer.py: reason = f'what it is about {subject} could not be brought: "
+    "{said(error)}'": "as in transfer/outcome.py",
+    "transfer/outcome.py: return str(error)": OURS,
+    "ucp/controller/server.py: status, code, message = (412, 'PRECONDITION_FAILED', "
+    "f'{error}.')": OURS,
     "ucp/agent/controllers.py: return str(error)": OURS,
     "ucp/agent/convergence.py: text = str(error) or _UNEXPECTED": OURS,
     "ucp/agent/keeper.py: why = str(error) if isinstance(error, SupervisionError) else "
