@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -90,9 +91,9 @@ class TlsServer:
         """Send SIGHUP."""
         os.kill(self.process.pid, signal.SIGHUP)
 
-    def says(self, words: str) -> bool:
-        """Whether that is in its log."""
-        return words in self.process.log.read_text()
+    def says(self, words: str, times: int = 1) -> bool:
+        """Whether that is in its log, so many times or more."""
+        return self.process.log.read_text().count(words) >= times
 
 
 @pytest.fixture
@@ -145,18 +146,54 @@ def test_a_new_certificate_is_taken_while_a_download_goes_on(server: TlsServer) 
 def _ask_all_the_time(
     server: TlsServer, stop: threading.Event, failures: list[str], asked: list[int]
 ) -> None:
-    """Ask on a new connection each time, once more where it was broken off, as docker does."""
+    """Ask on a new connection each time, and never again where it was broken off."""
     while not stop.is_set():
-        for is_last in (False, True):
-            try:
-                with server.client() as client:
-                    status = client.get("/v2/").status_code
-                if status != httpx.codes.OK:
-                    failures.append(str(status))
-                break
-            except httpx.TransportError as error:
-                if is_last:
-                    failures.append(repr(error))
+        try:
+            with server.client() as client:
+                status = client.get("/v2/").status_code
+            if status != httpx.codes.OK:
+                failures.append(str(status))
+        except httpx.TransportError as error:
+            failures.append(repr(error))
+        asked[0] += 1
+
+
+def test_connections_that_are_no_request_yet_outlive_a_reload(server: TlsServer) -> None:
+    """What an old worker accepted has a moment to agree upon TLS and to ask."""
+    stop, failures, asked = threading.Event(), list[str](), [0]
+    clients = [
+        threading.Thread(target=_handshake_all_the_time, args=(server, stop, failures, asked))
+        for _ in range(4)
+    ]
+    for each in clients:
+        each.start()
+    for number in range(1, 4):
+        server.reload()
+        wait_until(partial(server.says, "reloaded", number), "it is reloaded")
+    stop.set()
+    for each in clients:
+        each.join(30)
+    assert asked[0] > 0
+    assert failures == []
+
+
+def _handshake_all_the_time(
+    server: TlsServer, stop: threading.Event, failures: list[str], asked: list[int]
+) -> None:
+    """Connect, agree upon TLS and ask, with a short pause before each."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    while not stop.is_set():
+        try:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
+                stop.wait(0.02)
+                with context.wrap_socket(raw) as wrapped:
+                    stop.wait(0.02)
+                    wrapped.sendall(b"GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    if not wrapped.recv(100).startswith(b"HTTP/1.1 200"):
+                        failures.append("no answer")
+        except OSError as error:
+            failures.append(repr(error))
         asked[0] += 1
 
 

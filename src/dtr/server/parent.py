@@ -9,7 +9,9 @@ from contextlib import contextmanager
 
 _POLL_SECONDS = 0.5
 _LAST_SECONDS = 5.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOP_LISTENING = signal.SIGUSR1
+"""What a parent sends to a web worker that another one has taken the place of."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, STOP_LISTENING)
 
 
 @contextmanager

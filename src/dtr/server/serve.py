@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
@@ -36,10 +37,17 @@ from dtr.server.drivers import (
     shortage_of_room,
 )
 from dtr.server.front import Front, front_host, listen_for_balancers
+from dtr.server.listening import stop_listening
 from dtr.server.logs import GRANIAN_LOGGING, configure_logging
 from dtr.server.metrics import Metrics, use_directory
 from dtr.server.open_files import allow_open_files, most_connections
-from dtr.server.parent import end_at_signals, heed_signals, held_signals, leave_with_parent
+from dtr.server.parent import (
+    STOP_LISTENING,
+    end_at_signals,
+    heed_signals,
+    held_signals,
+    leave_with_parent,
+)
 from dtr.server.plain import PlainListener
 from dtr.server.settings import Settings
 from dtr.server.start_checks import StartError, check_start
@@ -113,6 +121,7 @@ def load_application(
 
     configure_logging(settings.log.format, settings.log.level)
     leave_with_parent()
+    signal.signal(STOP_LISTENING, lambda *_: stop_listening(settings.server.listen.port))
     metrics = Metrics()
     drivers = open_drivers(settings, directory, metrics)
     peers = None

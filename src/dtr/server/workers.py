@@ -12,12 +12,14 @@ from typing import Any, Final
 import structlog
 from granian.server.mp import MPServer
 
-from dtr.server.parent import held_signals
+from dtr.server.parent import STOP_LISTENING, held_signals
 
 _LOG = structlog.get_logger()
 _READY_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.2
 _CRASH_SECONDS: Final = 5.5
+_BEGIN_SECONDS: Final = 2.0
+"""In which what a leaving worker accepted last agrees upon TLS and sends its request."""
 
 _Worker = Any
 """Granian's handle of a worker's process, which it does not type."""
@@ -29,8 +31,9 @@ Load = Callable[[Callable[[], None]], Any]
 class WebServer(MPServer):
     """Granian's server of several processes, of which this one differs in three ways.
 
-    At SIGHUP each worker is followed by a new one that listens before the old one is told to end;
-    the old one finishes what it has in flight, and nobody waits for it. A worker heeds a signal
+    At SIGHUP each worker is followed by a new one that listens before the old one stops listening;
+    that one is told to end a moment later, for what it accepted last is no request yet. It finishes
+    what it has in flight, and nobody waits for it. A worker heeds a signal
     that comes while it starts. No signal is lost that comes while another is attended to.
     """
 
@@ -119,13 +122,17 @@ class WebServer(MPServer):
         return False
 
     def _leave(self, worker: _Worker) -> None:
-        """Tell a worker to end; see to it on a thread, for a download may take its time."""
-        worker.terminate()
+        """Have a worker end; see to it on a thread, for a download may take its time."""
         thread = threading.Thread(target=self._see_off, args=(worker,), name="leaving worker")
         self._leaving = [each for each in self._leaving if each.is_alive()] + [thread]
         thread.start()
 
     def _see_off(self, worker: _Worker) -> None:
+        # One that did not come to be served has nobody to finish with: it holds the signal back.
+        with suppress(ProcessLookupError):
+            os.kill(worker.inner.pid, STOP_LISTENING)
+        worker.join(_BEGIN_SECONDS)
+        worker.terminate()
         worker.join(self._drain_seconds)
         time.sleep(_LOOK_SECONDS)  # another thread may be about to learn of its end
         if worker.is_alive():
