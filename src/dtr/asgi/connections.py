@@ -130,7 +130,7 @@ class Connections:
     def _look(self) -> None:
         now = self._clock()
         found: dict[int, tuple[int, Connection | None]] = {}
-        for descriptor, inode in _sockets():
+        for descriptor, inode in own_sockets():
             known = self._known.get(descriptor)
             if known is None or known[0] != inode:
                 try:
@@ -205,7 +205,7 @@ class Connections:
                 _LOG.warning("connections ended", reason=reason, count=count)
 
 
-def _sockets() -> list[tuple[int, int]]:
+def own_sockets() -> list[tuple[int, int]]:
     """Return this process's sockets: descriptor and inode."""
     found = []
     for name in os.listdir(_DESCRIPTORS):  # noqa: PTH208 - a Path for each would cost more

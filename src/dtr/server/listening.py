@@ -12,7 +12,8 @@ import time
 from contextlib import suppress
 from typing import Final
 
-_DESCRIPTORS: Final = "/proc/self/fd"
+from dtr.asgi.connections import own_sockets
+
 _WAITING: Final = struct.Struct("@24xI")  # tcpi_unacked: of a listening socket, what waits in it
 _LOOKS: Final = 20
 _PAUSE_SECONDS: Final = 0.001
@@ -37,13 +38,13 @@ def stop_listening(port: int) -> None:
 
 def _listening(port: int) -> list[int]:
     found = []
-    for name in os.listdir(_DESCRIPTORS):  # noqa: PTH208 - numbers are wanted
-        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as each:
+    for descriptor, _ in own_sockets():
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as each:
             if (
                 each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
                 and each.getsockname()[1] == port
             ):
-                found.append(int(name))
+                found.append(descriptor)
     return found
 
 
